@@ -1,0 +1,13 @@
+"""Conditional VAEs for action-conditioned video prediction.
+
+Shape legend, used as name suffixes throughout:
+
+    B batch      T time (frames of a window)      K time (scored steps)      N any number of images
+    C H W image channels, height, width           A condition (action and gripper position)
+    G frame feature                               Z latent
+
+so that ``frames_BTCHW`` is a batch of windows and ``mu_BKZ`` the posterior means of its scored steps.
+Images are float in [0, 1], or uint8 with channels last (``frames_BTHWC``) before they reach the device.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,175 @@
+"""Around Hydra: one clear line for every error a user can mend, and the overrides that act before a run folder exists."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from omegaconf import DictConfig, OmegaConf
+
+from cvae.console import say
+from cvae.errors import UserError
+
+__all__ = [
+    "CONF",
+    "compose",
+    "explain",
+    "guarded",
+    "is_multirun",
+    "only_prints",
+    "override_values",
+    "refuse_used_folder",
+    "reopen",
+    "show",
+]
+
+CONF = Path(__file__).with_name("conf")
+_RESUMABLE = ("device", "precision", "compile", "logger", "allow_targets")
+
+
+def guarded(main: Callable[[], int | None]) -> NoReturn:
+    """Run an entry point and exit: bad input prints one line and exits 1, unless HYDRA_FULL_ERROR asks for tracebacks."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Without it Hydra prints a job's traceback itself; with it the exception comes here.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        sys.exit(main())
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if full:
+            raise
+        sys.stdout.flush()
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def explain(error: BaseException) -> str:
+    """One line for an error of ours, Hydra's or OmegaConf's: what is wrong, and where possible the mend."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    text = str(error)
+    cause = error.__cause__
+    if "Could not find '" in text and "Available options in" in text:
+        group, _, option = text.split("Could not find '", 1)[1].split("'", 1)[0].rpartition("/")
+        options = [line.strip() for line in text.split("Available options in", 1)[1].splitlines()[1:] if line.strip()]
+        return f"{group}={option}: no such option; choose {', '.join(options)}{_meant(option, options)}"
+    if text.startswith("Error merging override ") and cause is not None:
+        override = text.removeprefix("Error merging override ").splitlines()[0]
+        return f"{override}: {str(cause).splitlines()[0]}"
+    if text.startswith("Could not override '"):
+        key = text.split("'", 2)[1]
+        return f"{key}: there is no such key{_meant(key, _keys())}; --cfg job shows all (+{key}=... would add it)"
+    if isinstance(error, OmegaConfBaseException) and getattr(error, "full_key", None) and "Missing mandatory" in text:
+        return f"{error.full_key} must be given: add {error.full_key}=... to the command"
+    return " ".join(text.split())
+
+
+def _keys() -> list[str]:
+    from cvae.config import RunConfig
+
+    return list(RunConfig.__dataclass_fields__)
+
+
+def _meant(word: str, choices: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, choices, 1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+# --- overrides --------------------------------------------------------------------------------------------------------
+
+
+def is_multirun(arguments: Sequence[str]) -> bool:
+    return any(argument in ("-m", "--multirun") for argument in arguments)
+
+
+def only_prints(arguments: Sequence[str]) -> bool:
+    """Whether Hydra will print something (--help, --cfg, completion ...) instead of running a job."""
+    prints = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
+    return any(argument.split("=")[0] in prints for argument in arguments)
+
+
+def override_values(arguments: Sequence[str]) -> dict[str, str]:
+    """The ``key=value`` words of a command line, unparsed; flags are left out."""
+    words = (word for word in arguments if "=" in word and not word.startswith("-"))
+    return {key.lstrip("+~"): value for key, _, value in (word.partition("=") for word in words)}
+
+
+def compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
+    """Compose the training config outside of a Hydra job: no folder is made."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra_compose("config", list(overrides), return_hydra_config=with_hydra)
+
+
+def refuse_used_folder(overrides: Sequence[str], multirun: bool) -> None:
+    """Raise UserError if a folder that the user names already holds a run; Hydra would write its config over the old."""
+    if only_prints(overrides) or not {"hydra.run.dir", "hydra.sweep.dir"} & override_values(overrides).keys():
+        return
+    hydra = compose([word for word in overrides if not word.startswith("-")], with_hydra=True).hydra
+    folder = Path(hydra.sweep.dir if multirun else hydra.run.dir)
+    used = next(iter(sorted(folder.glob("*/run.json" if multirun else "run.json"))), None)
+    if used is not None:
+        raise UserError(
+            f"{used.parent} already holds a run: choose another folder, or go on with "
+            f"python -m cvae.train resume={shlex.quote(str(used.parent))}"
+        )
+
+
+def reopen(overrides: Sequence[str]) -> tuple[Path, DictConfig]:
+    """The folder and config of ``resume=RUN``, with the overrides that a resumed run may take.
+
+    Raises:
+        UserError: RUN is no run folder, or an override would change what the run computes.
+    """
+    values = override_values(overrides)
+    folder = Path(values.pop("resume")).expanduser().absolute()
+    path = folder / ".hydra" / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"resume={folder} is no run folder: it has no .hydra/config.yaml; runs are in multirun/single/")
+    for key in values:
+        if key.split(".")[0].split("@")[0] not in _RESUMABLE:
+            raise UserError(
+                f"{key} cannot change in a resumed run: only {', '.join(_RESUMABLE[:4])} can; start a new run to change it"
+            )
+    try:
+        from cvae.config import RunConfig
+
+        cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))
+    except Exception as error:
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:160]}): restore it from a copy") from error
+    assert isinstance(cfg, DictConfig)
+    fresh = compose([word for word in overrides if not word.lstrip("+").startswith("resume=")])
+    for key in sorted(values):  # logger before logger.mode
+        OmegaConf.update(cfg, key, OmegaConf.select(fresh, key), merge=False)
+    # allow_targets is the user's word, given anew; a run folder's own does not count.
+    cfg.allow_targets = fresh.allow_targets
+    return folder, cfg
+
+
+def show(cfg: DictConfig) -> None:
+    """``show=schedules``: draw both schedules into the current folder.
+
+    Raises:
+        UserError: there is nothing else to show.
+    """
+    from cvae.config import build
+    from cvae.pictures import schedules
+
+    if cfg.show != "schedules":
+        raise UserError(f"show={cfg.show}: choose schedules")
+    kl, forcing = (build(cfg[key], cfg.allow_targets) for key in ("kl_schedule", "tf_schedule"))
+    path = Path("schedules.png").absolute()
+    schedules(kl, forcing, (f"KL weight / beta: {kl}", f"teacher forcing / tfr: {forcing}"), path)
+    say(f"drawn {path}")

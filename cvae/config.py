@@ -1,0 +1,172 @@
+"""The typed root of the configuration, the one door through which configs become objects, and a run's signature."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+
+from cvae.errors import UserError
+
+__all__ = ["RunConfig", "build", "register", "signature"]
+
+
+@dataclass
+class RunConfig:
+    """The dials of a run. Groups are untyped here: their components check their own arguments."""
+
+    data: Any = MISSING
+    model: Any = MISSING
+    prior: Any = MISSING
+    likelihood: Any = MISSING
+    kl_schedule: Any = MISSING
+    tf_schedule: Any = MISSING
+    optim: Any = MISSING
+    logger: Any = MISSING
+
+    lr: float = MISSING
+    tfr: float = 1.0
+    beta: float | None = None
+    epochs: int = MISSING
+    epoch_size: int = MISSING
+    batch_size: int = 12
+    seed: int = 1
+    n_past: int = 2
+    n_future: int = 10
+    n_eval: int = 30
+    n_samples: int = 1
+    objective: str = "val/psnr"
+
+    coin: str = "per_step"
+    schedule_step: str = "iteration"
+    free_bits: float = 0.0
+    kl_balance: float | None = None
+    grad_clip: float | None = None
+    lr_warmup: float = 0.0
+    lr_decay: str = "none"
+    validate_every: int = 1
+    sample_every: int = 5
+
+    device: str = "auto"
+    precision: str = "auto"
+    compile: str = "auto"
+    resume: str | None = None
+    show: str | None = None
+    allow_targets: list[str] = field(default_factory=list)
+
+
+def register() -> None:
+    """Tell Hydra of the schema and of ``${cvae.nonce:}``, the random end of a run folder's name."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    # Cached like Hydra's own ${now:}, so that one start has one name however often it is resolved.
+    OmegaConf.register_new_resolver("cvae.nonce", lambda: secrets.token_hex(2), use_cache=True, replace=True)
+
+
+# --- config -> object -------------------------------------------------------------------------------------------------
+
+_ALLOWED = ("cvae", "torch.optim", "torch.nn", "optuna")
+
+
+def build(node: Any, allow_targets: Sequence[str] = (), **kwargs: Any) -> Any:
+    """Instantiate a config node: the only place where a ``_target_`` becomes an object.
+
+    A run folder may come from a stranger, so every nested target is resolved first and must be a class, or a function named
+    in its module's ``__all__``, that is defined under cvae, torch.optim, torch.nn, optuna or a package in
+    ``allow_targets``. Testing the name's prefix alone would not do: ``torch.optim.optimizer.torch.load`` resolves too.
+
+    Raises:
+        UserError: a target is not allowed or does not exist, or the component refuses its arguments.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    allowed = (*_ALLOWED, *allow_targets)
+    for key, target in _targets(node):
+        _check_target(target, key, allowed)
+    try:
+        return instantiate(node, **kwargs)
+    except InstantiationException as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        where = next((f"{key}: " for key, _ in _targets(node) if key), "")
+        raise UserError(f"{where}{_plain(cause)}") from error
+
+
+def _targets(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """All ``_target_`` values below a node with the keys they stand under."""
+    if isinstance(node, DictConfig) and not node._is_none():
+        key = node._get_full_key(None) or key
+        if "_target_" in node:
+            yield key, node["_target_"]
+        for name in node:
+            yield from _targets(node[name], f"{key}.{name}")
+    elif isinstance(node, ListConfig) and not node._is_none():
+        for item in node:
+            yield from _targets(item, key)
+
+
+def _check_target(target: Any, key: str, allowed: Sequence[str]) -> None:
+    def under(name: str) -> bool:
+        return any(name == root or name.startswith(root + ".") for root in allowed)
+
+    refused = (
+        f"{key}._target_={target} is not allowed: a class or public function of {', '.join(allowed)} is needed; for a "
+        "package of your own add allow_targets=[package] to the command"
+    )
+    if not isinstance(target, str) or not under(target):
+        raise UserError(refused)
+    found = _locate(target)
+    if found is None:
+        raise UserError(f"{key}._target_={target} does not exist: check the spelling")
+    if inspect.isclass(found):
+        public = True
+    else:
+        module = importlib.import_module(getattr(found, "__module__", None) or "builtins")
+        public = inspect.isfunction(found) and found.__name__ in getattr(module, "__all__", ())
+    if not public or not under(found.__module__):
+        raise UserError(refused)
+
+
+def _locate(target: str) -> Any:
+    parts = target.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part, None)
+        return found
+    return None
+
+
+def _plain(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text.replace(".__init__()", "") or type(error).__name__
+
+
+# --- identity ---------------------------------------------------------------------------------------------------------
+
+_NO_IDENTITY = ("trial", "logger", "device", "resume", "show", "allow_targets")
+_PATHS = ("root", "cache_dir", "workers")
+
+
+def signature(cfg: DictConfig) -> str:
+    """A hash of what a run computes: its config without trial, paths, logger and device. Equal settings, equal signature."""
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(settings, dict)
+    settings = {key: value for key, value in settings.items() if key not in _NO_IDENTITY}
+    settings["data"] = {key: value for key, value in settings["data"].items() if key not in _PATHS}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

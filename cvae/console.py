@@ -1,0 +1,51 @@
+"""What the user sees while things happen: lines, warnings and progress bars; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["console", "progress", "say", "warn"]
+
+_log = logging.getLogger("cvae")
+
+
+@cache
+def console() -> Console:
+    """The one console, on standard output. It is made late: rich costs a tenth of a second that --help need not pay."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+def say(text: str, style: str | None = None) -> None:
+    """Print a line above any live bar, and log it (a run's folder keeps the log)."""
+    console().print(text, style=style, markup=False)
+    _log.info(text)
+
+
+def warn(text: str) -> None:
+    """Say a line that begins with ``warning:``."""
+    console().print(f"warning: {text}", style="yellow", markup=False)
+    _log.warning(text)
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int, unit: str = "sequences") -> Iterator[Callable[[int], None]]:
+    """A bar for work done once; yields a function that advances it by so many units."""
+    if not console().is_terminal:
+        say(f"{title}: {total} {unit}")
+        yield lambda done: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    with Progress(*columns, console=console()) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.advance(task, done)

@@ -1,0 +1,89 @@
+"""Folders that are made once, whole, and shared by every run on the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cvae.errors import UserError
+
+__all__ = ["cache_root", "make_once"]
+
+
+def cache_root(configured: str | os.PathLike[str] | None = None) -> Path:
+    """The folder for made and packed data: ``configured``, else $CVAE_CACHE, else the user's cache folder.
+
+    A default that cannot be written to gives way to the temporary folder; a place that the user chose does not.
+
+    Raises:
+        UserError: the chosen folder cannot be made or written to.
+    """
+    chosen = configured or os.environ.get("CVAE_CACHE")
+    if chosen:
+        path = Path(chosen).expanduser().absolute()
+        if not _writable(path):
+            raise UserError(f"{path} cannot be written to: set data.cache_dir (or CVAE_CACHE) to a folder that can")
+        return path
+    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "cvae"
+    if _writable(path):
+        return path
+    fallback = Path(tempfile.gettempdir()) / f"cvae-{os.getuid()}"
+    if not _writable(fallback):
+        raise UserError(f"neither {path} nor {fallback} can be written to: set data.cache_dir to a folder that can")
+    return fallback
+
+
+def make_once(target: Path, build: Callable[[Path], None], complete: Callable[[Path], bool] = Path.is_dir) -> None:
+    """Make the folder ``target`` unless it is complete: ``build`` fills a scratch folder that is renamed into place.
+
+    Whoever else starts the same meanwhile waits and finds it done. Ctrl-C and kill -9 leave no half folder: scratch
+    folders are removed on the way out, or by the next process that gets the lock.
+
+    Raises:
+        UserError: the disk is full or the place cannot be written to.
+    """
+    if complete(target):
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target.with_name(target.name + ".lock")):
+            if complete(target):
+                return
+            # Holding the lock, any scratch folder found is a dead process's.
+            for stale in target.parent.glob(f".{target.name}.*.partial"):
+                shutil.rmtree(stale, ignore_errors=True)
+            scratch = target.with_name(f".{target.name}.{os.getpid()}.partial")
+            scratch.mkdir()
+            try:
+                build(scratch)
+                if target.exists():
+                    shutil.rmtree(target)
+                scratch.rename(target)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make {target}: {error.strerror or error}; free some space or choose another place "
+            "(data.cache_dir or CVAE_CACHE)"
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    # The kernel drops an flock with its holder, so a killed process leaves nothing to clean.
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _writable(path: Path) -> bool:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(path, os.W_OK | os.X_OK)

@@ -1,0 +1,155 @@
+"""The course layout on disk, and reading it with errors that name the file.
+
+    ROOT/{train,validate,test}/<traj folder>/<k>/{0..29}.png
+                                                 actions.csv                 4 columns: dx, dy, dz, gripper
+                                                 endeffector_positions.csv   3 columns: x, y, z
+
+No headers, a row a frame; row t of both files belongs to frame t, and the action of row t leads to frame t+1. The spelling
+``endeffecter_positions.csv`` is accepted too. Folder names are free; sequences come in natural order (2 before 10).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cvae.errors import UserError
+
+__all__ = ["ACTION_DIM", "IMAGE_SIZE", "POSITION_DIM", "SPLITS", "Listing", "list_split", "read_frames", "read_table"]
+
+SPLITS = ("train", "validate", "test")
+IMAGE_SIZE = 64
+ACTION_DIM = 4
+POSITION_DIM = 3
+_TABLES = {
+    ACTION_DIM: (("actions.csv",), "dx, dy, dz, gripper"),
+    POSITION_DIM: (("endeffector_positions.csv", "endeffecter_positions.csv"), "x, y, z"),
+}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A split's sequence folders in natural order, the frames in each, and a hash of all file names, sizes, mtimes."""
+
+    folders: list[Path]
+    lengths: list[int]
+    fingerprint: str
+
+
+def list_split(root: Path, split: str) -> Listing:
+    """List ROOT/split without opening a file.
+
+    Raises:
+        UserError: the root or the split is missing or empty, or a sequence's frames are not numbered 0, 1, 2, ...
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder: set data.root to the folder that holds {', '.join(SPLITS)}")
+    folder = root / split
+    if not folder.is_dir():
+        found = ", ".join(sorted(entry.name for entry in root.iterdir() if entry.is_dir())) or "no folders"
+        raise UserError(f"{folder} is missing (found: {found}): data.root needs the folders {', '.join(SPLITS)}")
+    digest = hashlib.sha256()
+    folders: list[Path] = []
+    lengths: list[int] = []
+    for traj in _subfolders(folder):
+        for sequence in _subfolders(traj):
+            length = _count_frames(sequence, digest)
+            if length:
+                folders.append(sequence)
+                lengths.append(length)
+    if not folders:
+        raise UserError(f"{folder} holds no sequences: expected {folder}/<traj folder>/<k>/0.png and so on")
+    return Listing(folders, lengths, digest.hexdigest())
+
+
+def read_frames(folder: Path, length: int) -> NDArray[np.uint8]:
+    """Decode 0.png .. of a sequence to ``frames_THWC``.
+
+    Raises:
+        UserError: a file is no readable PNG or not 64x64.
+    """
+    frames_THWC = np.empty((length, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    for t in range(length):
+        path = folder / f"{t}.png"
+        try:
+            with Image.open(path) as image:
+                image.load()
+                if image.size != (IMAGE_SIZE, IMAGE_SIZE):
+                    raise UserError(
+                        f"{path} is {image.width}x{image.height}: frames must be {IMAGE_SIZE}x{IMAGE_SIZE}, resize it"
+                    )
+                frames_THWC[t] = np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for broken files
+            raise UserError(f"{path} is no readable PNG ({error}): copy or convert it again") from error
+    return frames_THWC
+
+
+def read_table(folder: Path, columns: int, length: int) -> NDArray[np.float32] | None:
+    """Read the first ``length`` rows of a sequence's actions (4 columns) or positions (3), None where there is no file.
+
+    Raises:
+        UserError: a row has another number of columns, a value is no finite number, or rows are missing.
+    """
+    names, meaning = _TABLES[columns]
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): a text file of {columns} columns is needed") from error
+    lines = [line for line in lines if line.strip()]
+    if len(lines) < length:
+        raise UserError(f"{path} has {len(lines)} rows for {length} frames: a row a frame is needed")
+    table = np.empty((length, columns), np.float32)
+    for row, line in enumerate(lines[:length]):
+        cells = line.split(",")
+        if len(cells) != columns:
+            raise UserError(f"{path} row {row + 1} has {len(cells)} columns: {columns} are needed ({meaning})")
+        table[row] = [_finite(cell, path, row) for cell in cells]
+    return table
+
+
+def _finite(cell: str, path: Path, row: int) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{path} row {row + 1} holds {cell.strip()[:40]!r}: every value must be a finite number")
+    return value
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    return [folder / name for name in sorted(names, key=_natural)]
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _count_frames(folder: Path, digest: hashlib._Hash) -> int:
+    numbers: list[int] = []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            stem, extension = os.path.splitext(entry.name)
+            if extension not in (".png", ".csv"):
+                continue
+            stat = entry.stat()
+            digest.update(f"{folder.parent.name}/{folder.name}/{entry.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            if extension == ".png" and stem.isdigit():
+                numbers.append(int(stem))
+    gap = next((t for t, number in enumerate(sorted(numbers)) if t != number), None)
+    if gap is not None:
+        raise UserError(f"{folder / f'{gap}.png'} is missing, though later frames are there: frames count from 0.png")
+    return len(numbers)

@@ -1,0 +1,168 @@
+"""Image encoders and decoders for 64x64 frames with skip connections (SVG, Denton & Fergus 2018).
+
+An encoder maps ``x_NCHW`` to a feature ``h_NG`` and four skip maps, finest first; a decoder maps a feature and such skips
+back to an image. ``width`` scales every channel count but the feature's; ``norm`` is ``batch`` (SVG) or ``group``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cvae.errors import UserError
+
+__all__ = ["Backbone", "Decoder", "Encoder", "dcgan64", "vgg64"]
+
+Skips = list[Tensor]
+
+
+class Encoder(nn.Module):
+    """Four stages whose outputs are the skips, then a head down to one feature vector."""
+
+    def __init__(self, stages: Sequence[nn.Module], head: nn.Module) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.head = head
+
+    def forward(self, x_NCHW: Tensor) -> tuple[Tensor, Skips]:
+        """Return ``h_NG`` in [-1, 1] and the four skip maps, finest first."""
+        skips: Skips = []
+        for stage in self.stages:
+            x_NCHW = stage(x_NCHW)
+            skips.append(x_NCHW)
+        return self.head(x_NCHW).flatten(1), skips
+
+
+class Decoder(nn.Module):
+    """A stem from the feature to a 4x4 map, then four stages, each fed the map beside the skip of its size."""
+
+    def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], upsample: bool) -> None:
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.upsample = upsample
+
+    def forward(self, g_NG: Tensor, skips: Skips) -> Tensor:
+        """Return images ``x_NCHW`` in [0, 1]; ``skips`` as the encoder gives them, with the same N."""
+        x_NCHW = self.stem(g_NG[:, :, None, None])
+        for stage, skip_NCHW in zip(self.stages, reversed(skips), strict=True):
+            if self.upsample:
+                x_NCHW = nn.functional.interpolate(x_NCHW, scale_factor=2, mode="nearest")
+            x_NCHW = stage(torch.cat([x_NCHW, skip_NCHW], dim=1))
+        # bf16 near 1 has steps of 1/256: the sigmoid is taken in full precision, so that an image is not quantised twice.
+        return torch.sigmoid(x_NCHW.to(torch.promote_types(x_NCHW.dtype, torch.float32)))
+
+
+class Backbone(nn.Module):
+    """An encoder, the decoder that mirrors it, and the length G of the feature between them."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, feature_dim: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.feature_dim = feature_dim
+        self.apply(_initialise)
+
+
+def vgg64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch") -> Backbone:
+    """SVG's VGG-16-like encoder and decoder; at width 1 nearly all of the model's 22.24 M parameters."""
+    c64, c128, c256, c512 = _channels(width, feature_dim)
+
+    def block(*channels: int, pool: bool = False) -> nn.Sequential:
+        convs = [
+            _conv_block(nn.Conv2d(i, o, 3, padding=1), norm) for i, o in zip(channels, channels[1:], strict=False)
+        ]
+        return nn.Sequential(*([nn.MaxPool2d(2)] if pool else []), *convs)
+
+    encoder = Encoder(
+        [
+            block(3, c64, c64),  # 64
+            block(c64, c128, c128, pool=True),  # 64 -> 32
+            block(c128, c256, c256, c256, pool=True),  # 32 -> 16
+            block(c256, c512, c512, c512, pool=True),  # 16 -> 8
+        ],
+        nn.Sequential(nn.MaxPool2d(2), *_head(c512, feature_dim, norm)),  # 8 -> 4 -> 1
+    )
+    decoder = Decoder(
+        _conv_block(nn.ConvTranspose2d(feature_dim, c512, 4), norm),  # 1 -> 4
+        [
+            block(2 * c512, c512, c512, c256),  # 8
+            block(2 * c256, c256, c256, c128),  # 16
+            block(2 * c128, c128, c64),  # 32
+            nn.Sequential(block(2 * c64, c64), nn.ConvTranspose2d(c64, 3, 3, padding=1)),  # 64
+        ],
+        upsample=True,
+    )
+    return Backbone(encoder, decoder, feature_dim)
+
+
+def dcgan64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch") -> Backbone:
+    """SVG's DCGAN encoder and decoder: one strided convolution a stage, several times cheaper than VGG."""
+    c64, c128, c256, c512 = _channels(width, feature_dim)
+
+    def down(i: int, o: int) -> nn.Sequential:
+        return _conv_block(nn.Conv2d(i, o, 4, stride=2, padding=1), norm)
+
+    def up(i: int, o: int) -> nn.Sequential:
+        return _conv_block(nn.ConvTranspose2d(i, o, 4, stride=2, padding=1), norm)
+
+    encoder = Encoder(
+        [down(3, c64), down(c64, c128), down(c128, c256), down(c256, c512)],  # 64 -> 32 -> 16 -> 8 -> 4
+        nn.Sequential(*_head(c512, feature_dim, norm)),  # 4 -> 1
+    )
+    decoder = Decoder(
+        _conv_block(nn.ConvTranspose2d(feature_dim, c512, 4), norm),  # 1 -> 4
+        [
+            up(2 * c512, c256),  # 4 -> 8
+            up(2 * c256, c128),  # 8 -> 16
+            up(2 * c128, c64),  # 16 -> 32
+            nn.ConvTranspose2d(2 * c64, 3, 4, stride=2, padding=1),  # 32 -> 64
+        ],
+        upsample=False,
+    )
+    return Backbone(encoder, decoder, feature_dim)
+
+
+def _channels(width: float, feature_dim: int) -> tuple[int, int, int, int]:
+    if not isinstance(width, (int, float)) or not 0 < width <= 8:
+        raise UserError(f"model.backbone.width is {width!r}: give a factor in (0, 8], 1 for the paper's channels")
+    if not isinstance(feature_dim, int) or feature_dim < 1:
+        raise UserError(f"model.backbone.feature_dim is {feature_dim!r}: give a whole number of at least 1")
+    c64, c128, c256, c512 = (max(1, round(width * base)) for base in (64, 128, 256, 512))
+    return c64, c128, c256, c512
+
+
+def _conv_block(conv: nn.Conv2d | nn.ConvTranspose2d, norm: str) -> nn.Sequential:
+    return nn.Sequential(conv, _norm(conv.out_channels, norm), nn.LeakyReLU(0.2, inplace=True))
+
+
+def _head(channels: int, feature_dim: int, norm: str) -> list[nn.Module]:
+    # A 1x1 map has no spatial extent to normalise over: GroupNorm with one group is LayerNorm over the feature.
+    return [
+        nn.Conv2d(channels, feature_dim, 4),
+        nn.BatchNorm2d(feature_dim) if norm == "batch" else nn.GroupNorm(1, feature_dim),
+        nn.Tanh(),
+    ]
+
+
+def _norm(channels: int, norm: str) -> nn.Module:
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    if norm == "group":
+        return nn.GroupNorm(math.gcd(channels, 8), channels)
+    raise UserError(f"model.backbone.norm is {norm!r}: choose batch or group")
+
+
+def _initialise(module: nn.Module) -> None:
+    """SVG's initialisation: convolutions N(0, 0.02), norms N(1, 0.02), every bias 0."""
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,256 @@
+"""The conditional VAE and its rollout (SVG, Denton & Fergus 2018, with the robot's actions as condition).
+
+Step t predicts frame t from the feature of frame t-1, the action taken between them (``cond[t-1]``) and z_t. In training
+z_t comes from the posterior, which sees frame t; in generation from the posterior for given frames, from the prior after.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from cvae.errors import UserError
+from cvae.model.backbones import Backbone, Skips
+from cvae.model.recurrent import FramePredictor, GaussianLSTM, StandardNormal, State
+
+__all__ = ["CVAE", "Rollout", "reparameterise"]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What a training rollout predicted, for the scored steps t = first .. T-1 (K of them)."""
+
+    predictions_BKCHW: Tensor
+    mu_BKZ: Tensor
+    logvar_BKZ: Tensor
+    prior_mu_BKZ: Tensor
+    prior_logvar_BKZ: Tensor
+    first: int
+
+
+def reparameterise(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """z = mu + noise * exp(logvar / 2), so that gradients reach mu and logvar (Kingma & Welling 2014)."""
+    return mu + noise * torch.exp(0.5 * logvar)
+
+
+class CVAE(nn.Module):
+    """Backbone, posterior, prior and frame predictor, rolled out over a window.
+
+    ``rollout="planned"`` encodes all true frames in one call and decodes every prediction that no later step needs in one
+    call; ``"stepwise"`` keeps the literal order of the published loops. In eval mode both give the same numbers.
+
+    The remaining switches exist for ``compat=course``, which repeats the course report's loop: ``skips="course"`` takes the
+    skips at step n_past - 1, that is from frame n_past - 2; ``force_past=False`` tosses the teacher-forcing coin for given
+    frames too; ``scored="all"`` decodes and scores every step from 1 on. They need ``rollout="stepwise"``.
+
+    Raises:
+        UserError: a switch has no such value, or the combination has no meaning.
+    """
+
+    cond_mean_A: Tensor
+    cond_std_A: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prior: StandardNormal | GaussianLSTM,
+        cond_dim: int,
+        n_past: int = 2,
+        latent_dim: int = 64,
+        hidden_dim: int = 256,
+        predictor_layers: int = 2,
+        posterior_layers: int = 1,
+        rollout: str = "planned",
+        skips: str = "past",
+        force_past: bool = True,
+        scored: str = "future",
+    ) -> None:
+        super().__init__()
+        _check_switches(n_past, rollout, skips, force_past, scored)
+        self.n_past, self.rollout, self.force_past = n_past, rollout, force_past
+        self.first_scored = n_past if scored == "future" else 1
+        # The last step whose input's skips are taken: step t is fed frame t-1.
+        self.skip_step = n_past if skips == "past" else n_past - 1
+        self.latent_dim = latent_dim
+        self.backbone = backbone
+        self.prior = prior
+        self.posterior = GaussianLSTM(backbone.feature_dim, latent_dim, hidden_dim, posterior_layers)
+        self.predictor = FramePredictor(
+            cond_dim + backbone.feature_dim + latent_dim, backbone.feature_dim, hidden_dim, predictor_layers
+        )
+        # Part of the weights: a checkpoint predicts from raw conditions, wherever they come from.
+        self.register_buffer("cond_mean_A", torch.zeros(cond_dim))
+        self.register_buffer("cond_std_A", torch.ones(cond_dim))
+
+    def normalise_conditions(self, mean_A: Tensor, std_A: Tensor) -> None:
+        """Feed (cond - mean) / std to the predictor from now on."""
+        self.cond_mean_A.copy_(mean_A)
+        self.cond_std_A.copy_(std_A)
+
+    def forward(self, frames_BTCHW: Tensor, cond_BTA: Tensor, forced: Tensor, noise_TBZ: Tensor) -> Rollout:
+        """Roll the posterior and the predictor over a window of true frames.
+
+        Args:
+            frames_BTCHW: true frames in [0, 1].
+            cond_BTA: raw conditions; row t belongs to frame t, and its action leads to frame t+1.
+            forced: bool, T or BT, on the CPU: whether step t is fed the true frame t-1 (teacher forcing). Steps fed a given
+                frame are always forced unless ``force_past`` is off. It steers the control flow, hence the CPU.
+            noise_TBZ: standard normal; entry t makes z_t, entry 0 is unused.
+        """
+        batch, length = frames_BTCHW.shape[:2]
+        forced_BT = forced.expand(batch, length).clone()
+        if self.force_past:
+            forced_BT[:, : self.n_past + 1] = True
+        cond_BTA = (cond_BTA - self.cond_mean_A) / self.cond_std_A
+        roll = self._planned if self.rollout == "planned" else self._stepwise
+        return roll(frames_BTCHW, cond_BTA, forced_BT, noise_TBZ.transpose(0, 1))
+
+    def _planned(self, frames_BTCHW: Tensor, cond_BTA: Tensor, forced_BT: Tensor, noise_BTZ: Tensor) -> Rollout:
+        batch, length = frames_BTCHW.shape[:2]
+        h_NG, skips = self.backbone.encoder(frames_BTCHW.flatten(0, 1))
+        h_BTG = h_NG.unflatten(0, (batch, length))
+        skips = [skip.unflatten(0, (batch, length))[:, self.n_past - 1] for skip in skips]
+        # Step t stands at index t-1 from here on, as there is no step 0.
+        mu_BTZ, logvar_BTZ, _ = self.posterior(h_BTG[:, 1:], None)
+        z_BTZ = reparameterise(mu_BTZ, logvar_BTZ, noise_BTZ[:, 1:])
+
+        # A stretch of forced steps has known inputs: one call. Only a free-running step must wait for a decoded frame.
+        free = [t for t in range(2, length) if not forced_BT[:, t].all()]
+        decoded: dict[int, Tensor] = {}
+        state: State = None
+        prior_state: State = None
+        steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        for start, end in pairwise([1, *free, length]):
+            inputs_BTG = h_BTG[:, start - 1 : end - 1]
+            if start > 1:
+                decoded[start - 1] = self.backbone.decoder(steps[-1][0][:, -1], skips)
+                h_BG = self._mixed(forced_BT[:, start], inputs_BTG[:, 0], self._feature(decoded[start - 1]))
+                inputs_BTG = torch.cat([h_BG[:, None], inputs_BTG[:, 1:]], dim=1)
+            now = slice(start - 1, end - 1)
+            prior_mu_BTZ, prior_logvar_BTZ, prior_state = self.prior(inputs_BTG, prior_state)
+            g_BTG, state = self.predictor(torch.cat([cond_BTA[:, now], inputs_BTG, z_BTZ[:, now]], dim=-1), state)
+            steps.append((g_BTG, prior_mu_BTZ, prior_logvar_BTZ))
+
+        g_BTG, prior_mu_BTZ, prior_logvar_BTZ = (torch.cat(parts, dim=1) for parts in zip(*steps, strict=True))
+        scored = slice(self.first_scored - 1, None)
+        return Rollout(
+            self._decode_rest(g_BTG, skips, decoded),
+            mu_BTZ[:, scored],
+            logvar_BTZ[:, scored],
+            prior_mu_BTZ[:, scored],
+            prior_logvar_BTZ[:, scored],
+            self.first_scored,
+        )
+
+    def _decode_rest(self, g_BTG: Tensor, skips: Skips, decoded: dict[int, Tensor]) -> Tensor:
+        """Decode in one call the scored steps that the loop did not have to; return all as ``BKCHW``."""
+        times = range(self.first_scored, g_BTG.shape[1] + 1)
+        rest = [t for t in times if t not in decoded]
+        g_BKG = g_BTG[:, [t - 1 for t in rest]]
+        x_BKCHW = self.backbone.decoder(g_BKG.flatten(0, 1), [_repeat(skip, len(rest)) for skip in skips])
+        x_BKCHW = x_BKCHW.unflatten(0, g_BKG.shape[:2])
+        if not decoded:
+            return x_BKCHW
+        decoded = decoded | dict(zip(rest, x_BKCHW.unbind(1), strict=True))
+        return torch.stack([decoded[t] for t in times], dim=1)
+
+    def _stepwise(self, frames_BTCHW: Tensor, cond_BTA: Tensor, forced_BT: Tensor, noise_BTZ: Tensor) -> Rollout:
+        x_BCHW = frames_BTCHW[:, 0]
+        skips: Skips = []
+        posterior_state: State = None
+        prior_state: State = None
+        state: State = None
+        steps: list[tuple[Tensor, ...]] = []
+        for t in range(1, frames_BTCHW.shape[1]):
+            target_BG = self._feature(frames_BTCHW[:, t])
+            x_BCHW = self._mixed(forced_BT[:, t], frames_BTCHW[:, t - 1], x_BCHW)
+            h_BG, new_skips = self.backbone.encoder(x_BCHW)
+            if t <= self.skip_step:
+                skips = new_skips
+            mu_BTZ, logvar_BTZ, posterior_state = self.posterior(target_BG[:, None], posterior_state)
+            prior_mu_BTZ, prior_logvar_BTZ, prior_state = self.prior(h_BG[:, None], prior_state)
+            z_BTZ = reparameterise(mu_BTZ, logvar_BTZ, noise_BTZ[:, t : t + 1])
+            g_BTG, state = self.predictor(torch.cat([cond_BTA[:, t - 1 : t], h_BG[:, None], z_BTZ], dim=-1), state)
+            if t >= self.first_scored:
+                x_BCHW = self.backbone.decoder(g_BTG[:, 0], skips)
+                steps.append((x_BCHW[:, None], mu_BTZ, logvar_BTZ, prior_mu_BTZ, prior_logvar_BTZ))
+        x_BKCHW, mu, logvar, prior_mu, prior_logvar = (torch.cat(parts, dim=1) for parts in zip(*steps, strict=True))
+        return Rollout(x_BKCHW, mu, logvar, prior_mu, prior_logvar, self.first_scored)
+
+    def generate(self, past_BTCHW: Tensor, cond_BTA: Tensor, noise_TBZ: Tensor) -> Tensor:
+        """Predict frames n_past .. T-1 from n_past given ones, as ``BKCHW`` in [0, 1]; T is the noise's length.
+
+        Args:
+            past_BTCHW: the given frames, true.
+            cond_BTA: raw conditions of at least T-1 steps.
+            noise_TBZ: standard normal; other noise, other future.
+        """
+        length, n_past = noise_TBZ.shape[0], self.n_past
+        cond_BTA = (cond_BTA - self.cond_mean_A) / self.cond_std_A
+        noise_BTZ = noise_TBZ.transpose(0, 1)
+        h_NG, skips = self.backbone.encoder(past_BTCHW[:, :n_past].flatten(0, 1))
+        h_BTG = h_NG.unflatten(0, (-1, n_past))
+        skips = [skip.unflatten(0, (-1, n_past))[:, self.skip_step - 1] for skip in skips]
+        state: State = None
+        prior_state: State = None
+        if n_past > 1:
+            given = slice(0, n_past - 1)
+            mu_BTZ, logvar_BTZ, _ = self.posterior(h_BTG[:, 1:], None)
+            z_BTZ = reparameterise(mu_BTZ, logvar_BTZ, noise_BTZ[:, 1:n_past])
+            _, _, prior_state = self.prior(h_BTG[:, given], None)
+            _, state = self.predictor(torch.cat([cond_BTA[:, given], h_BTG[:, given], z_BTZ], dim=-1), None)
+        h_BG = h_BTG[:, -1]
+        frames: list[Tensor] = []
+        for t in range(n_past, length):
+            if frames:
+                h_BG = self._feature(frames[-1])
+            mu_BTZ, logvar_BTZ, prior_state = self.prior(h_BG[:, None], prior_state)
+            z_BTZ = reparameterise(mu_BTZ, logvar_BTZ, noise_BTZ[:, t : t + 1])
+            g_BTG, state = self.predictor(torch.cat([cond_BTA[:, t - 1 : t], h_BG[:, None], z_BTZ], dim=-1), state)
+            frames.append(self.backbone.decoder(g_BTG[:, 0], skips))
+        return torch.stack(frames, dim=1)
+
+    def _feature(self, x_BCHW: Tensor) -> Tensor:
+        h_BG: Tensor = self.backbone.encoder(x_BCHW)[0]
+        return h_BG
+
+    @staticmethod
+    def _mixed(forced_B: Tensor, true: Tensor, predicted: Tensor) -> Tensor:
+        """The true input where the coin forced it, the prediction elsewhere."""
+        if forced_B.all():
+            return true
+        if not forced_B.any():
+            return predicted
+        mask = forced_B.to(true.device, non_blocking=True).view(-1, *[1] * (true.dim() - 1))
+        return torch.where(mask, true, predicted.to(true.dtype))
+
+
+def _repeat(skip_BCHW: Tensor, times: int) -> Tensor:
+    """Each image ``times`` in a row, ``NCHW`` with N = B * times, keeping the memory channels last."""
+    skip_BHWC = skip_BCHW.permute(0, 2, 3, 1)
+    skip_NHWC = skip_BHWC[:, None].expand(-1, times, -1, -1, -1).flatten(0, 1)
+    return skip_NHWC.permute(0, 3, 1, 2)
+
+
+def _check_switches(n_past: int, rollout: str, skips: str, force_past: bool, scored: str) -> None:
+    for name, value, choices in [
+        ("rollout", rollout, ("planned", "stepwise")),
+        ("skips", skips, ("past", "course")),
+        ("scored", scored, ("future", "all")),
+    ]:
+        if value not in choices:
+            raise UserError(f"model.{name} is {value!r}: choose {' or '.join(choices)}")
+    if n_past < 1:
+        raise UserError(f"n_past is {n_past}: at least 1 given frame is needed, and 2 show motion (n_past=2)")
+    if rollout == "planned" and (skips, force_past, scored) != ("past", True, "future"):
+        raise UserError(
+            "model.rollout=planned needs model.skips=past model.force_past=true model.scored=future: "
+            "set model.rollout=stepwise, or leave the course's switches to compat=course"
+        )
+    if skips == "course" and n_past < 2:
+        raise UserError(f"model.skips=course takes its last skips at step n_past - 1, but n_past is {n_past}: n_past=2")
+    if not force_past and scored == "future":
+        raise UserError("model.force_past=false feeds predictions of given frames back: it needs model.scored=all")

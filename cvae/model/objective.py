@@ -1,0 +1,133 @@
+"""The training objective: the sum over scored steps of reconstruction + kl_weight * KL.
+
+Every likelihood here needs of the pixels only their mean squared error, so all share one pass over them. With D = C*H*W
+values an image, ``mse`` is the report's and SVG's scale (mean over pixels), the Gaussian ones are sums in nats.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from cvae.errors import UserError
+from cvae.model.cvae import Rollout
+
+__all__ = ["MSE", "Gaussian", "Likelihood", "Losses", "Objective", "SigmaOptimal", "kl_divergence"]
+
+
+class Likelihood(Protocol):
+    """A decoder distribution: what a squared error costs, and the beta that suits its scale."""
+
+    default_beta: ClassVar[float]
+
+    def __call__(self, mse: Tensor, dims: int) -> Tensor:
+        """Mean reconstruction loss of a step, from the batch's MSE (mean over steps and ``dims`` values an image)."""
+        ...
+
+    def implied_sigma(self, beta: float, dims: int) -> float | None:
+        """Deviation, in pixel units, of the Gaussian decoder whose negative ELBO the loss is; None if it is learned."""
+        ...
+
+
+class MSE:
+    """Mean squared error, as the report and SVG have it."""
+
+    default_beta: ClassVar[float] = 1e-4
+
+    def __call__(self, mse: Tensor, dims: int) -> Tensor:
+        return mse
+
+    def implied_sigma(self, beta: float, dims: int) -> float | None:
+        # MSE + beta KL = (2 sigma^2 / D) (D MSE / (2 sigma^2) + KL) with sigma^2 = beta D / 2.
+        return math.sqrt(beta * dims / 2)
+
+
+class Gaussian:
+    """Negative log-likelihood of a Gaussian decoder with a fixed deviation ``sigma`` (pixel units), in nats."""
+
+    default_beta: ClassVar[float] = 1.0
+
+    def __init__(self, sigma: float = 0.1) -> None:
+        if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not sigma > 0:
+            raise UserError(f"likelihood.sigma is {sigma!r}: give a deviation above 0, in units of pixels in [0, 1]")
+        self.sigma = float(sigma)
+
+    def __call__(self, mse: Tensor, dims: int) -> Tensor:
+        return dims * (mse / (2 * self.sigma**2) + math.log(self.sigma * math.sqrt(2 * math.pi)))
+
+    def implied_sigma(self, beta: float, dims: int) -> float | None:
+        return self.sigma * math.sqrt(beta)
+
+
+class SigmaOptimal:
+    """A Gaussian decoder whose sigma is the optimum for the batch, sigma^2 = MSE (sigma-VAE, Rybkin et al. 2021).
+
+    log sigma is soft-clipped at ``min_log_sigma``, which keeps the loss bounded when a batch is predicted exactly.
+    """
+
+    default_beta: ClassVar[float] = 1.0
+
+    def __init__(self, min_log_sigma: float = -6.0) -> None:
+        self.min_log_sigma = float(min_log_sigma)
+
+    def __call__(self, mse: Tensor, dims: int) -> Tensor:
+        low = self.min_log_sigma
+        # The clamp keeps the gradient of log finite at MSE 0; it lies far below the soft clip.
+        log_sigma = low + nn.functional.softplus(0.5 * mse.clamp_min(1e-30).log() - low)
+        return dims * (log_sigma + 0.5 * mse * torch.exp(-2 * log_sigma) + 0.5 * math.log(2 * math.pi))
+
+    def implied_sigma(self, beta: float, dims: int) -> float | None:
+        return None
+
+
+@dataclass(frozen=True)
+class Losses:
+    """``total`` to minimise (summed over steps), and its parts as means per scored step, KL in nats before weighting."""
+
+    total: Tensor
+    mse: Tensor
+    kld: Tensor
+
+
+class Objective:
+    """Likelihood and KL, with free bits (Kingma et al. 2016) and KL balancing (Hafner et al. 2021).
+
+    ``free_bits`` is the nats that each latent dimension may carry a step before KL presses on it; the KL of a dimension is
+    averaged over the batch first. ``kl_balance`` = a weighs a KL(sg(q) || p) + (1 - a) KL(q || sg(p)): the prior is drawn
+    to the posterior faster than the posterior to the prior; it needs a learned prior.
+    """
+
+    def __init__(self, likelihood: Likelihood, free_bits: float = 0.0, kl_balance: float | None = None) -> None:
+        if free_bits < 0:
+            raise UserError(f"free_bits is {free_bits:g}: give the free nats of a latent dimension, 0 for none")
+        if kl_balance is not None and not 0 <= kl_balance <= 1:
+            raise UserError(f"kl_balance is {kl_balance:g}: give a share in [0, 1], such as 0.8, or null for none")
+        self.likelihood, self.free_bits, self.kl_balance = likelihood, free_bits, kl_balance
+
+    def __call__(self, rollout: Rollout, frames_BTCHW: Tensor, kl_weight: float) -> Losses:
+        """Score a rollout against its window's true frames."""
+        target_BKCHW = frames_BTCHW[:, rollout.first :]
+        mse = nn.functional.mse_loss(rollout.predictions_BKCHW, target_BKCHW)
+        q, p = (rollout.mu_BKZ, rollout.logvar_BKZ), (rollout.prior_mu_BKZ, rollout.prior_logvar_BKZ)
+        kl_KZ = kl_divergence(*q, *p).mean(dim=0)
+        loss_KZ = kl_KZ if self.kl_balance is None else self._balanced(q, p)
+        if self.free_bits > 0:
+            loss_KZ = loss_KZ.clamp_min(self.free_bits)
+        steps, dims = target_BKCHW.shape[1], target_BKCHW[0, 0].numel()
+        total = steps * self.likelihood(mse, dims) + kl_weight * loss_KZ.sum()
+        return Losses(total, mse.detach(), kl_KZ.detach().sum(dim=1).mean())
+
+    def _balanced(self, q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor]) -> Tensor:
+        assert self.kl_balance is not None
+        to_prior_KZ = kl_divergence(q[0].detach(), q[1].detach(), *p).mean(dim=0)
+        to_posterior_KZ = kl_divergence(*q, p[0].detach(), p[1].detach()).mean(dim=0)
+        return self.kl_balance * to_prior_KZ + (1 - self.kl_balance) * to_posterior_KZ
+
+
+def kl_divergence(mu_q: Tensor, logvar_q: Tensor, mu_p: Tensor, logvar_p: Tensor) -> Tensor:
+    """KL(q || p) of diagonal Gaussians, elementwise, in nats (Kingma & Welling 2014, appendix B)."""
+    return 0.5 * (logvar_p - logvar_q + (torch.exp(logvar_q) + (mu_q - mu_p).square()) / torch.exp(logvar_p) - 1)

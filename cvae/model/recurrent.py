@@ -1,0 +1,82 @@
+"""Recurrent nets over frame features. State is a value that goes in and comes out; ``None`` is the zero state.
+
+Sequences are batch first. Each net takes any number of steps a call, so a caller that knows a stretch of inputs runs it in
+one call, and one that must wait for its own predictions runs it a step at a time: the numbers are the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["FramePredictor", "GaussianLSTM", "State", "StandardNormal"]
+
+State = tuple[Tensor, Tensor] | None
+
+
+class _LSTM(nn.Module):
+    """Linear, then a stack of LSTM cells (SVG's ``lstm``), always in the weights' own precision.
+
+    These nets are a percent of the work; in bf16 their state would lose small steps over a long rollout.
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int, layers: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(input_dim, hidden_dim)
+        self.lstm = nn.LSTM(hidden_dim, hidden_dim, layers, batch_first=True)
+
+    def forward(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
+        return self.lstm(self.embed(x_BTI.to(self.embed.weight.dtype)), state)
+
+
+class FramePredictor(nn.Module):
+    """Predicts the feature of the next frame: Linear, LSTM cells, Linear, tanh."""
+
+    def __init__(self, input_dim: int, feature_dim: int, hidden_dim: int = 256, layers: int = 2) -> None:
+        super().__init__()
+        self.core = _LSTM(input_dim, hidden_dim, layers)
+        self.out = nn.Linear(hidden_dim, feature_dim)
+        self.apply(_initialise)
+
+    def forward(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return ``g_BTG`` in [-1, 1] and the new state."""
+        with torch.autocast(x_BTI.device.type, enabled=False):
+            y_BTH, state = self.core(x_BTI, state)
+            return torch.tanh(self.out(y_BTH)), state
+
+
+class GaussianLSTM(nn.Module):
+    """A diagonal Gaussian over z at each step: the posterior, fed target features, or SVG-LP's prior, fed past ones."""
+
+    def __init__(self, input_dim: int, latent_dim: int, hidden_dim: int = 256, layers: int = 1) -> None:
+        super().__init__()
+        self.core = _LSTM(input_dim, hidden_dim, layers)
+        self.mu = nn.Linear(hidden_dim, latent_dim)
+        self.logvar = nn.Linear(hidden_dim, latent_dim)
+        self.apply(_initialise)
+
+    def forward(self, h_BTG: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        """Return ``mu_BTZ``, ``logvar_BTZ`` and the new state."""
+        with torch.autocast(h_BTG.device.type, enabled=False):
+            y_BTH, state = self.core(h_BTG, state)
+            return self.mu(y_BTH), self.logvar(y_BTH), state
+
+
+class StandardNormal(nn.Module):
+    """The fixed prior N(0, I), with the interface of a learned one."""
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+
+    def forward(self, h_BTG: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        """Return zeros for ``mu_BTZ`` and ``logvar_BTZ``: mean 0, variance 1 whatever came before."""
+        zeros_BTZ = h_BTG.new_zeros(*h_BTG.shape[:2], self.latent_dim)
+        return zeros_BTZ, zeros_BTZ, state
+
+
+def _initialise(module: nn.Module) -> None:
+    """SVG's initialisation: linear layers N(0, 0.02) with bias 0; LSTM cells keep PyTorch's."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,131 @@
+"""Curves, schedules, strips and GIFs. Drawn without a display, and without state that threads or runs could share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+__all__ = ["curves", "gif", "schedules", "strip"]
+
+_GIVEN, _TRUE, _PREDICTED = (46, 160, 67), (175, 184, 193), (219, 109, 40)  # borders: green, grey, orange
+_INK, _PAPER = (36, 41, 47), (255, 255, 255)
+_LINE = ("#1f6feb", "#db6d28", "#2ea043")
+
+Pixels = NDArray[np.uint8]
+
+
+def curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw MSE, KL, PSNR and the schedules of a run's epochs, as the course report plots them."""
+    figure = Figure(figsize=(11, 7), layout="constrained", dpi=110)
+    mse, kl, psnr, schedule = figure.subplots(2, 2).flat
+    _plot(mse, rows, [("train/mse", "train")], "MSE a step")
+    _plot(kl, rows, [("train/kld", "train")], "KL a step, nats")
+    _plot(
+        psnr,
+        rows,
+        [("val/psnr", "free-running"), ("val/psnr_best", "best sample"), ("val/psnr_copy", "repeating the last frame")],
+        "validation PSNR, dB",
+    )
+    _plot(schedule, rows, [("kl_weight", "KL weight")], "KL weight (beta included)")
+    ratio = schedule.twinx()
+    _plot(ratio, rows, [("tf_ratio", "teacher forcing")], "teacher-forcing ratio", first_colour=1)
+    ratio.set_ylim(-0.05, 1.05)
+    ratio.grid(False)
+    figure.savefig(path)
+
+
+def schedules(kl: Callable[[float], float], forcing: Callable[[float], float], titles: tuple[str, str], path: Path) -> None:
+    """Draw a KL weight and a teacher-forcing ratio over a run's progress."""
+    t = np.linspace(0, 1, 1001)
+    figure = Figure(figsize=(9, 3.4), layout="constrained", dpi=110)
+    for axes, schedule, title, colour in zip(figure.subplots(1, 2), (kl, forcing), titles, _LINE, strict=False):
+        axes.plot(100 * t, [schedule(value) for value in t], color=colour, linewidth=2)
+        axes.set(title=title, xlabel="% of the run", xlim=(0, 100))
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+def _plot(axes: Axes, rows: Sequence[dict[str, Any]], keys: list[tuple[str, str]], title: str, first_colour: int = 0) -> None:
+    shown = 0
+    for index, (key, label) in enumerate(keys):
+        points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
+        if points:
+            style = "--" if key == "val/psnr_copy" else "-"
+            colour = _LINE[(index + first_colour) % len(_LINE)]
+            marker = "." if len(points) <= 60 else None
+            axes.plot(*zip(*points, strict=True), style, color=colour, label=label, linewidth=1.8, marker=marker)
+            shown += 1
+    axes.set(xlabel="epoch", ylabel=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    if shown > 1:
+        axes.legend(frameon=False)
+    if len(keys) == 1:
+        axes.yaxis.label.set_color(_LINE[first_colour])
+
+
+def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Sequence[str], path: Path) -> None:
+    """Write one PNG: for each sequence the truth above the prediction, given frames framed in green.
+
+    Long videos are thinned to a dozen columns; the numbers at the top say which frames.
+    """
+    length = true_STHWC.shape[1]
+    future = np.unique(np.linspace(n_past, length - 1, min(length - n_past, 10)).round().astype(int))
+    columns = [*range(max(0, n_past - 2), n_past), *future]
+    scale, gap, left, top = 2, 4, 84, 22
+    cell = true_STHWC.shape[2] * scale + gap
+    height = top + len(true_STHWC) * (2 * cell + 3 * gap)
+    sheet = Image.new("RGB", (left + len(columns) * cell + gap, height), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for column, t in enumerate(columns):
+        draw.text((left + column * cell + cell / 2, top / 2), f"{t}", _INK, font, anchor="mm")
+    for s, name in enumerate(names):
+        y = top + s * (2 * cell + 3 * gap)
+        for row, (video, label) in enumerate([(true_STHWC[s], "truth"), (predicted_STHWC[s], "prediction")]):
+            draw.text((8, y + row * cell + cell / 2), label, _INK, font, anchor="lm")
+            for column, t in enumerate(columns):
+                _paste(sheet, video[t], (left + column * cell, y + row * cell), scale, _border(t < n_past, row))
+        draw.text((8, y + cell), name[-14:], (110, 118, 129), ImageFont.load_default(10), anchor="lm")
+    sheet.save(path)
+
+
+def gif(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Sequence[str], path: Path) -> None:
+    """Write one animated GIF: the sequences side by side, truth above prediction, three times enlarged."""
+    scale, gap, left, top = 3, 6, 84, 24
+    cell = true_STHWC.shape[2] * scale + gap
+    font = ImageFont.load_default(13)
+    frames = []
+    for t in range(true_STHWC.shape[1]):
+        sheet = Image.new("RGB", (left + len(names) * cell + gap, top + 2 * cell + gap), _PAPER)
+        draw = ImageDraw.Draw(sheet)
+        given = t < n_past
+        draw.text((8, top / 2), f"frame {t}", _INK, font, anchor="lm")
+        draw.text((left, top / 2), "given" if given else "predicted", _border(given, 1), font, anchor="lm")
+        for row, (video, label) in enumerate([(true_STHWC, "truth"), (predicted_STHWC, "prediction")]):
+            draw.text((8, top + row * cell + cell / 2), label, _INK, font, anchor="lm")
+            for s in range(len(names)):
+                _paste(sheet, video[s, t], (left + s * cell, top + row * cell), scale, _border(given, row))
+        frames.append(sheet.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE))
+    durations = [150] * (len(frames) - 1) + [900]  # the end stands still for a moment
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False)
+
+
+def _border(given: bool, row: int) -> tuple[int, int, int]:
+    return _GIVEN if given else (_TRUE, _PREDICTED)[row]
+
+
+def _paste(sheet: Image.Image, frame_HWC: Pixels, corner: tuple[int, int], scale: int, colour: tuple[int, int, int]) -> None:
+    image = Image.fromarray(frame_HWC)
+    image = image.resize((image.width * scale, image.height * scale), Image.Resampling.BICUBIC)
+    x, y = corner
+    ImageDraw.Draw(sheet).rectangle((x - 2, y - 2, x + image.width + 1, y + image.height + 1), outline=colour, width=2)
+    sheet.paste(image, corner)

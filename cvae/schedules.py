@@ -1,0 +1,236 @@
+"""KL-annealing weights and teacher-forcing ratios as pure functions of progress.
+
+Progress ``t`` is the fraction of a run's iterations already done, 0 <= t <= 1, so one schedule fits 20 epochs and 300.
+A schedule returns a factor in [0, 1]: KL weights multiply ``beta``, teacher-forcing ratios multiply ``tfr``.
+Having no state, a schedule cannot disagree with a resumed run.
+
+>>> Cyclical(cycles=3, ramp=0.5)(1 / 6)   # end of the first cycle's ramp
+1.0
+>>> Step(at=0.5)(0.5)
+0.0
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from cvae.errors import UserError
+
+__all__ = [
+    "Constant",
+    "Cosine",
+    "Cyclical",
+    "Exponential",
+    "InverseSigmoid",
+    "LearningRate",
+    "Linear",
+    "Monotonic",
+    "Schedule",
+    "Sigmoid",
+    "Step",
+]
+
+
+class Schedule(Protocol):
+    """Anything that maps progress in [0, 1] to a factor in [0, 1]."""
+
+    def __call__(self, t: float) -> float: ...
+
+
+def _number(owner: object, name: str, low: float, high: float = math.inf, *, above: bool = False) -> None:
+    """Check a field of ``owner``; ``above`` excludes ``low`` itself.
+
+    Config groups are untyped in Hydra, so ``kl_schedule.cycles=abc`` arrives here as a string.
+    """
+    value = getattr(owner, name)
+    schedule = type(owner).__name__
+    bracket = f"{'(' if above else '['}{low:g}, {high:g}{')' if math.isinf(high) else ']'}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise UserError(f"{schedule}.{name} is {value!r}: give a number in {bracket}")
+    if not low <= value <= high or (above and value == low):
+        raise UserError(f"{schedule}.{name} is {value:g}: give a number in {bracket}")
+
+
+# --- KL annealing -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Monotonic:
+    """One ramp from 0 to 1 over the first ``ramp`` of the run, then 1 (Bowman et al. 2016)."""
+
+    ramp: float = 0.5
+
+    def __post_init__(self) -> None:
+        _number(self, "ramp", 0, 1)
+
+    def __call__(self, t: float) -> float:
+        return _ramp(t, self.ramp)
+
+
+@dataclass(frozen=True)
+class Cyclical:
+    """``cycles`` equal cycles; in each the first ``ramp`` rises from 0 to 1, the rest stays at 1 (Fu et al. 2019).
+
+    At t = 1 it is 1: the run ends at full weight, not at the start of a cycle that never comes.
+    """
+
+    cycles: float = 3
+    ramp: float = 0.5
+
+    def __post_init__(self) -> None:
+        _number(self, "cycles", 0, above=True)
+        _number(self, "ramp", 0, 1)
+
+    def __call__(self, t: float) -> float:
+        return 1.0 if t >= 1 else _ramp(t * self.cycles % 1.0, self.ramp)
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """1 / (1 + exp(-steepness * (t - midpoint))) (Bowman et al. 2016)."""
+
+    steepness: float = 20.0
+    midpoint: float = 0.25
+
+    def __post_init__(self) -> None:
+        _number(self, "steepness", 0, 500, above=True)
+        _number(self, "midpoint", 0, 1)
+
+    def __call__(self, t: float) -> float:
+        return 1 / (1 + math.exp(-self.steepness * (t - self.midpoint)))
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from 0 to 1 over the first ``ramp`` of the run, then 1."""
+
+    ramp: float = 0.5
+
+    def __post_init__(self) -> None:
+        _number(self, "ramp", 0, 1)
+
+    def __call__(self, t: float) -> float:
+        return (1 - math.cos(math.pi * _ramp(t, self.ramp))) / 2
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same factor throughout."""
+
+    value: float = 1.0
+
+    def __post_init__(self) -> None:
+        _number(self, "value", 0, 1)
+
+    def __call__(self, t: float) -> float:
+        return float(self.value)
+
+
+def _ramp(t: float, length: float) -> float:
+    return 1.0 if t >= length else t / length
+
+
+# --- teacher forcing --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """1 until ``at``, then 0: the report's sudden end of teacher forcing (at epoch 150 of 300)."""
+
+    at: float = 0.5
+
+    def __post_init__(self) -> None:
+        _number(self, "at", 0, 1)
+
+    def __call__(self, t: float) -> float:
+        return 1.0 if t < self.at else 0.0
+
+
+@dataclass(frozen=True)
+class Linear:
+    """1 until ``start``, then straight down to ``floor``, reached at ``end``."""
+
+    start: float = 0.0
+    end: float = 1.0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end", "floor"):
+            _number(self, name, 0, 1)
+        if self.end < self.start:
+            raise UserError(f"Linear.end is {self.end:g}, before start {self.start:g}: give an end in [start, 1]")
+
+    def __call__(self, t: float) -> float:
+        if t < self.start:
+            return 1.0
+        if t >= self.end:
+            return float(self.floor)
+        return 1 - (1 - self.floor) * (t - self.start) / (self.end - self.start)
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """``base ** (100 t)`` (Bengio et al. 2015, scheduled sampling).
+
+    The exponent counts percents of the run, not iterations, so the curve's shape does not depend on its length.
+    """
+
+    base: float = 0.95
+
+    def __post_init__(self) -> None:
+        _number(self, "base", 0, 1)
+
+    def __call__(self, t: float) -> float:
+        return float(self.base ** (100 * t))
+
+
+@dataclass(frozen=True)
+class InverseSigmoid:
+    """``k / (k + exp(100 t / k))`` (Bengio et al. 2015), through 1/2 at ``midpoint``.
+
+    The curve crosses 1/2 where 100 t = k ln k; ``k`` is solved from the midpoint, which is what people mean. k = 1 puts
+    that crossing at t = 0, so every midpoint in (0, 1] has one k > 1. At t = 0 the ratio is k / (k + 1), not quite 1.
+    """
+
+    midpoint: float = 0.5
+
+    def __post_init__(self) -> None:
+        _number(self, "midpoint", 0, 1, above=True)
+
+    @property
+    def k(self) -> float:
+        low, high = 1.0, 101.0  # 101 ln 101 > 100 >= 100 * midpoint
+        for _ in range(60):
+            k = (low + high) / 2
+            low, high = (k, high) if k * math.log(k) < 100 * self.midpoint else (low, k)
+        return (low + high) / 2
+
+    def __call__(self, t: float) -> float:
+        k = self.k
+        return k / (k + math.exp(100 * t / k))
+
+
+# --- learning rate ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """The factor on ``lr``: a linear warm-up over the first ``warmup`` of the run, then flat, or a cosine down to 0."""
+
+    warmup: float = 0.0
+    decay: str = "none"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.warmup, bool) or not isinstance(self.warmup, (int, float)) or not 0 <= self.warmup < 1:
+            raise UserError(f"lr_warmup is {self.warmup!r}: give a fraction of the run in [0, 1), 0 for none")
+        if self.decay not in ("none", "cosine"):
+            raise UserError(f"lr_decay is {self.decay!r}: choose none or cosine")
+
+    def __call__(self, t: float) -> float:
+        if t < self.warmup:
+            return t / self.warmup
+        if self.decay == "none":
+            return 1.0
+        return (1 + math.cos(math.pi * (t - self.warmup) / (1 - self.warmup))) / 2

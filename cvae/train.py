@@ -1,0 +1,79 @@
+"""``python -m cvae.train [overrides]``: train one conditional VAE, or with -m every combination of choices."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from cvae import cli, config
+from cvae.console import say
+from cvae.errors import UserError
+
+config.register()
+
+RESUME_ME = 75  # sysexits.h: a temporary failure; run the command again
+
+
+def train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool = False) -> float:
+    """Build a run, train it in ``folder``, close it; return the best free-running value of the objective."""
+    # Late, so that --help and --cfg answer without loading torch.
+    from cvae.training.assembly import assemble
+    from cvae.training.runtime import Stopped
+
+    trainer, recorder = assemble(cfg, folder, group, resumed)
+    exit_code = 1
+    try:
+        if trainer.finished:
+            say(f"this run is finished: {trainer.epoch} epochs, best {cfg.objective} {trainer.best:.3f}; nothing to do")
+        best = trainer.fit()
+        exit_code = 0
+        return best
+    except Stopped as stopped:
+        exit_code = 130 if stopped.interrupted else RESUME_ME if group is None else 128 + stopped.signum
+        say(f"stopped by {stopped}; go on with: python -m cvae.train resume={shlex.quote(str(folder))}")
+        raise SystemExit(exit_code) from None
+    finally:
+        recorder.finish(exit_code)
+
+
+@hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="config")
+def _job(cfg: DictConfig) -> float:
+    job = HydraConfig.get()
+    if job.mode == RunMode.RUN:
+        return train(cfg, Path(job.runtime.output_dir))
+    try:
+        return train(cfg, Path(job.runtime.output_dir), group=Path(job.sweep.dir).name)
+    except UserError as error:  # it fails this job only; say so now, not when the others are done
+        say(f"error: job {job.job.num} failed: {cli.explain(error)}", style="red")
+        raise
+
+
+def _main() -> None:
+    words = sys.argv[1:]
+    values = cli.override_values(words)
+    multirun = cli.is_multirun(words)
+    asked = [key for key in ("resume", "show") if values.get(key, "null") != "null"]
+    if not asked or cli.only_prints(words):
+        cli.refuse_used_folder(words, multirun)
+        _job()
+    elif multirun:
+        raise UserError(f"{asked[0]}= acts on one run: leave -m out")
+    elif asked == ["show"]:
+        cli.show(cli.compose(words))
+    else:
+        folder, cfg = cli.reopen(words)
+        train(cfg, folder, resumed=True)
+
+
+def main() -> None:
+    cli.guarded(_main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""From a composed config to a trainer that is ready to run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from cvae.config import build, signature
+from cvae.console import warn
+from cvae.data.store import VideoData
+from cvae.errors import UserError
+from cvae.model.cvae import CVAE
+from cvae.model.objective import Objective
+from cvae.schedules import LearningRate, Schedule
+from cvae.training import checkpoint
+from cvae.training.recorder import Recorder, short
+from cvae.training.runtime import choose_device, choose_precision, device_name
+from cvae.training.terminal import start_table
+from cvae.training.trainer import Settings, Trainer
+
+__all__ = ["assemble", "load_model"]
+
+_WIDE = 3  # a decoder this many times wider than the copy baseline's error leaves the latent nothing to explain
+
+
+def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool) -> tuple[Trainer, Recorder]:
+    """Build all parts of a run, print the start table, and restore the state of a resumed run.
+
+    Raises:
+        UserError: a setting, the data or a checkpoint is bad.
+    """
+    device = choose_device(cfg.device)
+    precision, autocast = choose_precision(cfg.precision, device)
+    likelihood = build(cfg.likelihood, cfg.allow_targets)
+    beta = likelihood.default_beta if cfg.beta is None else cfg.beta
+    settings = _settings(cfg, beta)
+    kl_schedule, tf_schedule = (build(cfg[key], cfg.allow_targets) for key in ("kl_schedule", "tf_schedule"))
+    objective = Objective(likelihood, cfg.free_bits, cfg.kl_balance)
+    if cfg.kl_balance is not None and "Normal" in cfg.prior._target_:
+        raise UserError(f"kl_balance={cfg.kl_balance:g} weighs two KLs of a learned prior: set prior=learned, or kl_balance=null")
+    learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay)
+    mirror = build(cfg.logger, cfg.allow_targets)
+
+    data: VideoData = build(cfg.data, cfg.allow_targets)
+    for split in (data.train, data.validate):
+        split.require(cfg.n_past, cfg.n_future)
+    torch.manual_seed(cfg.seed)
+    model = _model(cfg, data).to(device, memory_format=torch.channels_last)
+    _compile(model, cfg.compile)
+    optimizer = build(cfg.optim, cfg.allow_targets, params=model.parameters())
+
+    recorder = Recorder(folder, mirror)
+    trainer = Trainer(
+        settings, model, objective, optimizer, kl_schedule, tf_schedule, learning_rate, data, device, autocast, recorder
+    )
+    sigma = likelihood.implied_sigma(beta, 3 * 64 * 64)
+    windows = f"{cfg.epochs} epochs x {cfg.epoch_size} iterations x {cfg.batch_size} windows of {cfg.n_past}+{cfg.n_future}"
+    start_table(
+        {
+            "run": short(folder),
+            "data": f"{data.root}  ({len(data.train)} train, {len(data.validate)} validate)",
+            "training": windows,
+            "model": f"{_name(cfg.model.backbone)} width {cfg.model.backbone.width:g}, {_parameters(model) / 1e6:.2f} M "
+            f"parameters, condition {data.condition} ({data.cond_dim})",
+            "schedules": f"KL {kl_schedule}, forcing {tf_schedule}",
+            "objective": f"{type(likelihood).__name__}, beta {beta:g}, implied sigma "
+            + ("learned" if sigma is None else f"{sigma:.3g}"),
+            "device": f"{device_name(device)}, {precision}",
+            "baseline": f"repeating the last past frame: {trainer.psnr_copy:.2f} dB, RMSE {trainer.copy_rmse:.3f}",
+        }
+    )
+    _warn_of_settings(trainer, sigma, kl_schedule)
+    if resumed:
+        trainer.restore(folder / "checkpoints" / "last.pt")
+        recorder.truncate(trainer.epoch)
+    choices = [_name(cfg[key]) for key in ("kl_schedule", "tf_schedule", "likelihood", "prior")]
+    recorder.start(
+        signature=signature(cfg),
+        config={**_plain(cfg), "beta": beta},
+        facts={"device": device_name(device), "precision": precision, "dataset": data.fingerprint},
+        group=group,
+        name=f"{choices[0]}-{choices[1]}-lr{trainer.lr:g}-tfr{settings.tfr:g}-beta{beta:g}-seed{settings.seed}",
+        tags=[_name(cfg.model.backbone), *choices],
+    )
+    return trainer, recorder
+
+
+def load_model(folder: Path, name: str = "best") -> tuple[CVAE, VideoData, DictConfig]:
+    """The model of a run folder with the weights of its best or last checkpoint, in eval mode on the CPU, and its data.
+
+    Raises:
+        UserError: it is no run folder, or its checkpoint is missing or damaged.
+    """
+    path = folder / ".hydra" / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder} is no run folder: it has no .hydra/config.yaml; runs are in multirun/single/")
+    cfg = OmegaConf.load(path)
+    assert isinstance(cfg, DictConfig)
+    data: VideoData = build(cfg.data)
+    model = _model(cfg, data)
+    model.load_state_dict(checkpoint.load(folder / "checkpoints" / f"{name}.pt")["model"])
+    return model.to(memory_format=torch.channels_last).eval(), data, cfg
+
+
+def _model(cfg: DictConfig, data: VideoData) -> CVAE:
+    model: CVAE = build(cfg.model, cfg.allow_targets, cond_dim=data.cond_dim)
+    mean_A, std_A = data.condition_statistics()
+    model.normalise_conditions(torch.from_numpy(mean_A), torch.from_numpy(std_A))
+    return model
+
+
+def _settings(cfg: DictConfig, beta: float) -> Settings:
+    names = [field.name for field in dataclasses.fields(Settings)]
+    return Settings(**{**{name: cfg[name] for name in names}, "beta": beta})
+
+
+def _compile(model: CVAE, choice: str) -> None:
+    if choice.lower() not in ("auto", "true", "false"):
+        raise UserError(f"compile is {choice!r}: choose auto, true or false")
+    if choice.lower() == "true":  # auto is off: compiling costs more than a short run gains
+        model.backbone.encoder.compile()
+        model.backbone.decoder.compile()
+
+
+def _warn_of_settings(trainer: Trainer, sigma: float | None, kl_schedule: Schedule) -> None:
+    settings, rmse = trainer.settings, trainer.copy_rmse
+    if sigma is not None and sigma > _WIDE * rmse:
+        factor = (_WIDE * rmse / sigma) ** 2
+        warn(
+            f"the decoder's implied sigma {sigma:.3g} exceeds {_WIDE} times the copy baseline's RMSE {rmse:.3f}: the latent "
+            f"will hardly be used. beta={settings.beta * factor:.1g} or less keeps it in use"
+        )
+    if settings.schedule_step == "epoch" and not any(kl_schedule(e / settings.epochs) for e in range(settings.epochs)):
+        warn("the KL weight is 0 in every epoch: more epochs are needed, fewer cycles, or schedule_step=iteration")
+
+
+def _parameters(model: CVAE) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _name(node: DictConfig) -> str:
+    return str(node._target_).rpartition(".")[2].lower()
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}

@@ -1,0 +1,58 @@
+"""Checkpoints that are whole or not there, and hold nothing but tensors and plain values."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cvae.errors import UserError
+
+__all__ = ["load", "save"]
+
+FORMAT = 1
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` to ``path`` atomically: a crash or a full disk leaves the previous file as it was.
+
+    Raises:
+        UserError: the file could not be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".partial")
+    try:
+        with scratch.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except (OSError, RuntimeError) as error:  # torch wraps a failed write in a RuntimeError
+        scratch.unlink(missing_ok=True)
+        kept = "the previous one is kept" if path.exists() else "there is no earlier one"
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "is the disk full?"
+        raise UserError(f"cannot save {path} ({reason}); {kept}: free some space, then go on with resume=") from error
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint without running code from it (``weights_only``).
+
+    Raises:
+        UserError: there is none, it is damaged, or another version wrote it.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: the run stopped before its first checkpoint; start it anew") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is damaged ({_first_line(error)}): restore it from a copy, or start the run anew") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(f"{path} is no checkpoint of this version (format {FORMAT}): use the version that wrote it")
+    return state
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

@@ -1,0 +1,223 @@
+"""What a run leaves behind: its folder, run.json, metrics.jsonl, pictures; and the views of it (terminal, W&B)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import secrets
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from cvae import pictures
+from cvae.console import say
+from cvae.errors import UserError
+from cvae.training.terminal import Advance, epoch_line, live_bar
+
+__all__ = ["Mirror", "NoMirror", "Recorder", "RunInfo", "read_metrics"]
+
+_PACKAGES = ("cvae", "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "optuna", "wandb", "pillow")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run's identity and how views should file it."""
+
+    id: str
+    folder: Path
+    group: str | None
+    name: str
+    tags: list[str]
+    config: dict[str, Any]
+
+
+class Mirror(Protocol):
+    """A second place that shows a run. None of its methods may raise, block or slow training."""
+
+    def start(self, info: RunInfo) -> None: ...
+    def log(self, row: dict[str, Any]) -> None: ...
+    def sample(self, gif: Path, epoch: int) -> None: ...
+    def finish(self, exit_code: int) -> None: ...
+
+
+class NoMirror:
+    """``logger=none``."""
+
+    def start(self, info: RunInfo) -> None: ...
+    def log(self, row: dict[str, Any]) -> None: ...
+    def sample(self, gif: Path, epoch: int) -> None: ...
+    def finish(self, exit_code: int) -> None: ...
+
+
+class Recorder:
+    """Writes a run's folder. metrics.jsonl is the truth; terminal, pictures and the mirror are views of it."""
+
+    def __init__(self, folder: Path, mirror: Mirror) -> None:
+        self.folder, self.mirror = folder, mirror
+
+    def start(
+        self,
+        *,
+        signature: str,
+        config: dict[str, Any],
+        facts: dict[str, Any],
+        group: str | None,
+        name: str,
+        tags: list[str],
+    ) -> None:
+        """Write run.json for a new run, or keep a resumed run's, and start the mirror.
+
+        Raises:
+            UserError: the folder cannot be written to, or a resumed run's run.json is damaged.
+        """
+        path = self.folder / "run.json"
+        if path.exists():
+            record = _read_record(path)
+            record["resumed"] = [*record.get("resumed", []), {"command": _command(), "at": _now(), **facts}]
+        else:
+            nonce = secrets.token_hex(8)
+            record = {
+                "id": hashlib.sha256(f"{signature} {nonce}".encode()).hexdigest()[:12],
+                "signature": signature,
+                "nonce": nonce,
+                "command": _command(),
+                "started": _now(),
+                "group": group,
+                "host": platform.node(),
+                "python": platform.python_version(),
+                "versions": _versions(),
+                **_git(),
+                **facts,
+            }
+        _write(path, json.dumps(record, indent=2) + "\n")
+        self.mirror.start(
+            RunInfo(record["id"], self.folder, record["group"], name, tags, {**config, "signature": record["signature"]})
+        )
+
+    def truncate(self, epoch: int) -> None:
+        """Drop rows after ``epoch`` and a torn last line: a resumed run writes them again, identically."""
+        path = self.folder / "metrics.jsonl"
+        rows = [row for row in read_metrics(path) if row["epoch"] <= epoch]
+        _write(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+    @contextlib.contextmanager
+    def live(self, iterations: int, done: int) -> Iterator[Advance]:
+        """A live bar over the whole run; yields what a training step reports to."""
+        with live_bar(iterations, done) as advance:
+            yield advance
+
+    def epoch(self, row: dict[str, Any], epochs: int, best: bool) -> None:
+        """Add an epoch's line to metrics.jsonl, on the disk before the checkpoint that follows it, and show it.
+
+        Raises:
+            UserError: the line could not be written.
+        """
+        path = self.folder / "metrics.jsonl"
+        try:
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error.strerror}): free some space, then go on with resume=") from error
+        epoch_line(row, epochs, best)
+        self.mirror.log(row)
+
+    def sample(
+        self, epoch: int, true_STHWC: np.ndarray, predicted_STHWC: np.ndarray, n_past: int, names: list[str]
+    ) -> None:
+        """Write samples/epoch_XXXX.png and .gif: truth above prediction."""
+        stem = self.folder / "samples" / f"epoch_{epoch:04d}"
+        stem.parent.mkdir(exist_ok=True)
+        pictures.strip(true_STHWC, predicted_STHWC, n_past, names, stem.with_suffix(".png"))
+        pictures.gif(true_STHWC, predicted_STHWC, n_past, names, stem.with_suffix(".gif"))
+        self.mirror.sample(stem.with_suffix(".gif"), epoch)
+
+    def finish(self, exit_code: int) -> None:
+        """Draw curves.png from metrics.jsonl, close the mirror, and say where everything is."""
+        rows = read_metrics(self.folder / "metrics.jsonl")
+        if rows:
+            pictures.curves(rows, self.folder / "curves.png")
+        self.mirror.finish(exit_code)
+        say(f"run folder  {short(self.folder)}")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of a metrics.jsonl; a torn last line is left out, a missing file has none."""
+    if not path.exists():
+        return []
+    rows: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+        record["id"], record["signature"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): restore it from a copy, or start the run anew") from error
+    return dict(record)
+
+
+def _write(path: Path, text: str) -> None:
+    scratch = path.with_name(path.name + ".partial")
+    try:
+        scratch.write_text(text)
+        scratch.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): free some space or choose another run folder") from error
+
+
+def _command() -> str:
+    """The command as it can be pasted."""
+    program = sys.argv[0]
+    if program.endswith("train.py"):
+        return shlex.join(["python", "-m", "cvae.train", *sys.argv[1:]])
+    return shlex.join([Path(program).name, *sys.argv[1:]])
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _git() -> dict[str, Any]:
+    """Commit of the checkout that the code runs from, and whether it has uncommitted changes; None outside one."""
+
+    def git(*words: str) -> str | None:
+        try:
+            command = ["git", "-C", str(Path(__file__).parent), *words]
+            return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None
+
+    tracked = git("ls-files", "--error-unmatch", __file__) is not None
+    status = git("status", "--porcelain") if tracked else None
+    return {"git_sha": git("rev-parse", "HEAD") if tracked else None, "dirty": None if status is None else bool(status)}
+
+
+def short(path: Path) -> str:
+    """The path as the user would type it: relative where it lies below the working folder."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

@@ -1,0 +1,70 @@
+"""The run as its user sees it: a table at the start, a live bar, a line an epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from cvae.console import console, say
+
+__all__ = ["Advance", "epoch_line", "live_bar", "start_table"]
+
+Advance = Callable[[Tensor, Tensor, int], None]
+"""Called once an iteration with its MSE, its KL in nats a step, and the frames it went through."""
+
+_REFRESH = 0.5  # seconds between reads of a loss, each of which waits for the device
+
+
+def start_table(facts: dict[str, str]) -> None:
+    """Print what the run is about to do, a fact a line."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        say(f"{name:<{width}}  {value}")
+
+
+@contextlib.contextmanager
+def live_bar(iterations: int, done: int) -> Iterator[Advance]:
+    """A bar over a run's iterations with MSE, KL, speed and time left; nothing where there is no terminal."""
+    if not console().is_terminal:
+        yield lambda mse, kld, frames: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[values]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console(), transient=True) as bar:
+        task = bar.add_task("train", total=iterations, completed=done, values="")
+        began, frames_done, shown, step = time.monotonic(), 0, 0.0, done
+
+        def advance(mse: Tensor, kld: Tensor, frames: int) -> None:
+            nonlocal frames_done, shown, step
+            step += 1
+            frames_done += frames
+            now = time.monotonic()
+            if now - shown > _REFRESH:
+                shown = now
+                speed = frames_done / (now - began)
+                values = f"MSE {mse.item():.4f}  KL {kld.item():.2f}  {speed:.0f} frames/s"
+                bar.update(task, completed=step, values=values)
+
+        yield advance
+
+
+def epoch_line(row: dict[str, Any], epochs: int, best: bool) -> None:
+    """Print an epoch's row."""
+    parts = [f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}", f"MSE {row['train/mse']:.5f}", f"KL {row['train/kld']:6.2f}"]
+    if "val/psnr" in row:
+        parts += [f"PSNR {row['val/psnr']:.2f} dB (copy {row['val/psnr_copy']:.2f})", f"SSIM {row['val/ssim']:.3f}"]
+    if "val/psnr_best" in row:
+        parts.append(f"best of N {row['val/psnr_best']:.2f} dB")
+    parts += [f"KL weight {row['kl_weight']:.2g}", f"forcing {row['tf_ratio']:.2f}", f"{row['seconds']:.1f} s"]
+    say("  ".join(parts) + ("  *" if best else ""))

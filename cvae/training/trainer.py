@@ -1,0 +1,345 @@
+"""The training loop. It knows no config: every part is handed to it, every number stands in ``Settings``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cvae.console import say, warn
+from cvae.data.store import VideoData, training_windows
+from cvae.errors import Diverged, UserError
+from cvae.evaluation.validation import Scores, free_run, images, score_copy, validate
+from cvae.model.cvae import CVAE
+from cvae.model.objective import Losses, Objective
+from cvae.schedules import LearningRate, Schedule
+from cvae.training import checkpoint
+from cvae.training.recorder import Recorder
+from cvae.training.runtime import Autocast, StopRequest, Stopped
+from cvae.training.terminal import Advance
+
+__all__ = ["Settings", "Trainer", "draw_forced"]
+
+_OBJECTIVES = ("val/psnr", "val/ssim", "val/psnr_best")
+_DEAD_LATENT = 0.1  # nats a step
+_SHOWN = 4  # sequences in a sample picture
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of a run, named as its dials (``cvae.config.RunConfig``).
+
+    Raises:
+        UserError: a value makes no sense; the message names the dial and the mend.
+    """
+
+    tfr: float
+    beta: float
+    epochs: int
+    epoch_size: int
+    batch_size: int
+    seed: int
+    n_past: int
+    n_future: int
+    n_eval: int
+    n_samples: int
+    objective: str
+    coin: str
+    schedule_step: str
+    grad_clip: float | None
+    validate_every: int
+    sample_every: int
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "epoch_size", "batch_size", "n_past", "n_future", "n_samples", "validate_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: give a whole number of at least 1")
+        for name, least in (("sample_every", 0), ("seed", 0), ("n_eval", self.n_past + 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}: give a whole number of at least {least}")
+        if not 0 <= self.tfr <= 1:
+            raise UserError(f"tfr is {self.tfr:g}: give a teacher-forcing ratio in [0, 1]")
+        if not (self.beta >= 0 and np.isfinite(self.beta)):
+            raise UserError(f"beta is {self.beta:g}: give a weight of at least 0, or null for the likelihood's default")
+        if self.grad_clip is not None and not self.grad_clip > 0:
+            raise UserError(f"grad_clip is {self.grad_clip:g}: give the largest gradient norm, above 0, or null for none")
+        for name, choices in [
+            ("coin", ("per_sequence", "per_step", "per_sample")),
+            ("schedule_step", ("iteration", "epoch")),
+            ("objective", _OBJECTIVES),
+        ]:
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name} is {getattr(self, name)!r}: choose {', '.join(choices)}")
+        if self.objective == "val/psnr_best" and self.n_samples < 2:
+            raise UserError("objective=val/psnr_best needs several futures to choose from: n_samples=10")
+
+    @property
+    def length(self) -> int:
+        return self.n_past + self.n_future
+
+
+def draw_forced(ratio: float, coin: str, length: int, batch: int, generator: torch.Generator) -> Tensor:
+    """Toss the teacher-forcing coin: bool ``forced``, T or BT, true with probability ``ratio``.
+
+    ``per_sequence`` tosses one coin for the whole window, ``per_step`` one a step (the report's), ``per_sample`` one a step
+    and sequence.
+    """
+    shape = {"per_sequence": (1,), "per_step": (length,), "per_sample": (batch, length)}[coin]
+    tossed = torch.rand(shape, generator=generator) < ratio
+    return tossed.expand(length) if coin == "per_sequence" else tossed
+
+
+class Trainer:
+    """Trains a model epoch by epoch, validates it free-running, and keeps last.pt and best.pt.
+
+    A run is a pure function of its settings and data: all randomness comes from one generator, whose state is saved, and
+    from (seed, epoch). So a run that is killed and resumed ends with the same weights as one that was not.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: CVAE,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        kl_schedule: Schedule,
+        tf_schedule: Schedule,
+        learning_rate: LearningRate,
+        data: VideoData,
+        device: torch.device,
+        autocast: Autocast,
+        recorder: Recorder,
+    ) -> None:
+        self.settings, self.model, self.objective, self.optimizer = settings, model, objective, optimizer
+        self.kl_schedule, self.tf_schedule, self.learning_rate = kl_schedule, tf_schedule, learning_rate
+        self.data, self.device, self.autocast, self.recorder = data, device, autocast, recorder
+        self.lr = float(optimizer.param_groups[0]["lr"])  # before a checkpoint brings back a scheduled one
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.epoch = 0  # completed epochs
+        self.iteration = 0  # completed iterations of the epoch after them
+        self.sums = _Sums(device)
+        self.best = float("-inf")
+        self.elapsed = 0.0  # seconds spent on the current epoch before an interruption
+        self.psnr_copy, self.copy_rmse = score_copy(data.validate, settings.n_past, settings.length)
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.settings.epochs
+
+    def fit(self) -> float:
+        """Train to the end; return the best value of the objective.
+
+        Raises:
+            Stopped: a signal asked for it; last.pt holds the state.
+            Diverged: a loss became NaN or infinite; checkpoints/diverged.pt holds the state.
+            UserError: a checkpoint or a record could not be written.
+        """
+        row: dict[str, Any] = {}
+        done = self.epoch * self.settings.epoch_size + self.iteration
+        with StopRequest() as stop, self.recorder.live(self.settings.epochs * self.settings.epoch_size, done) as advance:
+            while not self.finished:
+                row = self._run_epoch(stop, advance)
+        if row and row["train/kld"] < _DEAD_LATENT:
+            warn(
+                f"the latent is dead: the last epoch's KL is {row['train/kld']:.3f} nats a step; the model predicts from "
+                f"actions alone. Lower beta (now {self.settings.beta:g}) or use likelihood=sigma_optimal"
+            )
+        return self.best
+
+    def _run_epoch(self, stop: StopRequest, advance: Advance) -> dict[str, Any]:
+        began = time.monotonic() - self.elapsed
+        settings, epoch = self.settings, self.epoch + 1
+        indices, starts = training_windows(
+            self.data.train.lengths,
+            seed=settings.seed,
+            epoch=epoch,
+            batches=settings.epoch_size,
+            batch_size=settings.batch_size,
+            length=settings.length,
+            random_start=self.data.random_start,
+        )
+        self.model.train()
+        while self.iteration < settings.epoch_size:
+            losses = self._step(indices[self.iteration], starts[self.iteration])
+            self.iteration += 1
+            advance(losses.mse, losses.kld, settings.batch_size * settings.length)
+            self._check_finite(losses)
+            if stop.signum is not None:
+                self.elapsed = time.monotonic() - began
+                self._save("last.pt")
+                raise Stopped(stop.signum)
+        row = self._row(epoch, time.monotonic() - began)
+        self._finish_epoch(row, began)
+        return row
+
+    def _step(self, indices_B: np.ndarray, starts_B: np.ndarray) -> Losses:
+        settings, batch = self.settings, len(indices_B)
+        kl_weight, tf_ratio, lr = self._scheduled()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        frames_BTHWC, cond_BTA = self.data.train.gather(indices_B, starts_B, settings.length)
+        frames_BTCHW = images(frames_BTHWC, self.device)
+        cond = torch.from_numpy(cond_BTA).to(self.device, non_blocking=True)
+        # Drawn on the CPU, so that a seed means the same run on every device; always both, so that a schedule's shape does
+        # not shift the noise.
+        forced = draw_forced(tf_ratio, settings.coin, settings.length, batch, self.generator)
+        noise_TBZ = torch.randn(settings.length, batch, self.model.latent_dim, generator=self.generator)
+        with self.autocast():
+            rollout = self.model(frames_BTCHW, cond, forced, noise_TBZ.to(self.device, non_blocking=True))
+        losses = self.objective(rollout, frames_BTCHW, kl_weight)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        if settings.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
+        self.optimizer.step()
+        self.sums.add(losses, rollout.predictions_BKCHW.shape[1], kl_weight, tf_ratio, lr)
+        return losses
+
+    def _scheduled(self) -> tuple[float, float, float]:
+        """KL weight (beta included), teacher-forcing ratio (tfr included) and learning rate of the next iteration."""
+        settings = self.settings
+        done = self.epoch + (self.iteration / settings.epoch_size if settings.schedule_step == "iteration" else 0)
+        t = done / settings.epochs
+        lr_t = (self.epoch * settings.epoch_size + self.iteration) / (settings.epochs * settings.epoch_size)
+        return (
+            settings.beta * self.kl_schedule(t),
+            settings.tfr * self.tf_schedule(t),
+            self.lr * self.learning_rate(lr_t),
+        )
+
+    def _check_finite(self, losses: Losses) -> None:
+        # Reading a loss waits for the GPU; there every 50th step is soon enough to stop a dead run.
+        if self.device.type != "cpu" and self.iteration % 50 and self.iteration < self.settings.epoch_size:
+            return
+        if torch.isfinite(losses.total):
+            return
+        terms = {"MSE": losses.mse, "KL": losses.kld, "loss": losses.total}
+        term, value = next((name, value.item()) for name, value in terms.items() if not torch.isfinite(value))
+        self._save("diverged.pt")
+        where = self.recorder.folder / "checkpoints" / "diverged.pt"
+        raise Diverged(
+            f"{term} became {value:g} in epoch {self.epoch + 1}, iteration {self.iteration}: lower lr (now "
+            f"{self.lr:g}) or set grad_clip=1; the state is in {where}"
+        )
+
+    def _row(self, epoch: int, seconds: float) -> dict[str, Any]:
+        settings = self.settings
+        row: dict[str, Any] = {"epoch": epoch, "step": epoch * settings.epoch_size, **self.sums.means()}
+        if epoch % settings.validate_every == 0 or epoch == settings.epochs:
+            scores = self._validate()
+            row |= {"val/psnr": scores.psnr, "val/ssim": scores.ssim, "val/psnr_copy": self.psnr_copy}
+            if settings.n_samples > 1:
+                row["val/psnr_best"] = scores.best
+        row["frames_per_second"] = settings.epoch_size * settings.batch_size * settings.length / seconds
+        return row
+
+    def _validate(self) -> Scores:
+        settings = self.settings
+        with self.autocast():
+            return validate(
+                self.model, self.data.validate, settings.length, settings.n_samples, settings.seed, self.device
+            )
+
+    def _finish_epoch(self, row: dict[str, Any], began: float) -> None:
+        """Record, then best.pt, then last.pt: whatever a kill cuts off is done again, identically, on resume."""
+        settings = self.settings
+        self.epoch, self.iteration, self.elapsed = row["epoch"], 0, 0.0
+        self.sums = _Sums(self.device)
+        better = row.get(settings.objective, float("-inf")) > self.best
+        if better:
+            self.best = row[settings.objective]
+        row["seconds"] = time.monotonic() - began
+        self.recorder.epoch(row, settings.epochs, best=better)
+        if settings.sample_every and (self.epoch % settings.sample_every == 0 or self.finished):
+            self._sample()
+        if better:
+            self._save("best.pt")
+        self._save("last.pt")
+
+    def _sample(self) -> None:
+        """Pictures of the first validation sequences, predicted for up to n_eval frames."""
+        settings, split = self.settings, self.data.validate
+        shown = min(_SHOWN, len(split))
+        length = min(settings.n_eval, int(split.lengths[:shown].min()))
+        true_STHWC, _ = split.gather(np.arange(shown), 0, length)
+        with self.autocast():
+            predicted_SKCHW = next(
+                free_run(self.model, split, length, 1, settings.seed, self.device, rows=np.arange(shown))
+            )[0][0]
+        pixels = (predicted_SKCHW.float() * 255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy()
+        predicted_STHWC = np.concatenate([true_STHWC[:, : settings.n_past], pixels], axis=1)
+        names = [split.name(index) for index in range(shown)]
+        self.recorder.sample(self.epoch, true_STHWC, predicted_STHWC, settings.n_past, names)
+
+    def _save(self, name: str) -> None:
+        checkpoint.save(self.recorder.folder / "checkpoints" / name, self.state())
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a resumed run needs, as tensors and plain values."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "sums": self.sums.state(),
+            "epoch": self.epoch,
+            "iteration": self.iteration,
+            "elapsed": self.elapsed,
+            "best": self.best,
+        }
+
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            UserError: it is missing, damaged, or does not fit the run's config.
+        """
+        state = checkpoint.load(path, self.device)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.generator.set_state(state["generator"].cpu())
+            self.sums.load(state["sums"])
+            self.epoch, self.iteration, self.elapsed = state["epoch"], state["iteration"], state["elapsed"]
+            self.best = state["best"]
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"{path} does not fit its run's config ({reason}): restore both from a copy") from error
+        say(f"resumed at epoch {self.epoch}" + (f", iteration {self.iteration}" if self.iteration else ""))
+
+
+class _Sums:
+    """An epoch's sums: losses on the device, so that no step waits for them; schedule values in Python."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.losses = torch.zeros(3, dtype=torch.float64, device=device)
+        self.scheduled = [0.0, 0.0, 0.0]
+        self.count = 0
+
+    def add(self, losses: Losses, steps: int, kl_weight: float, tf_ratio: float, lr: float) -> None:
+        self.losses += torch.stack([losses.mse, losses.kld, losses.total.detach() / steps]).double()
+        self.scheduled = [a + b for a, b in zip(self.scheduled, (kl_weight, tf_ratio, lr), strict=True)]
+        self.count += 1
+
+    def means(self) -> dict[str, float]:
+        mse, kld, loss = (self.losses / self.count).tolist()
+        kl_weight, tf_ratio, lr = (value / self.count for value in self.scheduled)
+        return {
+            "train/mse": mse,
+            "train/kld": kld,
+            "train/loss": loss,
+            "kl_weight": kl_weight,
+            "tf_ratio": tf_ratio,
+            "lr": lr,
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {"losses": self.losses.cpu(), "scheduled": self.scheduled, "count": self.count}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.losses.copy_(state["losses"])
+        self.scheduled, self.count = list(state["scheduled"]), state["count"]

@@ -1,0 +1,161 @@
+"""A view of the run in Weights & Biases. metrics.jsonl is the truth; this may fail, and then only this is lost."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import queue
+import shlex
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from cvae.console import say, warn
+from cvae.errors import UserError
+from cvae.training.recorder import RunInfo
+
+__all__ = ["WandbMirror"]
+
+_MODES = ("auto", "online", "offline", "shared", "disabled")
+_INIT_TIMEOUT = 8  # seconds; the default of 90 is all that a hanging server costs, and it costs it in the background
+_FINISH_TIMEOUT = 60
+
+
+class WandbMirror:
+    """Mirrors a run from a thread of its own, so that no server, however slow or dead, holds up a training step.
+
+    Args:
+        mode: ``auto`` follows WANDB_MODE if set, else is online when logged in, else offline.
+        group: None for the multirun folder; ``name``: None for the choices that distinguish the run.
+
+    The first failure drops the mirror with one warning. An online start that fails is made offline instead.
+    """
+
+    def __init__(
+        self,
+        project: str = "cvae",
+        entity: str | None = None,
+        group: str | None = None,
+        name: str | None = None,
+        tags: Sequence[str] = (),
+        mode: str = "auto",
+    ) -> None:
+        if mode not in _MODES:
+            raise UserError(f"logger.mode is {mode!r}: choose {', '.join(_MODES)}")
+        self.project, self.entity, self.group, self.name, self.tags = project, entity, group, name, list(tags)
+        self.mode = mode
+        self._calls: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._exit_code = 0
+        self._farewell = ""
+
+    def start(self, info: RunInfo) -> None:
+        self._thread = threading.Thread(target=self._work, args=(info,), name="wandb-mirror", daemon=True)
+        self._thread.start()
+
+    def log(self, row: dict[str, Any]) -> None:
+        # Our own step: an offline run that is resumed would start again at 0.
+        self._calls.put(lambda run: run.log(row, step=row["epoch"]))
+
+    def sample(self, gif: Path, epoch: int) -> None:
+        def send(run: Any) -> None:
+            import wandb
+
+            run.log({"samples": wandb.Video(str(gif), format="gif")}, step=epoch)
+
+        self._calls.put(send)
+
+    def finish(self, exit_code: int) -> None:
+        if self._thread is None:
+            return
+        self._exit_code = exit_code
+        self._calls.put(None)
+        self._thread.join(_FINISH_TIMEOUT + 5)
+        if self._thread.is_alive():
+            warn("W&B does not answer: its view of this run may lack the end; metrics.jsonl is complete")
+            _kill_service()
+        elif self._farewell:
+            say(self._farewell)
+
+    def _work(self, info: RunInfo) -> None:
+        try:
+            run = self._init(info)
+            for call in iter(self._calls.get, None):
+                call(run)
+            run.finish(exit_code=self._exit_code)
+            if run.settings.mode == "offline":
+                self._farewell = f"W&B      offline run; send it with: wandb sync {shlex.quote(run.settings.sync_dir)}"
+        except Exception as error:  # whatever W&B raises, training goes on
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            warn(f"W&B stopped ({reason}); training goes on, metrics.jsonl is complete")
+
+    def _init(self, info: RunInfo) -> Any:
+        # W&B reports its own errors to a server of its own, and waits for it at exit.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        mode = self.mode if self.mode != "auto" else os.environ.get("WANDB_MODE") or _mode_by_login()
+        try:
+            run = self._open(wandb, info, mode)
+        except wandb.Error as error:
+            if mode != "online":
+                raise
+            reason = (str(error).strip().splitlines() or ["no answer"])[0]
+            warn(f"W&B cannot be reached ({reason}): recording offline")
+            # Under the same id a second start is refused until the failed one is gone.
+            wandb.teardown()
+            run = self._open(wandb, info, "offline")
+        run.define_metric("epoch")
+        run.define_metric("*", step_metric="epoch")
+        for key in ("val/psnr", "val/ssim", "val/psnr_best"):
+            run.define_metric(key, step_metric="epoch", summary="max")
+        return run
+
+    def _open(self, wandb: Any, info: RunInfo, mode: str) -> Any:
+        return wandb.init(
+            project=self.project,
+            entity=self.entity,
+            group=self.group or info.group,
+            name=self.name or info.name,
+            tags=[*info.tags, *self.tags],
+            job_type="train",
+            id=info.id,
+            resume="allow",
+            reinit="create_new",
+            config=info.config,
+            dir=info.folder,
+            mode=mode,
+            settings=wandb.Settings(
+                init_timeout=_INIT_TIMEOUT,
+                finish_timeout=_FINISH_TIMEOUT,
+                console="off",
+                silent=True,
+                disable_git=True,
+            ),
+        )
+
+
+def _mode_by_login() -> str:
+    if os.environ.get("WANDB_API_KEY"):
+        return "online"
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return "online" if netrc.netrc(os.environ.get("NETRC")).authenticators(host) else "offline"
+    except (OSError, netrc.NetrcParseError):
+        return "offline"
+
+
+def _kill_service() -> None:
+    """End a wandb-core that hangs: W&B's exit handler would wait for it for ever."""
+    import signal
+
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, _, rest = status.read_text().partition(" ")
+            name, _, fields = rest.rpartition(")")
+            if name == "(wandb-core" and int(fields.split()[1]) == os.getpid():
+                os.kill(int(pid), signal.SIGKILL)
+        except (OSError, ValueError):
+            continue
