@@ -69,8 +69,8 @@ def explain(error: BaseException) -> str:
     if text.startswith("Could not override '"):
         key = text.split("'", 2)[1]
         return f"{key}: there is no such key{_meant(key, _keys())}; --cfg job shows all (+{key}=... would add it)"
-    if isinstance(error, OmegaConfBaseException) and getattr(error, "full_key", None) and "Missing mandatory" in text:
-        return f"{error.full_key} must be given: add {error.full_key}=... to the command"
+    if "Missing mandatory value" in text and (missing := getattr(error, "full_key", None)):
+        return f"{missing} must be given: add {missing}=... to the command"
     return " ".join(text.split())
 
 

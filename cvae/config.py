@@ -117,13 +117,13 @@ def _targets(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from _targets(item, key)
 
 
-def _check_target(target: Any, key: str, allowed: Sequence[str]) -> None:
+def _check_target(target: object, key: str, allowed: Sequence[str]) -> None:
     def under(name: str) -> bool:
         return any(name == root or name.startswith(root + ".") for root in allowed)
 
     refused = (
-        f"{key}._target_={target} is not allowed: a class or public function of {', '.join(allowed)} is needed; for a "
-        "package of your own add allow_targets=[package] to the command"
+        f"{key}._target_ is {target!r}, which is not allowed: a class or public function of {', '.join(allowed)} is needed; "
+        "for a package of your own add allow_targets=[package] to the command"
     )
     if not isinstance(target, str) or not under(target):
         raise UserError(refused)

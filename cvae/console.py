@@ -45,7 +45,13 @@ def progress(title: str, total: int, unit: str = "sequences") -> Iterator[Callab
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console()) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done: bar.advance(task, done)

@@ -125,7 +125,7 @@ def _border(given: bool, row: int) -> tuple[int, int, int]:
 
 def _paste(sheet: Image.Image, frame_HWC: Pixels, corner: tuple[int, int], scale: int, colour: tuple[int, int, int]) -> None:
     image = Image.fromarray(frame_HWC)
-    image = image.resize((image.width * scale, image.height * scale), Image.Resampling.BICUBIC)
+    image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
     x, y = corner
     ImageDraw.Draw(sheet).rectangle((x - 2, y - 2, x + image.width + 1, y + image.height + 1), outline=colour, width=2)
     sheet.paste(image, corner)

@@ -142,12 +142,12 @@ def _count_frames(folder: Path, digest: hashlib._Hash) -> int:
     numbers: list[int] = []
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            stem, extension = os.path.splitext(entry.name)
-            if extension not in (".png", ".csv"):
+            stem, _, extension = entry.name.rpartition(".")
+            if extension not in ("png", "csv"):
                 continue
             stat = entry.stat()
             digest.update(f"{folder.parent.name}/{folder.name}/{entry.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-            if extension == ".png" and stem.isdigit():
+            if extension == "png" and stem.isdigit():
                 numbers.append(int(stem))
     gap = next((t for t, number in enumerate(sorted(numbers)) if t != number), None)
     if gap is not None:

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from cvae.console import progress, say
 from cvae.data.cache import cache_root, make_once
 from cvae.data.layout import ACTION_DIM, IMAGE_SIZE, POSITION_DIM, Listing, list_split, read_frames, read_table
-
 from cvae.errors import UserError
 
 __all__ = ["CONDITIONS", "Frames", "Split", "VideoData", "training_windows"]
@@ -82,8 +81,8 @@ class Split:
         shortest = int(self.lengths.argmin())
         if self.lengths[shortest] < n_past + n_future:
             raise UserError(
-                f"{self.source / self.name(shortest)} has {self.lengths[shortest]} frames where n_past + n_future = {n_past} + {n_future} = "
-                f"{n_past + n_future} are needed: lower n_future, or remove the sequence"
+                f"{self.source / self.name(shortest)} has {self.lengths[shortest]} frames where n_past + n_future = {n_past} + "
+                f"{n_future} = {n_past + n_future} are needed: lower n_future, or remove the sequence"
             )
 
 
@@ -155,7 +154,10 @@ class VideoData:
             say(f"{packed} is cut short or of another version: packing it anew")
         make_once(packed, lambda folder: _pack(self.root / name, listing, folder, self.workers), _complete)
         split = Split(packed, self.condition, self.root / name)
-        for file, columns in [("actions.csv", slice(0, ACTION_DIM)), ("endeffector_positions.csv", slice(ACTION_DIM, 7))]:
+        for file, columns in [
+            ("actions.csv", slice(0, ACTION_DIM)),
+            ("endeffector_positions.csv", slice(ACTION_DIM, 7)),
+        ]:
             missing = split.meta["missing"].get(file)
             if missing is not None and len(range(7)[CONDITIONS[self.condition]][columns]):
                 raise UserError(
@@ -188,9 +190,7 @@ def training_windows(
 def _complete(folder: Path) -> bool:
     try:
         meta = json.loads((folder / "meta.json").read_text())
-        return meta["format"] == _FORMAT and all(
-            (folder / name).stat().st_size == size for name, size in meta["sizes"].items()
-        )
+        return meta["format"] == _FORMAT and all((folder / name).stat().st_size == size for name, size in meta["sizes"].items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

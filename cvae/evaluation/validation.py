@@ -79,9 +79,7 @@ def validate(
         psnrs_SN.append(psnr(predicted_SBKCHW, true_BKCHW[None]).mean(dim=-1))
         ssims_N.append(ssim(predicted_SBKCHW[0], true_BKCHW).mean(dim=-1))
     psnr_SN = torch.cat(psnrs_SN, dim=1)
-    return Scores(
-        psnr=psnr_SN[0].mean().item(), ssim=torch.cat(ssims_N).mean().item(), best=psnr_SN.amax(dim=0).mean().item()
-    )
+    return Scores(psnr=psnr_SN[0].mean().item(), ssim=torch.cat(ssims_N).mean().item(), best=psnr_SN.amax(dim=0).mean().item())
 
 
 def score_copy(split: Split, n_past: int, length: int) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -72,9 +73,7 @@ def vgg64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch") -> Ba
     c64, c128, c256, c512 = _channels(width, feature_dim)
 
     def block(*channels: int, pool: bool = False) -> nn.Sequential:
-        convs = [
-            _conv_block(nn.Conv2d(i, o, 3, padding=1), norm) for i, o in zip(channels, channels[1:], strict=False)
-        ]
+        convs = [_conv_block(nn.Conv2d(i, o, 3, padding=1), norm) for i, o in pairwise(channels)]
         return nn.Sequential(*([nn.MaxPool2d(2)] if pool else []), *convs)
 
     encoder = Encoder(

@@ -105,8 +105,10 @@ class CVAE(nn.Module):
         if self.force_past:
             forced_BT[:, : self.n_past + 1] = True
         cond_BTA = (cond_BTA - self.cond_mean_A) / self.cond_std_A
-        roll = self._planned if self.rollout == "planned" else self._stepwise
-        return roll(frames_BTCHW, cond_BTA, forced_BT, noise_TBZ.transpose(0, 1))
+        noise_BTZ = noise_TBZ.transpose(0, 1)
+        if self.rollout == "stepwise":
+            return self._stepwise(frames_BTCHW, cond_BTA, forced_BT, noise_BTZ)
+        return self._planned(frames_BTCHW, cond_BTA, forced_BT, noise_BTZ)
 
     def _planned(self, frames_BTCHW: Tensor, cond_BTA: Tensor, forced_BT: Tensor, noise_BTZ: Tensor) -> Rollout:
         batch, length = frames_BTCHW.shape[:2]
@@ -150,8 +152,8 @@ class CVAE(nn.Module):
         times = range(self.first_scored, g_BTG.shape[1] + 1)
         rest = [t for t in times if t not in decoded]
         g_BKG = g_BTG[:, [t - 1 for t in rest]]
-        x_BKCHW = self.backbone.decoder(g_BKG.flatten(0, 1), [_repeat(skip, len(rest)) for skip in skips])
-        x_BKCHW = x_BKCHW.unflatten(0, g_BKG.shape[:2])
+        x_NCHW: Tensor = self.backbone.decoder(g_BKG.flatten(0, 1), [_repeat(skip, len(rest)) for skip in skips])
+        x_BKCHW = x_NCHW.unflatten(0, g_BKG.shape[:2])
         if not decoded:
             return x_BKCHW
         decoded = decoded | dict(zip(rest, x_BKCHW.unbind(1), strict=True))

@@ -26,7 +26,8 @@ class _LSTM(nn.Module):
         self.lstm = nn.LSTM(hidden_dim, hidden_dim, layers, batch_first=True)
 
     def forward(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
-        return self.lstm(self.embed(x_BTI.to(self.embed.weight.dtype)), state)
+        y_BTH, state = self.lstm(self.embed(x_BTI.to(self.embed.weight.dtype)), state)
+        return y_BTH, state
 
 
 class FramePredictor(nn.Module):

@@ -41,7 +41,9 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool) ->
     kl_schedule, tf_schedule = (build(cfg[key], cfg.allow_targets) for key in ("kl_schedule", "tf_schedule"))
     objective = Objective(likelihood, cfg.free_bits, cfg.kl_balance)
     if cfg.kl_balance is not None and "Normal" in cfg.prior._target_:
-        raise UserError(f"kl_balance={cfg.kl_balance:g} weighs two KLs of a learned prior: set prior=learned, or kl_balance=null")
+        raise UserError(
+            f"kl_balance={cfg.kl_balance:g} weighs two KLs of a learned prior: set prior=learned, or kl_balance=null"
+        )
     learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay)
     mirror = build(cfg.logger, cfg.allow_targets)
 
@@ -49,7 +51,7 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool) ->
     for split in (data.train, data.validate):
         split.require(cfg.n_past, cfg.n_future)
     torch.manual_seed(cfg.seed)
-    model = _model(cfg, data).to(device, memory_format=torch.channels_last)
+    model = _model(cfg, data).to(memory_format=torch.channels_last).to(device)
     _compile(model, cfg.compile)
     optimizer = build(cfg.optim, cfg.allow_targets, params=model.parameters())
 

@@ -134,9 +134,7 @@ class Recorder:
         epoch_line(row, epochs, best)
         self.mirror.log(row)
 
-    def sample(
-        self, epoch: int, true_STHWC: np.ndarray, predicted_STHWC: np.ndarray, n_past: int, names: list[str]
-    ) -> None:
+    def sample(self, epoch: int, true_STHWC: np.ndarray, predicted_STHWC: np.ndarray, n_past: int, names: list[str]) -> None:
         """Write samples/epoch_XXXX.png and .gif: truth above prediction."""
         stem = self.folder / "samples" / f"epoch_{epoch:04d}"
         stem.parent.mkdir(exist_ok=True)

@@ -61,7 +61,11 @@ def live_bar(iterations: int, done: int) -> Iterator[Advance]:
 
 def epoch_line(row: dict[str, Any], epochs: int, best: bool) -> None:
     """Print an epoch's row."""
-    parts = [f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}", f"MSE {row['train/mse']:.5f}", f"KL {row['train/kld']:6.2f}"]
+    parts = [
+        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}",
+        f"MSE {row['train/mse']:.5f}",
+        f"KL {row['train/kld']:6.2f}",
+    ]
     if "val/psnr" in row:
         parts += [f"PSNR {row['val/psnr']:.2f} dB (copy {row['val/psnr_copy']:.2f})", f"SSIM {row['val/ssim']:.3f}"]
     if "val/psnr_best" in row:

@@ -20,7 +20,7 @@ from cvae.model.objective import Losses, Objective
 from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
 from cvae.training.recorder import Recorder
-from cvae.training.runtime import Autocast, StopRequest, Stopped
+from cvae.training.runtime import Autocast, Stopped, StopRequest
 from cvae.training.terminal import Advance
 
 __all__ = ["Settings", "Trainer", "draw_forced"]
@@ -141,7 +141,10 @@ class Trainer:
         """
         row: dict[str, Any] = {}
         done = self.epoch * self.settings.epoch_size + self.iteration
-        with StopRequest() as stop, self.recorder.live(self.settings.epochs * self.settings.epoch_size, done) as advance:
+        with (
+            StopRequest() as stop,
+            self.recorder.live(self.settings.epochs * self.settings.epoch_size, done) as advance,
+        ):
             while not self.finished:
                 row = self._run_epoch(stop, advance)
         if row and row["train/kld"] < _DEAD_LATENT:
@@ -241,9 +244,7 @@ class Trainer:
     def _validate(self) -> Scores:
         settings = self.settings
         with self.autocast():
-            return validate(
-                self.model, self.data.validate, settings.length, settings.n_samples, settings.seed, self.device
-            )
+            return validate(self.model, self.data.validate, settings.length, settings.n_samples, settings.seed, self.device)
 
     def _finish_epoch(self, row: dict[str, Any], began: float) -> None:
         """Record, then best.pt, then last.pt: whatever a kill cuts off is done again, identically, on resume."""
@@ -268,9 +269,9 @@ class Trainer:
         length = min(settings.n_eval, int(split.lengths[:shown].min()))
         true_STHWC, _ = split.gather(np.arange(shown), 0, length)
         with self.autocast():
-            predicted_SKCHW = next(
-                free_run(self.model, split, length, 1, settings.seed, self.device, rows=np.arange(shown))
-            )[0][0]
+            predicted_SKCHW = next(free_run(self.model, split, length, 1, settings.seed, self.device, rows=np.arange(shown)))[
+                0
+            ][0]
         pixels = (predicted_SKCHW.float() * 255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy()
         predicted_STHWC = np.concatenate([true_STHWC[:, : settings.n_past], pixels], axis=1)
         names = [split.name(index) for index in range(shown)]
