@@ -10,47 +10,43 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from cvae.config import RunConfig, build
 from cvae.console import say
 from cvae.errors import UserError
-
-__all__ = [
-    "CONF",
-    "compose",
-    "explain",
-    "guarded",
-    "is_multirun",
-    "only_prints",
-    "override_values",
-    "refuse_used_folder",
-    "reopen",
-    "show",
-]
 
 CONF = Path(__file__).with_name("conf")
 _RESUMABLE = ("device", "precision", "compile", "logger", "allow_targets")
 
 
-def guarded(main: Callable[[], int | None]) -> NoReturn:
-    """Run an entry point and exit: bad input prints one line and exits 1, unless HYDRA_FULL_ERROR asks for tracebacks."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+_asked_for_tracebacks = False
 
-    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    # Without it Hydra prints a job's traceback itself; with it the exception comes here.
+
+def guarded(main: Callable[[], int | None]) -> NoReturn:
+    """Run an entry point and exit: bad input prints one line and exits 1, unless HYDRA_FULL_ERROR=1 asks for tracebacks."""
+    global _asked_for_tracebacks
+    _asked_for_tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Without it Hydra prints its own traceback of what goes wrong before a job; with it the exception comes here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         sys.exit(main())
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        if full:
-            raise
-        sys.stdout.flush()
-        print(f"error: {explain(error)}", file=sys.stderr)
-        sys.exit(1)
+        fail(error)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def fail(error: Exception) -> NoReturn:
+    """Print an error's line and exit 1. Call it within a single Hydra job: Hydra adds lines to exceptions, not to exits."""
+    if _asked_for_tracebacks:
+        raise error
+    sys.stdout.flush()
+    print(f"error: {explain(error)}", file=sys.stderr)
+    raise SystemExit(1) from None
 
 
 def explain(error: BaseException) -> str:
@@ -68,20 +64,15 @@ def explain(error: BaseException) -> str:
         return f"{override}: {str(cause).splitlines()[0]}"
     if text.startswith("Could not override '"):
         key = text.split("'", 2)[1]
-        return f"{key}: there is no such key{_meant(key, _keys())}; --cfg job shows all (+{key}=... would add it)"
+        meant = _meant(key, list(RunConfig.__dataclass_fields__))
+        return f"{key}: there is no such key{meant}; --cfg job shows all (+{key}=... would add it)"
     if "Missing mandatory value" in text and (missing := getattr(error, "full_key", None)):
         return f"{missing} must be given: add {missing}=... to the command"
     return " ".join(text.split())
 
 
-def _keys() -> list[str]:
-    from cvae.config import RunConfig
-
-    return list(RunConfig.__dataclass_fields__)
-
-
 def _meant(word: str, choices: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, choices, 1)
+    close = difflib.get_close_matches(word, choices, 1) if "." not in word else []
     return f" (did you mean {close[0]}?)" if close else ""
 
 
@@ -117,7 +108,8 @@ def refuse_used_folder(overrides: Sequence[str], multirun: bool) -> None:
     """Raise UserError if a folder that the user names already holds a run; Hydra would write its config over the old."""
     if only_prints(overrides) or not {"hydra.run.dir", "hydra.sweep.dir"} & override_values(overrides).keys():
         return
-    hydra = compose([word for word in overrides if not word.startswith("-")], with_hydra=True).hydra
+    # The rest may be sweeps, which compose into no single config.
+    hydra = compose([word for word in overrides if word.startswith("hydra.")], with_hydra=True).hydra
     folder = Path(hydra.sweep.dir if multirun else hydra.run.dir)
     used = next(iter(sorted(folder.glob("*/run.json" if multirun else "run.json"))), None)
     if used is not None:
@@ -144,8 +136,6 @@ def reopen(overrides: Sequence[str]) -> tuple[Path, DictConfig]:
                 f"{key} cannot change in a resumed run: only {', '.join(_RESUMABLE[:4])} can; start a new run to change it"
             )
     try:
-        from cvae.config import RunConfig
-
         cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))
     except Exception as error:
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:160]}): restore it from a copy") from error
@@ -164,7 +154,6 @@ def show(cfg: DictConfig) -> None:
     Raises:
         UserError: there is nothing else to show.
     """
-    from cvae.config import build
     from cvae.pictures import schedules
 
     if cfg.show != "schedules":

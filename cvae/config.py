@@ -7,15 +7,13 @@ import importlib
 import inspect
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from cvae.errors import UserError
-
-__all__ = ["RunConfig", "build", "register", "signature"]
 
 
 @dataclass
@@ -76,12 +74,13 @@ def register() -> None:
 _ALLOWED = ("cvae", "torch.optim", "torch.nn", "optuna")
 
 
-def build(node: Any, allow_targets: Sequence[str] = (), **kwargs: Any) -> Any:
+def build(node: DictConfig, allow_targets: Sequence[str] = (), **kwargs: Any) -> Any:
     """Instantiate a config node: the only place where a ``_target_`` becomes an object.
 
     A run folder may come from a stranger, so every nested target is resolved first and must be a class, or a function named
     in its module's ``__all__``, that is defined under cvae, torch.optim, torch.nn, optuna or a package in
     ``allow_targets``. Testing the name's prefix alone would not do: ``torch.optim.optimizer.torch.load`` resolves too.
+    Within cvae, ``__all__`` stands only in modules that offer components, and names nothing that writes where it is told.
 
     Raises:
         UserError: a target is not allowed or does not exist, or the component refuses its arguments.
@@ -89,32 +88,34 @@ def build(node: Any, allow_targets: Sequence[str] = (), **kwargs: Any) -> Any:
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    allowed = (*_ALLOWED, *allow_targets)
-    for key, target in _targets(node):
-        _check_target(target, key, allowed)
+    key = node._get_full_key(None)
+    plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    _check_targets(plain, key, (*_ALLOWED, *allow_targets))
     try:
-        return instantiate(node, **kwargs)
+        return instantiate(plain, _convert_="all", **kwargs)
     except InstantiationException as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         if isinstance(cause, UserError):
             raise cause from None
-        where = next((f"{key}: " for key, _ in _targets(node) if key), "")
-        raise UserError(f"{where}{_plain(cause)}") from error
+        reason = " ".join(str(cause).replace("__init__() ", "").split()) or type(cause).__name__
+        raise UserError(f"{key}: {reason}; --cfg job shows its keys") from error
 
 
-def _targets(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """All ``_target_`` values below a node with the keys they stand under."""
-    if isinstance(node, DictConfig) and not node._is_none():
-        key = node._get_full_key(None) or key
-        if "_target_" in node:
-            yield key, node["_target_"]
-        for name in node:
-            yield from _targets(node[name], f"{key}.{name}")
-    elif isinstance(node, ListConfig) and not node._is_none():
-        for item in node:
-            yield from _targets(item, key)
+def _check_targets(value: object, key: str, allowed: Sequence[str]) -> None:
+    """Refuse a resolved config value with a target that is not allowed, anywhere below it."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            _check_target(value["_target_"], key, allowed)
+        for name, below in value.items():
+            _check_targets(below, f"{key}.{name}", allowed)
+    elif isinstance(value, list):
+        for below in value:
+            _check_targets(below, key, allowed)
+    elif isinstance(value, str) and "${" in value:
+        # An escaped interpolation would be resolved once more inside instantiate, behind this check.
+        raise UserError(f"{key} holds an escaped interpolation ({value[:60]!r}): write the value itself")
 
 
 def _check_target(target: object, key: str, allowed: Sequence[str]) -> None:
@@ -130,11 +131,10 @@ def _check_target(target: object, key: str, allowed: Sequence[str]) -> None:
     found = _locate(target)
     if found is None:
         raise UserError(f"{key}._target_={target} does not exist: check the spelling")
-    if inspect.isclass(found):
-        public = True
+    if inspect.isfunction(found):
+        public = found.__name__ in getattr(importlib.import_module(found.__module__), "__all__", ())
     else:
-        module = importlib.import_module(getattr(found, "__module__", None) or "builtins")
-        public = inspect.isfunction(found) and found.__name__ in getattr(module, "__all__", ())
+        public = inspect.isclass(found)
     if not public or not under(found.__module__):
         raise UserError(refused)
 
@@ -150,11 +150,6 @@ def _locate(target: str) -> Any:
             found = getattr(found, part, None)
         return found
     return None
-
-
-def _plain(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text.replace(".__init__()", "") or type(error).__name__
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["console", "progress", "say", "warn"]
-
 _log = logging.getLogger("cvae")
 
 

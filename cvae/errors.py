@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["Diverged", "UserError"]
-
 
 class UserError(Exception):
     """Bad input: one line that names the file, key or value, and the mend.

@@ -13,8 +13,6 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["curves", "gif", "schedules", "strip"]
-
 _GIVEN, _TRUE, _PREDICTED = (46, 160, 67), (175, 184, 193), (219, 109, 40)  # borders: green, grey, orange
 _INK, _PAPER = (36, 41, 47), (255, 255, 255)
 _LINE = ("#1f6feb", "#db6d28", "#2ea043")

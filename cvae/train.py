@@ -10,6 +10,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from cvae import cli, config
 from cvae.console import say
@@ -45,11 +46,13 @@ def train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool
 @hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="config")
 def _job(cfg: DictConfig) -> float:
     job = HydraConfig.get()
-    if job.mode == RunMode.RUN:
-        return train(cfg, Path(job.runtime.output_dir))
+    alone = job.mode == RunMode.RUN
     try:
-        return train(cfg, Path(job.runtime.output_dir), group=Path(job.sweep.dir).name)
-    except UserError as error:  # it fails this job only; say so now, not when the others are done
+        return train(cfg, Path(job.runtime.output_dir), group=None if alone else Path(job.sweep.dir).name)
+    except (UserError, OmegaConfBaseException) as error:
+        if alone:
+            cli.fail(error)
+        # It fails this job only; say so now, not when the others are done.
         say(f"error: job {job.job.num} failed: {cli.explain(error)}", style="red")
         raise
 

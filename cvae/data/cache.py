@@ -12,8 +12,6 @@ from pathlib import Path
 
 from cvae.errors import UserError
 
-__all__ = ["cache_root", "make_once"]
-
 
 def cache_root(configured: str | os.PathLike[str] | None = None) -> Path:
     """The folder for made and packed data: ``configured``, else $CVAE_CACHE, else the user's cache folder.

@@ -23,8 +23,6 @@ from PIL import Image
 
 from cvae.errors import UserError
 
-__all__ = ["ACTION_DIM", "IMAGE_SIZE", "POSITION_DIM", "SPLITS", "Listing", "list_split", "read_frames", "read_table"]
-
 SPLITS = ("train", "validate", "test")
 IMAGE_SIZE = 64
 ACTION_DIM = 4

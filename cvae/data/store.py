@@ -23,7 +23,7 @@ from cvae.data.cache import cache_root, make_once
 from cvae.data.layout import ACTION_DIM, IMAGE_SIZE, POSITION_DIM, Listing, list_split, read_frames, read_table
 from cvae.errors import UserError
 
-__all__ = ["CONDITIONS", "Frames", "Split", "VideoData", "training_windows"]
+__all__ = ["VideoData"]
 
 Frames = NDArray[np.uint8]
 

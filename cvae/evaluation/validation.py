@@ -13,8 +13,6 @@ from cvae.data.store import Split
 from cvae.evaluation.metrics import psnr, ssim
 from cvae.model.cvae import CVAE
 
-__all__ = ["Scores", "free_run", "images", "score_copy", "validate"]
-
 _CHUNK = 32  # sequences a batch
 
 

@@ -153,7 +153,7 @@ class CVAE(nn.Module):
         rest = [t for t in times if t not in decoded]
         g_BKG = g_BTG[:, [t - 1 for t in rest]]
         x_NCHW: Tensor = self.backbone.decoder(g_BKG.flatten(0, 1), [_repeat(skip, len(rest)) for skip in skips])
-        x_BKCHW = x_NCHW.unflatten(0, g_BKG.shape[:2])
+        x_BKCHW: Tensor = x_NCHW.unflatten(0, g_BKG.shape[:2])
         if not decoded:
             return x_BKCHW
         decoded = decoded | dict(zip(rest, x_BKCHW.unbind(1), strict=True))

@@ -22,8 +22,6 @@ from cvae.training.runtime import choose_device, choose_precision, device_name
 from cvae.training.terminal import start_table
 from cvae.training.trainer import Settings, Trainer
 
-__all__ = ["assemble", "load_model"]
-
 _WIDE = 3  # a decoder this many times wider than the copy baseline's error leaves the latent nothing to explain
 
 
@@ -79,6 +77,8 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool) ->
     if resumed:
         trainer.restore(folder / "checkpoints" / "last.pt")
         recorder.truncate(trainer.epoch)
+    if trainer.finished:
+        return trainer, recorder
     choices = [_name(cfg[key]) for key in ("kl_schedule", "tf_schedule", "likelihood", "prior")]
     recorder.start(
         signature=signature(cfg),

@@ -11,8 +11,6 @@ import torch
 
 from cvae.errors import UserError
 
-__all__ = ["load", "save"]
-
 FORMAT = 1
 
 

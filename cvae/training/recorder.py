@@ -25,7 +25,7 @@ from cvae.console import say
 from cvae.errors import UserError
 from cvae.training.terminal import Advance, epoch_line, live_bar
 
-__all__ = ["Mirror", "NoMirror", "Recorder", "RunInfo", "read_metrics"]
+__all__ = ["NoMirror"]
 
 _PACKAGES = ("cvae", "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "optuna", "wandb", "pillow")
 

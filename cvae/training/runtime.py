@@ -13,8 +13,6 @@ import torch
 
 from cvae.errors import UserError
 
-__all__ = ["Autocast", "StopRequest", "Stopped", "choose_device", "choose_precision", "device_name"]
-
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 

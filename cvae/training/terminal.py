@@ -11,8 +11,6 @@ from torch import Tensor
 
 from cvae.console import console, say
 
-__all__ = ["Advance", "epoch_line", "live_bar", "start_table"]
-
 Advance = Callable[[Tensor, Tensor, int], None]
 """Called once an iteration with its MSE, its KL in nats a step, and the frames it went through."""
 

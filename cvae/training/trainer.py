@@ -23,8 +23,6 @@ from cvae.training.recorder import Recorder
 from cvae.training.runtime import Autocast, Stopped, StopRequest
 from cvae.training.terminal import Advance
 
-__all__ = ["Settings", "Trainer", "draw_forced"]
-
 _OBJECTIVES = ("val/psnr", "val/ssim", "val/psnr_best")
 _DEAD_LATENT = 0.1  # nats a step
 _SHOWN = 4  # sequences in a sample picture
@@ -38,6 +36,7 @@ class Settings:
         UserError: a value makes no sense; the message names the dial and the mend.
     """
 
+    lr: float
     tfr: float
     beta: float
     epochs: int
@@ -64,6 +63,8 @@ class Settings:
                 raise UserError(f"{name} is {getattr(self, name)}: give a whole number of at least {least}")
         if not 0 <= self.tfr <= 1:
             raise UserError(f"tfr is {self.tfr:g}: give a teacher-forcing ratio in [0, 1]")
+        if not (self.lr > 0 and np.isfinite(self.lr)):
+            raise UserError(f"lr is {self.lr:g}: give a learning rate above 0")
         if not (self.beta >= 0 and np.isfinite(self.beta)):
             raise UserError(f"beta is {self.beta:g}: give a weight of at least 0, or null for the likelihood's default")
         if self.grad_clip is not None and not self.grad_clip > 0:
@@ -149,8 +150,8 @@ class Trainer:
                 row = self._run_epoch(stop, advance)
         if row and row["train/kld"] < _DEAD_LATENT:
             warn(
-                f"the latent is dead: the last epoch's KL is {row['train/kld']:.3f} nats a step; the model predicts from "
-                f"actions alone. Lower beta (now {self.settings.beta:g}) or use likelihood=sigma_optimal"
+                f"the latent is dead: the last epoch's KL is {row['train/kld']:.3f} nats a step; the model predicts "
+                f"without it. Lower beta (now {self.settings.beta:g}) or use likelihood=sigma_optimal"
             )
         return self.best
 

@@ -1,0 +1,110 @@
+"""Shared by all tests: one thread, a cache of their own, frames in the course layout, and the command line in-process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+# Several threads make a tiny model ten times slower, and every test worker would start its own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test has its own working folder and cache, and no W&B account."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "HYDRA_FULL_ERROR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def draw_sequence(folder: Path, seed: int, frames: int = 30, positions: str = "endeffector_positions.csv") -> None:
+    """A ball on a circle over a grey floor: another motion than the package's world, positions far from zero."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    phase, speed, radius = generator.uniform(0, 6.28), generator.uniform(0.1, 0.5), generator.uniform(10, 20)
+    actions, places = [], []
+    for t in range(frames):
+        angle = phase + speed * t
+        x, y = 32 + radius * np.cos(angle), 32 + radius * np.sin(angle)
+        image = Image.new("RGB", (64, 64), (90, 90, 90))
+        ImageDraw.Draw(image).ellipse((x - 6, y - 6, x + 6, y + 6), fill=(200, 60, int(20 * seed) % 255))
+        image.save(folder / f"{t}.png")
+        actions.append([-np.sin(angle), np.cos(angle), 0.0, 0.5])
+        places.append([500 + x / 64, -300 + y / 64, 12.0])
+    np.savetxt(folder / "actions.csv", actions, delimiter=",", fmt="%.6f")
+    np.savetxt(folder / positions, places, delimiter=",", fmt="%.6f")
+
+
+def draw_course(root: Path, train: int = 4, validate: int = 2, test: int = 1, frames: int = 30) -> Path:
+    """A small data set in the course layout, with folder names of its own and both spellings of the positions' file."""
+    for split, count in [("train", train), ("validate", validate), ("test", test)]:
+        for k in range(count):
+            spelling = "endeffector_positions.csv" if k % 2 else "endeffecter_positions.csv"
+            draw_sequence(root / split / f"take {k // 2}" / f"{k:02d}", 100 * len(split) + k, frames, spelling)
+    return root
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set that tests only read."""
+    return draw_course(tmp_path_factory.mktemp("drawn") / "course")
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Run ``python -m cvae.train WORDS`` in this process."""
+
+    def run(*words: str) -> Result:
+        from cvae import train as entry
+        from cvae.console import console
+
+        console.cache_clear()
+        monkeypatch.setattr(sys, "argv", ["cvae/train.py", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            entry.main()
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        console.cache_clear()
+        code = stop.value.code
+        out, err = capfd.readouterr()
+        return Result(0 if code is None else int(code), out, err)
+
+    return run
+
+
+def tiny(root: Path, *words: str) -> list[str]:
+    """Overrides of a run that takes a second: a tiny model on ``root``, 2 epochs of 2 steps, no W&B."""
+    return [
+        "data=course",
+        f"data.root={root}",
+        "model=tiny",
+        "epochs=2",
+        "epoch_size=2",
+        "batch_size=2",
+        "n_future=2",
+        "n_eval=6",
+        "precision=fp32",
+        "logger=none",
+        *words,
+    ]

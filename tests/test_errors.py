@@ -1,0 +1,194 @@
+"""Bad input is one line that names the file, key or value, and the mend; and nothing is lost."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import draw_course, draw_sequence, tiny
+from PIL import Image
+
+SEQUENCE = Path("train/take 0/00")
+
+
+def one_line(result, *words: str) -> None:
+    """The command failed with a single line on standard error that holds all words."""
+    assert result.code == 1
+    lines = [line for line in result.err.splitlines() if line.strip()]
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+    assert "Traceback" not in result.out
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("lr=abc", ("lr=abc", "Float")),
+        ("lr=-1", ("lr", "-1", "above 0")),
+        ("epochs=0", ("epochs is 0", "at least 1")),
+        ("epochs=1.5", ("epochs=1.5", "Integer")),
+        ("n_past=0", ("n_past is 0", "at least 1")),
+        ("n_future=31", ("30 frames", "2 + 31 = 33", "lower n_future")),
+        ("n_future=29", ("take 0", "30 frames", "2 + 29 = 31", "lower n_future")),
+        ("tfr=1.5", ("tfr is 1.5", "[0, 1]")),
+        ("beta=-1", ("beta is -1", "null")),
+        ("seed=-1", ("seed is -1",)),
+        ("kl_schedule=cylcical", ("kl_schedule=cylcical", "monotonic", "did you mean cyclical?")),
+        ("kl_schedule.cycles=abc", ("Cyclical.cycles", "'abc'", "number")),
+        ("kl_schedule.cylces=3", ("kl_schedule.cylces", "no such key")),
+        ("+kl_schedule.cylces=3", ("kl_schedule", "cylces", "--cfg job")),
+        ("epoch=3", ("epoch: there is no such key", "did you mean epochs?")),
+        ("coin=twice", ("coin", "'twice'", "per_step")),
+        ("objective=train/loss", ("objective", "train/loss", "val/psnr")),
+        ("objective=val/psnr_best", ("n_samples",)),
+        ("schedule_step=day", ("schedule_step", "iteration")),
+        ("grad_clip=0", ("grad_clip is 0", "null")),
+        ("lr_decay=fast", ("lr_decay", "cosine")),
+        ("free_bits=-1", ("free_bits is -1",)),
+        ("kl_balance=0.8", ("kl_balance=0.8", "prior=learned")),
+        ("device=tpu", ("device", "'tpu'", "cuda")),
+        ("device=cuda:9", ("device=cuda:9", "CUDA devices")),
+        ("precision=fp8", ("precision", "bf16")),
+        ("compile=maybe", ("compile", "auto")),
+        ("data.condition=speech", ("data.condition", "'speech'", "actions_positions")),
+        ("data.root=nowhere", ("nowhere", "data.root")),
+        ("model.rollout=dreamed", ("model.rollout", "'dreamed'", "planned")),
+        ("model.skips=course", ("model.rollout=planned", "stepwise")),
+        ("model.backbone.norm=layer", ("norm", "'layer'", "group")),
+        ("model.backbone.width=0", ("width", "(0, 8]")),
+        ("model._target_=os.system", ("model._target_", "'os.system'", "not allowed")),
+        ("logger._target_=cvae.training.wandb_mirror.Nothing", ("logger._target_", "does not exist")),
+        ("show=movies", ("show=movies", "schedules")),
+        ("lr=", ("lr",)),
+        ("lr", ("lr",)),
+    ],
+)
+def test_a_bad_value_is_one_line(train, drawn, override, words):
+    result = train(*tiny(drawn), override)
+    one_line(result, *words)
+    assert not list(Path().glob("multirun/single/*/checkpoints/*"))
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Path:
+    return draw_course(tmp_path / "course", frames=4)
+
+
+def damage_missing_split(root: Path) -> None:
+    shutil.rmtree(root / "validate")
+
+
+def damage_empty_split(root: Path) -> None:
+    shutil.rmtree(root / "validate")
+    (root / "validate").mkdir()
+
+
+def damage_short_sequence(root: Path) -> None:
+    shutil.rmtree(root / SEQUENCE)
+    draw_sequence(root / SEQUENCE, 1, frames=3)
+
+
+def damage_gap(root: Path) -> None:
+    (root / SEQUENCE / "2.png").unlink()
+
+
+def damage_truncated_png(root: Path) -> None:
+    path = root / SEQUENCE / "3.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def damage_no_png(root: Path) -> None:
+    (root / SEQUENCE / "3.png").write_text("not a picture")
+
+
+def damage_size(root: Path) -> None:
+    Image.new("RGB", (65, 64)).save(root / SEQUENCE / "1.png")
+
+
+def damage_column(root: Path) -> None:
+    (root / SEQUENCE / "actions.csv").write_text("0,0,0\n" * 4)
+
+
+def damage_text(root: Path) -> None:
+    (root / SEQUENCE / "actions.csv").write_text("0,0,0,0\n0,0,up,0\n" + "0,0,0,0\n" * 2)
+
+
+def damage_nan(root: Path) -> None:
+    (root / SEQUENCE / "endeffecter_positions.csv").write_text("1,2,3\n1,nan,3\n" + "1,2,3\n" * 2)
+
+
+def damage_rows(root: Path) -> None:
+    (root / SEQUENCE / "actions.csv").write_text("0,0,0,0\n" * 3)
+
+
+def damage_missing_csv(root: Path) -> None:
+    (root / SEQUENCE / "endeffecter_positions.csv").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (damage_missing_split, ("validate", "missing", "found: test, train")),
+        (damage_empty_split, ("validate", "no sequences", "0.png")),
+        (damage_short_sequence, (str(SEQUENCE), "3 frames", "= 4 are needed")),
+        (damage_gap, ("2.png is missing",)),
+        (damage_truncated_png, ("3.png", "no readable PNG")),
+        (damage_no_png, ("3.png", "no readable PNG")),
+        (damage_size, ("1.png is 65x64", "64x64")),
+        (damage_column, ("actions.csv row 1 has 3 columns", "4 are needed")),
+        (damage_text, ("actions.csv row 2", "'up'", "finite number")),
+        (damage_nan, ("endeffecter_positions.csv row 2", "'nan'", "finite number")),
+        (damage_rows, ("actions.csv has 3 rows for 4 frames",)),
+        (damage_missing_csv, ("endeffector_positions.csv is missing", "data.condition")),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_bad_data_is_one_line_that_names_the_file(train, course, damage, words):
+    damage(course)
+    one_line(train(*tiny(course)), *words)
+
+
+def test_a_missing_table_matters_only_to_conditions_that_use_it(train, course):
+    damage_missing_csv(course)
+    assert train(*tiny(course, "data.condition=actions")).code == 0
+    assert train(*tiny(course, "data.condition=none")).code == 0
+
+
+def test_a_mandatory_value_that_is_missing_is_named(train):
+    one_line(train("data=course", "logger=none"), "data.root", "must be given")
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_was(train, drawn):
+    assert train(*tiny(drawn), "hydra.run.dir=here").code == 0
+    before = {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()}
+    one_line(train(*tiny(drawn), "hydra.run.dir=here", "lr=1"), "here already holds a run", "resume=here")
+    assert {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()} == before
+
+
+def test_a_sweep_folder_that_holds_runs_is_refused(train, drawn):
+    words = ["-m", "seed=1", "hydra.sweep.dir=there", *tiny(drawn)]
+    assert train(*words).code == 0
+    one_line(train(*words), "there/0 already holds a run")
+
+
+def test_one_bad_job_of_a_multirun_fails_alone(train, drawn):
+    result = train("-m", "tfr=0.5,7,1", *tiny(drawn), "hydra.sweep.dir=there")
+    assert result.code == 1
+    assert "job 1 failed: tfr is 7" in result.out
+    assert [(Path("there") / str(job) / "metrics.jsonl").exists() for job in range(3)] == [True, False, True]
+
+
+def test_a_traceback_is_there_for_those_who_ask(train, drawn, monkeypatch):
+    from cvae import cli
+    from cvae.errors import UserError
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    def fail() -> None:
+        raise UserError("bad")
+
+    with pytest.raises(UserError):
+        cli.guarded(fail)
