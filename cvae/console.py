@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _log = logging.getLogger("cvae")
+_log.addHandler(logging.NullHandler())  # where nothing is configured, Python would print warnings a second time
 
 
 @cache

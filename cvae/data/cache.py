@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cvae.errors import UserError
+from cvae.errors import UserError, writing
 
 
 def cache_root(configured: str | os.PathLike[str] | None = None) -> Path:
@@ -47,7 +47,7 @@ def make_once(target: Path, build: Callable[[Path], None], complete: Callable[[P
     """
     if complete(target):
         return
-    try:
+    with writing(target, "free some space or choose another place (data.cache_dir or CVAE_CACHE)"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.with_name(target.name + ".lock")):
             if complete(target):
@@ -64,11 +64,6 @@ def make_once(target: Path, build: Callable[[Path], None], complete: Callable[[P
                 scratch.rename(target)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make {target}: {error.strerror or error}; free some space or choose another place "
-            "(data.cache_dir or CVAE_CACHE)"
-        ) from error
 
 
 @contextlib.contextmanager

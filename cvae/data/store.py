@@ -6,11 +6,8 @@ Nothing here is random: a batch is a pure function of the sequence indices and s
 
 from __future__ import annotations
 
-import concurrent.futures
 import hashlib
 import json
-import multiprocessing
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from numpy.typing import NDArray
 from cvae.console import progress, say
 from cvae.data.cache import cache_root, make_once
 from cvae.data.layout import ACTION_DIM, IMAGE_SIZE, POSITION_DIM, Listing, list_split, read_frames, read_table
+from cvae.data.pool import map_in_processes
 from cvae.errors import UserError
 
 __all__ = ["VideoData"]
@@ -208,8 +206,9 @@ def _pack(source: Path, listing: Listing, folder: Path, workers: int | None) -> 
     ]
     digest = hashlib.sha256()
     missing: dict[str, str] = {}
+    workers = 1 if len(listing.folders) < _POOL_FROM else workers
     with progress(f"packing {source}", len(listing.folders)) as advance:
-        for (_, folders, _, _), (content, absent) in zip(jobs, _map(_pack_chunk, jobs, workers), strict=True):
+        for (_, folders, _, _), (content, absent) in zip(jobs, map_in_processes(_pack_chunk, jobs, workers), strict=True):
             digest.update(content)
             missing = absent | missing
             advance(len(folders))
@@ -222,20 +221,6 @@ def _pack(source: Path, listing: Listing, folder: Path, workers: int | None) -> 
         "sizes": {name: (folder / name).stat().st_size for name in shapes},
     }
     (folder / "meta.json").write_text(json.dumps(meta))
-
-
-def _map(function: Any, jobs: list[Any], workers: int | None) -> Any:
-    """``map`` in worker processes if it is worth starting them, in order either way."""
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
-    if workers < 2 or len(jobs) * _CHUNK < _POOL_FROM:
-        yield from map(function, jobs)
-        return
-    # Spawned, not forked: torch's threads do not survive a fork.
-    pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-    try:
-        yield from pool.map(function, jobs)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _pack_chunk(job: tuple[Path, list[Path], list[int], int]) -> tuple[bytes, dict[str, str]]:

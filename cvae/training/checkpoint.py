@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cvae.errors import UserError
+from cvae.errors import UserError, writing
 
 FORMAT = 1
 
@@ -20,19 +20,18 @@ def save(path: Path, state: dict[str, Any]) -> None:
     Raises:
         UserError: the file could not be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".partial")
+    kept = "the previous one is kept" if path.exists() else "there is no earlier one"
     try:
-        with scratch.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except (OSError, RuntimeError) as error:  # torch wraps a failed write in a RuntimeError
+        with writing(path, f"{kept}; free some space, then go on with resume="):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with scratch.open("wb") as file:
+                torch.save({"format": FORMAT, **state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(path)
+    finally:
         scratch.unlink(missing_ok=True)
-        kept = "the previous one is kept" if path.exists() else "there is no earlier one"
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "is the disk full?"
-        raise UserError(f"cannot save {path} ({reason}); {kept}: free some space, then go on with resume=") from error
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

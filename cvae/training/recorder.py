@@ -21,8 +21,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from cvae import pictures
-from cvae.console import say
-from cvae.errors import UserError
+from cvae.console import say, warn
+from cvae.errors import UserError, writing
 from cvae.training.terminal import Advance, epoch_line, live_bar
 
 __all__ = ["NoMirror"]
@@ -124,29 +124,34 @@ class Recorder:
             UserError: the line could not be written.
         """
         path = self.folder / "metrics.jsonl"
-        try:
-            with path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise UserError(f"cannot write {path} ({error.strerror}): free some space, then go on with resume=") from error
+        with writing(path), path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         epoch_line(row, epochs, best)
         self.mirror.log(row)
 
     def sample(self, epoch: int, true_STHWC: np.ndarray, predicted_STHWC: np.ndarray, n_past: int, names: list[str]) -> None:
-        """Write samples/epoch_XXXX.png and .gif: truth above prediction."""
+        """Write samples/epoch_XXXX.png and .gif: truth above prediction.
+
+        Raises:
+            UserError: they could not be written.
+        """
         stem = self.folder / "samples" / f"epoch_{epoch:04d}"
-        stem.parent.mkdir(exist_ok=True)
-        pictures.strip(true_STHWC, predicted_STHWC, n_past, names, stem.with_suffix(".png"))
-        pictures.gif(true_STHWC, predicted_STHWC, n_past, names, stem.with_suffix(".gif"))
+        with writing(stem.parent):
+            stem.parent.mkdir(exist_ok=True)
+            pictures.strip(true_STHWC, predicted_STHWC, n_past, names, stem.with_suffix(".png"))
+            pictures.gif(true_STHWC, predicted_STHWC, n_past, names, stem.with_suffix(".gif"))
         self.mirror.sample(stem.with_suffix(".gif"), epoch)
 
     def finish(self, exit_code: int) -> None:
         """Draw curves.png from metrics.jsonl, close the mirror, and say where everything is."""
         rows = read_metrics(self.folder / "metrics.jsonl")
-        if rows:
-            pictures.curves(rows, self.folder / "curves.png")
+        try:
+            if rows:
+                pictures.curves(rows, self.folder / "curves.png")
+        except OSError as error:  # the run itself may be whole, or end by an error that says more
+            warn(f"curves.png was not drawn ({error.strerror})")
         self.mirror.finish(exit_code)
         say(f"run folder  {short(self.folder)}")
 
@@ -173,11 +178,9 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, text: str) -> None:
     scratch = path.with_name(path.name + ".partial")
-    try:
+    with writing(path, "free some space or choose another run folder"):
         scratch.write_text(text)
         scratch.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): free some space or choose another run folder") from error
 
 
 def _command() -> str:

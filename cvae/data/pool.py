@@ -1,0 +1,61 @@
+"""Worker processes for work that is done once: decoding and drawing thousands of files."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from cvae.errors import UserError
+
+Job = TypeVar("Job")
+Done = TypeVar("Done")
+
+
+def map_in_processes(function: Callable[[Job], Done], jobs: Sequence[Job], workers: int | None) -> Iterator[Done]:
+    """``map(function, jobs)``, in order, in ``workers`` processes; None for one a core, 1 for this process.
+
+    However it ends, no worker runs on afterwards: not after Ctrl-C, which is this process's alone to handle, and not when
+    this process is killed.
+
+    Raises:
+        UserError: a worker was killed.
+    """
+    workers = min(workers or len(os.sched_getaffinity(0)), len(jobs))
+    if workers <= 1:
+        yield from map(function, jobs)
+        return
+    # Spawned, not forked: torch's threads do not survive a fork.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent)
+    try:
+        # Workers inherit a blocked signal; a terminal sends Ctrl-C to all of them. The pool is made before, because the
+        # helper process that it starts would unblock the signal.
+        blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            futures = [pool.submit(function, job) for job in jobs]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
+        for future in futures:
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise UserError("a worker process was killed: free some memory, or use fewer (data.workers=1)") from error
+    finally:
+        # Waits for the jobs under way: after this nobody writes any more.
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,255 @@
+"""The synthetic push world: its physics, its statistics, and that its files appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from subprocess import PIPE, STDOUT
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+import cvae
+from cvae.data import push_world, synthetic
+from cvae.data.push_drawing import render
+from cvae.data.push_world import Episode, play
+from cvae.data.synthetic import synthetic_push, write_world
+from cvae.errors import UserError
+
+Array = npt.NDArray[Any]
+REPOSITORY = Path(cvae.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[Episode]:
+    return [play((11, k)) for k in range(40)]
+
+
+def make(root: Path, train: int = 2, validate: int = 1, test: int = 1, seed: int = 3, workers: int = 1) -> None:
+    write_world(root, {"train": train, "validate": validate, "test": test}, seed, workers)
+
+
+def simulate(seed: int | tuple[int, ...], **options: Any) -> tuple[Array, Array, Array]:
+    episode = play(seed, **options)
+    return render(episode), episode.actions_T4, episode.positions_T3
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def start(root: Path, train: int) -> subprocess.Popen[str]:
+    """A process that makes the world with two workers, one sequence at a time, in a process group of its own."""
+    code = (
+        "from pathlib import Path; from cvae.data import synthetic; synthetic.IN_PROCESS, synthetic.BATCH = 0, 1;"
+        f"synthetic.write_world(Path({str(root)!r}), dict(train={train}, validate=1, test=1), 3, 2)"
+    )
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=PIPE, stderr=STDOUT, text=True, start_new_session=True)
+
+
+def psnr(a_THWC: Array, b_THWC: Array) -> float:
+    """Mean over frames, at most 40 dB each."""
+    mse_T = (((a_THWC.astype(np.float64) - b_THWC) / 255) ** 2).mean(axis=(1, 2, 3))
+    return float(-10 * np.log10(np.maximum(mse_T, 1e-4)).mean())
+
+
+# ---------------------------------------------------------------------------------------------------- simulate
+
+
+def test_types_and_ranges() -> None:
+    frames_THWC, actions_T4, positions_T3 = simulate(0)
+    assert frames_THWC.shape == (30, 64, 64, 3)
+    assert frames_THWC.dtype == np.uint8
+    assert actions_T4.shape == (30, 4)
+    assert positions_T3.shape == (30, 3)
+    assert actions_T4.dtype == positions_T3.dtype == np.float32
+    with pytest.raises(ValueError, match="30 x 4"):
+        simulate(0, actions_T4=actions_T4[:9])
+
+
+def test_a_seed_gives_the_same_bytes_and_another_seed_others() -> None:
+    one, same, other = simulate((3, 1)), simulate((3, 1)), simulate((3, 2))
+    for a, b, c in zip(one, same, other, strict=True):
+        assert a.tobytes() == b.tobytes()
+        assert a.tobytes() != c.tobytes()
+
+
+def test_actions_are_in_range_and_move_the_hand_a_frame_later(runs: list[Episode]) -> None:
+    actions_NT4 = np.stack([run.actions_T4 for run in runs])
+    moves_NT3 = np.diff(np.stack([run.positions_T3 for run in runs]), axis=1)
+    assert np.abs(actions_NT4).max() <= 1
+
+    def correlation(axis: int, shift: int) -> float:
+        moves, actions = moves_NT3[:, 1:-1, axis], actions_NT4[:, 1 + shift : 28 + shift, axis]
+        return float(np.corrcoef(moves.ravel(), actions.ravel())[0, 1])
+
+    for axis in range(3):
+        assert correlation(axis, 0) > 0.9
+        assert correlation(axis, 0) > correlation(axis, -1) + 0.1
+        assert correlation(axis, 0) > correlation(axis, 1) + 0.1
+
+
+def test_objects_move_in_most_sequences(runs: list[Episode]) -> None:
+    """By 5 cm, about an object's radius, within the 12 frames of a window."""
+    far = [np.linalg.norm(run.places_TO2[11] - run.places_TO2[0], axis=1).max() > 0.05 for run in runs]
+    assert np.mean(far) > 0.8
+
+
+def test_the_first_object_to_move_is_touched_by_the_hand(runs: list[Episode]) -> None:
+    for run in runs:
+        moved_TO = np.abs(np.diff(run.places_TO2, axis=0)).max(axis=2) > 1e-9
+        t = int(moved_TO.any(axis=1).argmax())
+        reach_O = run.objects.radius_O + push_world.FINGER_RADIUS + push_world.FINGER_SPREAD[1]
+        gaps_TO = np.linalg.norm(run.positions_T3[t : t + 2, None, :2] - run.places_TO2[t], axis=2)
+        assert (gaps_TO.min(axis=0) < reach_O)[moved_TO[t]].any()
+
+
+def test_a_raised_hand_passes_over_the_objects() -> None:
+    actions_T4 = np.zeros((30, 4))
+    actions_T4[:4, 2] = 1
+    actions_T4[4:, :2] = np.random.default_rng(0).choice((-1, 1), (26, 2))
+    still = 0
+    for k in range(10):
+        places_TO2 = play((12, k), actions_T4=actions_T4).places_TO2
+        still += bool((places_TO2 == places_TO2[0]).all())
+    assert still >= 8  # a hand may start in touch with an object
+
+
+def test_copying_the_last_past_frame_scores_what_the_world_was_made_for(runs: list[Episode]) -> None:
+    scores = []
+    for run in runs:
+        frames_THWC = render(run)
+        scores.append(psnr(frames_THWC[2:12], frames_THWC[1:2]))
+    assert 16 < np.mean(scores) < 19
+
+
+def test_hidden_noise_changes_the_objects_and_nothing_that_is_given() -> None:
+    scores = []
+    for k in range(12):
+        frames_THWC, actions_T4, positions_T3 = simulate((13, k))
+        other = simulate((13, k), noise_seed=k, actions_T4=actions_T4)
+        assert (other[0][0] == frames_THWC[0]).all()
+        assert (other[1] == actions_T4).all()
+        assert (other[2] == positions_T3).all()
+        scores.append(psnr(frames_THWC[2:12], other[0][2:12]))
+    assert 20 < np.mean(scores) < 26
+
+
+# ------------------------------------------------------------------------------------------------- write_world
+
+
+def test_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "PER_FOLDER", 2)
+    make(tmp_path / "world", train=3)
+    folders = ["train/traj_0_to_1/0", "train/traj_0_to_1/1", "train/traj_2_to_3/0"]
+    folders += ["validate/traj_0_to_1/0", "test/traj_0_to_1/0"]
+    names = ["actions.csv", "endeffector_positions.csv", *(f"{t}.png" for t in range(30))]
+    assert set(contents(tmp_path / "world")) == {f"{folder}/{name}" for folder in folders for name in names}
+
+    frames_THWC, actions_T4, positions_T3 = simulate((3, 0, 2))
+    folder = tmp_path / "world" / folders[2]
+    assert (np.asarray(Image.open(folder / "7.png")) == frames_THWC[7]).all()
+    assert np.abs(np.loadtxt(folder / "actions.csv", delimiter=",") - actions_T4).max() < 1e-6
+    assert np.abs(np.loadtxt(folder / "endeffector_positions.csv", delimiter=",") - positions_T3).max() < 1e-6
+    assert all(len(cell.split(".")[1]) == 7 for cell in (folder / "actions.csv").read_text().split("\n")[0].split(","))
+
+
+def test_folders_of_256() -> None:
+    assert synthetic._folder(Path("r"), "train", 255) == Path("r/train/traj_0_to_255/255")
+    assert synthetic._folder(Path("r"), "train", 300) == Path("r/train/traj_256_to_511/44")
+
+
+def test_bytes_do_not_depend_on_workers_and_splits_share_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "IN_PROCESS", 0)
+    for workers in (1, 2):
+        make(tmp_path / str(workers), train=4, validate=2, test=2, workers=workers)
+    one, two = contents(tmp_path / "1"), contents(tmp_path / "2")
+    assert one == two
+    first_frames = [data for name, data in one.items() if name.endswith("/0.png")]
+    assert len(set(first_frames)) == len(first_frames) == 8
+    make(tmp_path / "other", seed=4, train=1)
+    assert contents(tmp_path / "other")["train/traj_0_to_255/0/0.png"] not in first_frames
+
+
+def test_a_world_that_is_there_is_left_alone_and_other_data_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "world"
+    make(root)
+    marked = root / "train/traj_0_to_255/0/0.png"
+    marked.write_bytes(b"mine")
+    make(root)
+    assert marked.read_bytes() == b"mine"
+    with pytest.raises(UserError, match="other data"):
+        make(root, train=3)
+    assert marked.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interruption_leaves_nothing(tmp_path: Path, how: signal.Signals) -> None:
+    root = tmp_path / "world"
+    process = start(root, train=60)
+    deadline = time.monotonic() + 30
+    while len(list(tmp_path.glob(".world.*/*/*/*"))) < 4:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    if how == signal.SIGINT:
+        os.killpg(process.pid, how)  # as Ctrl-C does: to the workers too
+    else:
+        process.send_signal(how)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert not root.exists()
+    if how == signal.SIGINT:
+        assert said.count("Traceback") == 1
+        assert {path.name for path in tmp_path.iterdir()} <= {"world.lock"}
+    make(root)
+    assert {path.name for path in tmp_path.iterdir()} == {"world", "world.lock"}
+    assert len(contents(root)) == 4 * 32
+
+
+def test_two_processes_at_once_make_it_once(tmp_path: Path) -> None:
+    processes = [start(tmp_path / "world", train=6) for _ in range(2)]
+    said = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    line = f"making synthetic push world in {tmp_path / 'world'}: 8 sequences\n"
+    assert sorted(said) == ["", line]
+    assert len(contents(tmp_path / "world")) == 8 * 32
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError) as caught:
+        make(tmp_path / "file" / "world")
+    assert str(tmp_path / "file" / "world") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(synthetic, "_write_table", full)
+    with pytest.raises(UserError, match="No space left") as caught:
+        make(tmp_path / "world")
+    assert "\n" not in str(caught.value)
+    assert {path.name for path in tmp_path.iterdir()} <= {"world.lock"}
+
+
+@pytest.mark.parametrize("argument", ["train", "validate", "world_seed"])
+def test_numbers_too_small_are_refused(argument: str) -> None:
+    with pytest.raises(UserError, match=f"data.{argument} is -1"):
+        synthetic_push(**{argument: -1})
+
+
+def test_the_data_group_makes_its_world_in_the_cache(tmp_path: Path) -> None:
+    data = synthetic_push(train=2, validate=1, test=0, cache_dir=str(tmp_path / "cache"))
+    assert (len(data.train), len(data.validate), data.cond_dim) == (2, 1, 7)
+    assert data.root == tmp_path / "cache/synthetic/push-v1-seed0-2-1-0"

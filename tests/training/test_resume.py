@@ -1,0 +1,209 @@
+"""A run that is killed, stopped or out of disk goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny
+
+ENTRY = [sys.executable, "-m", "cvae.train"]
+LONGER = ["epochs=4", "epoch_size=8", "tf_schedule=linear", "sample_every=2"]
+
+
+def start(*words: str, entry: list[str] | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen([*(entry or ENTRY), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    out, _ = process.communicate(timeout=120)
+    return process.returncode, out
+
+
+def history(run: Path) -> list[dict]:
+    """metrics.jsonl without what the clock wrote."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "frames_per_second")} for row in rows]
+
+
+def checkpoint(run: Path, name: str = "last") -> dict:
+    return torch.load(run / "checkpoints" / f"{name}.pt", weights_only=True)
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    """Same history, and bit for bit the same weights, optimizer and generator."""
+    assert history(run) == history(whole)
+    for name in ("last", "best"):
+        a, b = checkpoint(run, name), checkpoint(whole, name)
+        a.pop("elapsed"), b.pop("elapsed")
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def wait_for(path: Path, lines: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists() or path.read_text().count("\n") < lines:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def whole(drawn, tmp_path_factory) -> Path:
+    """The run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    code, out = finish(start(*tiny(drawn, *LONGER), f"hydra.run.dir={folder}"))
+    assert code == 0, out
+    return folder
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_any_moment_it_ends_the_same(drawn, whole, tmp_path, seed):
+    run = tmp_path / "run"
+    chance = random.Random(seed)
+    process = start(*tiny(drawn, *LONGER), f"hydra.run.dir={run}")
+    for epoch in (1, 2, 3):
+        wait_for(run / "metrics.jsonl", epoch, process)
+        time.sleep(chance.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+        process = start(f"resume={run}")
+    code, out = finish(process)
+    assert code == 0, out
+    assert_same(run, whole)
+    assert not list(run.rglob("*.partial"))
+
+
+def test_a_torn_line_and_a_line_ahead_of_the_checkpoint_are_written_again(drawn, whole, tmp_path):
+    run = tmp_path / "run"
+    process = start(*tiny(drawn, *LONGER), f"hydra.run.dir={run}")
+    wait_for(run / "metrics.jsonl", 2, process)
+    process.send_signal(signal.SIGTERM)
+    finish(process)
+    done = checkpoint(run)["epoch"]
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"epoch": done + 1, "train/mse": 99.0}) + '\n{"epoch": ' + str(done + 2))
+    assert finish(start(f"resume={run}"))[0] == 0
+    assert_same(run, whole)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
+def test_a_signal_finishes_the_step_and_the_run_goes_on_within_the_epoch(drawn, whole, tmp_path, name, code):
+    run = tmp_path / "run"
+    process = start(*tiny(drawn, *LONGER), f"hydra.run.dir={run}")
+    wait_for(run / "metrics.jsonl", 1, process)
+    time.sleep(0.05)
+    process.send_signal(getattr(signal, name))
+    returned, out = finish(process)
+    assert returned == code, out
+    assert f"resume={run}" in out
+    assert "Traceback" not in out
+    state = checkpoint(run)
+    assert state["epoch"] < 4
+    returned, out = finish(start(f"resume={run}"))
+    assert returned == 0, out
+    assert_same(run, whole)
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(drawn, whole, tmp_path):
+    run = tmp_path / "run"
+    process = start(*tiny(drawn, *LONGER), f"hydra.run.dir={run}")
+    wait_for(run / "metrics.jsonl", 1, process)
+    process.send_signal(signal.SIGTERM)
+    finish(process)
+    before = (run / "checkpoints/last.pt").read_bytes()
+    # A limit on the size of files fails writes as a full disk does, in the middle of the file.
+    limited = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); from cvae.train import main; main()"
+    )
+    code, out = finish(start(f"resume={run}", entry=[sys.executable, "-c", limited]))
+    assert code == 1, out
+    errors = [line for line in out.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1, out
+    assert "cannot write" in errors[0]
+    assert "previous one is kept" in errors[0] or "best.pt" in errors[0]
+    assert "Traceback" not in out
+    assert (run / "checkpoints/last.pt").read_bytes() == before
+    assert not list(run.rglob("*.partial"))
+    assert finish(start(f"resume={run}"))[0] == 0
+    assert_same(run, whole)
+
+
+@pytest.fixture
+def copy(whole, tmp_path) -> Path:
+    return shutil.copytree(whole, tmp_path / "copy")
+
+
+def test_a_finished_run_says_so(train, copy):
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.name in ("metrics.jsonl", "last.pt", "config.yaml")}
+    result = train(f"resume={copy}")
+    assert result.code == 0
+    assert "this run is finished: 4 epochs" in result.out
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_hardware_and_logger_may_change(train, copy):
+    assert train(f"resume={copy}", "device=cpu", "precision=bf16", "logger=wandb", "logger.mode=offline").code == 0
+
+
+@pytest.mark.parametrize(
+    "override", ["lr=1e-2", "epochs=9", "model=small", "kl_schedule.cycles=2", "+new=1", "hydra.run.dir=x"]
+)
+def test_nothing_else_may_change(train, copy, override):
+    result = train(f"resume={copy}", override)
+    assert result.code == 1
+    assert result.err.count("\n") == 1
+    assert f"{override.lstrip('+').split('=')[0]} cannot change in a resumed run: only device, precision" in result.err
+
+
+def test_a_folder_that_is_no_run_is_named(train, tmp_path):
+    result = train(f"resume={tmp_path}")
+    assert result.code == 1
+    assert (
+        result.err == f"error: resume={tmp_path} is no run folder: it has no .hydra/config.yaml; runs are in multirun/single/\n"
+    )
+
+
+def test_a_checkpoint_cut_in_half_is_named(train, copy):
+    path = copy / "checkpoints/last.pt"
+    os.truncate(path, path.stat().st_size // 2)
+    result = train(f"resume={copy}")
+    assert result.code == 1
+    assert f"{path} is damaged" in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_a_checkpoint_of_another_model_is_named(train, copy, drawn):
+    config = copy / ".hydra/config.yaml"
+    config.write_text(config.read_text().replace("hidden_dim: 16", "hidden_dim: 8"))
+    result = train(f"resume={copy}")
+    assert result.code == 1
+    assert "does not fit its run's config" in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_a_config_from_a_stranger_runs_no_code(train, copy, tmp_path):
+    config = copy / ".hydra/config.yaml"
+    text = config.read_text()
+    assert "allow_targets: []" in text
+    config.write_text(
+        text.replace("cvae.model.backbones.dcgan64", "os.makedirs").replace("allow_targets: []", "allow_targets: [os]")
+    )
+    result = train(f"resume={copy}")
+    assert result.code == 1
+    assert "model.backbone._target_ is 'os.makedirs', which is not allowed" in result.err
+    assert "cvae, torch.optim, torch.nn, optuna is needed" in result.err
+
+
+def test_resume_and_multirun_do_not_mix(train, copy):
+    result = train("-m", f"resume={copy}")
+    assert result.code == 1
+    assert "leave -m out" in result.err
