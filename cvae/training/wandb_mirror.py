@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import netrc
 import os
 import queue
 import shlex
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,6 +52,7 @@ class WandbMirror:
         self._thread: threading.Thread | None = None
         self._exit_code = 0
         self._farewell = ""
+        self._given_up = False
 
     def start(self, info: RunInfo) -> None:
         self._thread = threading.Thread(target=self._work, args=(info,), name="wandb-mirror", daemon=True)
@@ -74,8 +77,10 @@ class WandbMirror:
         self._calls.put(None)
         self._thread.join(_FINISH_TIMEOUT + 5)
         if self._thread.is_alive():
+            self._given_up = True
             warn("W&B does not answer: its view of this run may lack the end; metrics.jsonl is complete")
             _kill_service()
+            self._thread.join(5)
         elif self._farewell:
             say(self._farewell)
 
@@ -88,12 +93,17 @@ class WandbMirror:
             if run.settings.mode == "offline":
                 self._farewell = f"W&B      offline run; send it with: wandb sync {shlex.quote(run.settings.sync_dir)}"
         except Exception as error:  # whatever W&B raises, training goes on
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            warn(f"W&B stopped ({reason}); training goes on, metrics.jsonl is complete")
+            if not self._given_up:
+                warn(f"W&B stopped ({_reason(error)}); training goes on, metrics.jsonl is complete")
+            _tear_down()
 
     def _init(self, info: RunInfo) -> Any:
         # W&B reports its own errors to a server of its own, and waits for it at exit.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.setdefault("WANDB_SILENT", "true")  # its lines would tear the progress bar
+        if "wandb" not in sys.modules:
+            # A service inherited from the process that started this one could not be torn down, and may die with it.
+            os.environ.pop("WANDB_SERVICE", None)
         import wandb
 
         mode = self.mode if self.mode != "auto" else os.environ.get("WANDB_MODE") or _mode_by_login()
@@ -102,8 +112,7 @@ class WandbMirror:
         except wandb.Error as error:
             if mode != "online":
                 raise
-            reason = (str(error).strip().splitlines() or ["no answer"])[0]
-            warn(f"W&B cannot be reached ({reason}): recording offline")
+            warn(f"W&B cannot be reached ({_reason(error)}): recording offline")
             # Under the same id a second start is refused until the failed one is gone.
             wandb.teardown()
             run = self._open(wandb, info, "offline")
@@ -145,6 +154,18 @@ def _mode_by_login() -> str:
         return "online" if netrc.netrc(os.environ.get("NETRC")).authenticators(host) else "offline"
     except (OSError, netrc.NetrcParseError):
         return "offline"
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _tear_down() -> None:
+    """Forget a broken service, so that W&B's exit handler does not stumble over it and a next run starts its own."""
+    with contextlib.suppress(Exception):
+        import wandb
+
+        wandb.teardown()
 
 
 def _kill_service() -> None:

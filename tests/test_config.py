@@ -1,0 +1,194 @@
+"""Configs compose, build, and cannot run a stranger's code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny
+from omegaconf import OmegaConf
+
+from cvae import cli, config
+from cvae.errors import UserError
+
+config.register()
+
+GROUPS = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in cli.CONF.iterdir() if folder.is_dir()}
+BASE = ["data=course", "data.root=/frames"]
+
+
+def composed(*words: str):
+    return cli.compose([*BASE, *words])
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS if g not in ("data", "experiment") for o in GROUPS[g]])
+def test_every_option_composes_and_builds(group, option):
+    cfg = composed(f"{group}={option}")
+    for key in ("kl_schedule", "tf_schedule", "likelihood", "logger"):
+        config.build(cfg[key])
+    model = config.build(cfg.model, cond_dim=7)
+    config.build(cfg.optim, params=model.parameters())
+
+
+def test_every_pair_of_model_parts_builds():
+    for model, prior in product(("tiny", "small"), GROUPS["prior"]):
+        built = config.build(composed(f"model={model}", f"prior={prior}", "model.backbone.norm=group").model, cond_dim=4)
+        assert not [name for name, _ in built.named_buffers() if "running" in name]
+
+
+@pytest.mark.parametrize("name", GROUPS["experiment"])
+def test_every_experiment_opens_with_its_command_and_composes(name):
+    text = (cli.CONF / "experiment" / f"{name}.yaml").read_text()
+    assert text.startswith("# @package _global_\n")
+    assert f"python -m cvae.train experiment={name}" in text.splitlines()[1]
+    cfg = cli.compose([f"experiment={name}", "data.root=/frames"])
+    assert OmegaConf.to_container(cfg, resolve=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "lr", "kl", "forcing"),
+    [
+        ("course_cyclical_step_lr5e-4", 5e-4, "Cyclical", "Step"),
+        ("course_cyclical_step_lr2e-3", 2e-3, "Cyclical", "Step"),
+        ("course_monotonic_step_lr2e-3", 2e-3, "Monotonic", "Step"),
+        ("course_monotonic_linear_lr2e-3", 2e-3, "Monotonic", "Linear"),
+    ],
+)
+def test_the_reports_runs_are_the_reports(name, lr, kl, forcing):
+    cfg = cli.compose([f"experiment={name}", "data.root=/frames"])
+    assert (cfg.lr, cfg.batch_size, cfg.epochs, cfg.epoch_size, cfg.beta) == (lr, 12, 300, 600, 1.0)
+    assert (cfg.n_past, cfg.n_future, cfg.n_eval, cfg.tfr) == (2, 10, 30, 1.0)
+    assert cfg.optim._target_ == "torch.optim.Adam"
+    assert cfg.optim.betas[0] == 0.9
+    assert cfg.kl_schedule._target_.endswith(kl)
+    assert cfg.tf_schedule._target_.endswith(forcing)
+    assert cfg.likelihood._target_.endswith("MSE")
+    assert cfg.model.backbone._target_.endswith("vgg64")
+    assert (cfg.model.rollout, cfg.model.skips, cfg.model.force_past, cfg.model.scored) == ("stepwise", "course", False, "all")
+    assert (cfg.data.normalise, cfg.data.random_start, cfg.schedule_step) == (False, False, "epoch")
+    parameters = sum(p.numel() for p in config.build(cfg.model, cond_dim=7).parameters())
+    assert round(parameters / 1e6, 2) == 22.24
+    assert cli.compose([f"experiment={name}", "data.root=/frames", "beta=1e-4"]).beta == 1e-4
+
+
+def test_the_users_words_win_over_an_experiment():
+    cfg = cli.compose(["experiment=course_cyclical_step_lr2e-3", "data.root=/frames", "lr=1e-5", "model.rollout=planned"])
+    assert (cfg.lr, cfg.optim.lr, cfg.model.rollout) == (1e-5, 1e-5, "planned")
+
+
+# --- build ------------------------------------------------------------------------------------------------------------
+
+
+def node(**values):
+    return OmegaConf.create({"part": values}).part
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "builtins.eval",
+        "subprocess.Popen",
+        "torch.load",
+        "torch.optim.optimizer.torch.load",
+        "torch.nn.modules.module.torch.hub.load",
+        "optuna.study.study.copy.copy",
+        "cvae.data.cache.make_once",
+        "cvae.data.cache.shutil.rmtree",
+        "cvae.training.checkpoint.save",
+        "cvae.training.recorder.subprocess.run",
+        "cvae.pictures.curves",
+        "cvaesomething.Thing",
+        "cvae.model.objective.MSE.__class__",
+        7,
+        None,
+    ],
+)
+def test_a_target_outside_the_allowed_is_refused(target):
+    with pytest.raises(UserError, match=r"part\.deep\._target_ is .* which is not allowed"):
+        config.build(node(_target_="cvae.model.objective.Gaussian", deep={"_target_": target}))
+
+
+def test_a_target_may_hide_nowhere(tmp_path):
+    mark = tmp_path / "mark"
+    evil = {"_target_": "os.mkdir", "path": str(mark)}
+    for hidden in (
+        [evil],
+        {"deeper": [{"still": evil}]},
+        "\\${oc.decode:'{_target_: os.mkdir, path: " + str(mark) + "}'}",
+        "${oc.decode:'{_target_: os.mkdir, path: " + str(mark) + "}'}",
+    ):
+        with pytest.raises(UserError, match=r"not allowed|escaped interpolation"):
+            config.build(node(_target_="cvae.model.objective.Gaussian", sigma=hidden))
+    assert not mark.exists()
+
+
+def test_a_package_that_the_user_names_is_allowed(tmp_path, monkeypatch):
+    (tmp_path / "mypkg.py").write_text("class Ramp:\n    def __call__(self, t):\n        return t\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"allow_targets=\[package\]"):
+        config.build(node(_target_="mypkg.Ramp"))
+    assert config.build(node(_target_="mypkg.Ramp"), allow_targets=["mypkg"])(0.5) == 0.5
+
+
+def test_a_misspelt_target_says_so():
+    with pytest.raises(UserError, match=r"part\._target_=cvae\.schedules\.Cylical does not exist"):
+        config.build(node(_target_="cvae.schedules.Cylical"))
+
+
+def test_built_parts_get_plain_values():
+    optimizer = config.build(composed().optim, params=torch.nn.Linear(1, 1).parameters())
+    assert type(optimizer.param_groups[0]["betas"]) in (list, tuple)
+
+
+# --- signature --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("same", ["device=cuda", "logger=none", "data.root=/elsewhere", "data.cache_dir=/c", "+trial.number=3"])
+def test_what_does_not_change_the_result_does_not_change_the_signature(same):
+    assert config.signature(composed(same)) == config.signature(composed())
+
+
+@pytest.mark.parametrize(
+    "other", ["lr=3e-3", "seed=2", "kl_schedule.cycles=4", "data.condition=none", "model.backbone.width=0.5"]
+)
+def test_what_changes_the_result_changes_the_signature(other):
+    assert config.signature(composed(other)) != config.signature(composed())
+
+
+# --- answers without torch --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"], ["--cfg", "job", "--resolve", *BASE], ["--info", "defaults"]])
+def test_answers_that_need_no_torch_do_not_load_it(words):
+    code = (
+        "import sys\n"
+        "from cvae import train\n"
+        f"sys.argv = ['cvae/train.py', *{words!r}]\n"
+        "try:\n    train.main()\n"
+        "finally:\n    assert not {'torch', 'wandb', 'optuna', 'matplotlib'} & set(sys.modules), 'heavy import'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout) > 500
+
+
+def test_help_shows_groups_dials_and_three_commands(train):
+    said = train("--help").out
+    for group in GROUPS:
+        assert f"{group}: " in said
+    for dial in config.RunConfig.__dataclass_fields__:
+        if dial not in GROUPS:
+            assert f"{dial}=" in said, dial
+    assert said.count("python -m cvae.train") >= 3
+
+
+def test_the_signature_is_in_run_json(train, drawn):
+    assert train(*tiny(drawn), "hydra.run.dir=run").code == 0
+    record = json.loads(Path("run/run.json").read_text())
+    assert record["signature"] == config.signature(OmegaConf.load("run/.hydra/config.yaml"))
