@@ -30,11 +30,12 @@ def ssim(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def _ssim(predicted: Tensor, target: Tensor) -> Tensor:
-    x, y = (image.float().flatten(0, -4) if image.dim() > 3 else image.float()[None] for image in (predicted, target))
+    # Double precision: variances are small differences of large squares.
+    x, y = (image.double().reshape(-1, *image.shape[-3:]) for image in (predicted, target))
     mu_x, mu_y, xx, yy, xy = _blur(torch.cat([x, y, x * x, y * y, x * y])).chunk(5)
     var_x, var_y, cov = xx - mu_x * mu_x, yy - mu_y * mu_y, xy - mu_x * mu_y
     similarity = ((2 * mu_x * mu_y + _C1) * (2 * cov + _C2)) / ((mu_x**2 + mu_y**2 + _C1) * (var_x + var_y + _C2))
-    return similarity.mean(dim=(1, 2, 3)).reshape(predicted.shape[:-3])
+    return similarity.mean(dim=(1, 2, 3)).reshape(predicted.shape[:-3]).float()
 
 
 def _blur(x_NCHW: Tensor) -> Tensor:

@@ -72,6 +72,8 @@ class SigmaOptimal:
     default_beta: ClassVar[float] = 1.0
 
     def __init__(self, min_log_sigma: float = -6.0) -> None:
+        if isinstance(min_log_sigma, bool) or not isinstance(min_log_sigma, (int, float)) or not math.isfinite(min_log_sigma):
+            raise UserError(f"likelihood.min_log_sigma is {min_log_sigma!r}: give a number, such as -6")
         self.min_log_sigma = float(min_log_sigma)
 
     def __call__(self, mse: Tensor, dims: int) -> Tensor:
@@ -102,7 +104,7 @@ class Objective:
     """
 
     def __init__(self, likelihood: Likelihood, free_bits: float = 0.0, kl_balance: float | None = None) -> None:
-        if free_bits < 0:
+        if not 0 <= free_bits < math.inf:
             raise UserError(f"free_bits is {free_bits:g}: give the free nats of a latent dimension, 0 for none")
         if kl_balance is not None and not 0 <= kl_balance <= 1:
             raise UserError(f"kl_balance is {kl_balance:g}: give a share in [0, 1], such as 0.8, or null for none")

@@ -209,7 +209,8 @@ class Trainer:
         settings = self.settings
         done = self.epoch + (self.iteration / settings.epoch_size if settings.schedule_step == "iteration" else 0)
         t = done / settings.epochs
-        lr_t = (self.epoch * settings.epoch_size + self.iteration) / (settings.epochs * settings.epoch_size)
+        # The middle of the iteration: no warm-up begins and no cosine ends with a step of length 0.
+        lr_t = (self.epoch * settings.epoch_size + self.iteration + 0.5) / (settings.epochs * settings.epoch_size)
         return (
             settings.beta * self.kl_schedule(t),
             settings.tfr * self.tf_schedule(t),
@@ -270,10 +271,9 @@ class Trainer:
         length = min(settings.n_eval, int(split.lengths[:shown].min()))
         true_STHWC, _ = split.gather(np.arange(shown), 0, length)
         with self.autocast():
-            predicted_SKCHW = next(free_run(self.model, split, length, 1, settings.seed, self.device, rows=np.arange(shown)))[
-                0
-            ][0]
-        pixels = (predicted_SKCHW.float() * 255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy()
+            ((predicted_1SKCHW, _),) = free_run(self.model, split, length, 1, settings.seed, self.device, rows=np.arange(shown))
+        predicted_SKCHW = predicted_1SKCHW[0]
+        pixels = (predicted_SKCHW * 255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy()
         predicted_STHWC = np.concatenate([true_STHWC[:, : settings.n_past], pixels], axis=1)
         names = [split.name(index) for index in range(shown)]
         self.recorder.sample(self.epoch, true_STHWC, predicted_STHWC, settings.n_past, names)
