@@ -79,7 +79,7 @@ def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Seque
     length = true_STHWC.shape[1]
     future = np.unique(np.linspace(n_past, length - 1, min(length - n_past, 10)).round().astype(int))
     columns = [*range(max(0, n_past - 2), n_past), *future]
-    scale, gap, left, top = 2, 4, 84, 22
+    scale, gap, left, top = 2, 4, 100, 22
     cell = true_STHWC.shape[2] * scale + gap
     height = top + len(true_STHWC) * (2 * cell + 3 * gap)
     sheet = Image.new("RGB", (left + len(columns) * cell + gap, height), _PAPER)
@@ -92,7 +92,7 @@ def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Seque
             draw.text((8, y + row * cell + cell / 2), label, _INK, font, anchor="lm")
             for column, t in enumerate(columns):
                 _paste(sheet, video[t], (left + column * cell, y + row * cell), scale, _border(t < n_past, row))
-        draw.text((8, y + cell), name[-14:], (110, 118, 129), ImageFont.load_default(10), anchor="lm")
+        draw.text((8, y + cell), name[-18:], (110, 118, 129), ImageFont.load_default(10), anchor="lm")
     sheet.save(path)
 
 

@@ -26,7 +26,8 @@ def map_in_processes(function: Callable[[Job], Done], jobs: Sequence[Job], worke
     Raises:
         UserError: a worker was killed.
     """
-    workers = min(workers or len(os.sched_getaffinity(0)), len(jobs))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(workers or cores, len(jobs))
     if workers <= 1:
         yield from map(function, jobs)
         return

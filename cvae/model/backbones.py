@@ -37,22 +37,58 @@ class Encoder(nn.Module):
         return self.head(x_NCHW).flatten(1), skips
 
 
-class Decoder(nn.Module):
-    """A stem from the feature to a 4x4 map, then four stages, each fed the map beside the skip of its size."""
+class SkipStage(nn.Module):
+    """A decoder stage that begins with a convolution over the map beside a skip: ``rest(conv(cat(x, skip)))``.
 
-    def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], upsample: bool) -> None:
+    A convolution is linear, so conv(cat(x, skip)) = conv_x(x) + conv_skip(skip) with the two halves of one weight. The second
+    term is the same for every frame decoded with these skips and is computed once for all of them.
+    """
+
+    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, rest: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+        self.rest = rest
+
+    def skip_term(self, skip_BCHW: Tensor) -> Tensor:
+        """The skip's share of the convolution, bias included."""
+        return self._convolve(skip_BCHW, half=1, bias=self.conv.bias)
+
+    def forward(self, x_NCHW: Tensor, term_BCHW: Tensor) -> Tensor:
+        """Decode N = B * k maps, k in a row for each of B skip terms."""
+        y_NCHW = self._convolve(x_NCHW, half=0, bias=None)
+        y_NCHW = (y_NCHW.unflatten(0, (len(term_BCHW), -1)) + term_BCHW[:, None]).flatten(0, 1)
+        out_NCHW: Tensor = self.rest(y_NCHW)
+        return out_NCHW
+
+    def _convolve(self, x_NCHW: Tensor, half: int, bias: Tensor | None) -> Tensor:
+        conv = self.conv
+        if isinstance(conv, nn.ConvTranspose2d):
+            weight = conv.weight.chunk(2, dim=0)[half]
+            return nn.functional.conv_transpose2d(x_NCHW, weight, bias, conv.stride, conv.padding)  # type: ignore[arg-type]
+        weight = conv.weight.chunk(2, dim=1)[half]
+        return nn.functional.conv2d(x_NCHW, weight, bias, conv.stride, conv.padding)
+
+
+class Decoder(nn.Module):
+    """A stem from the feature to a 4x4 map, then four stages, each fed the map and the skip of its size."""
+
+    def __init__(self, stem: nn.Module, stages: Sequence[SkipStage], upsample: bool) -> None:
         super().__init__()
         self.stem = stem
         self.stages = nn.ModuleList(stages)
         self.upsample = upsample
 
-    def forward(self, g_NG: Tensor, skips: Skips) -> Tensor:
-        """Return images ``x_NCHW`` in [0, 1]; ``skips`` as the encoder gives them, with the same N."""
+    def skip_terms(self, skips: Skips) -> Skips:
+        """What the encoder's skips (finest first) contribute to every frame decoded with them, coarsest first."""
+        return [stage.skip_term(skip) for stage, skip in zip(self.stages, reversed(skips), strict=True)]  # type: ignore[operator]
+
+    def forward(self, g_NG: Tensor, terms: Skips) -> Tensor:
+        """Return images ``x_NCHW`` in [0, 1]; ``terms`` are of B sequences with N = B * k features, k in a row for each."""
         x_NCHW = self.stem(g_NG[:, :, None, None])
-        for stage, skip_NCHW in zip(self.stages, reversed(skips), strict=True):
+        for stage, term_BCHW in zip(self.stages, terms, strict=True):
             if self.upsample:
                 x_NCHW = nn.functional.interpolate(x_NCHW, scale_factor=2, mode="nearest")
-            x_NCHW = stage(torch.cat([x_NCHW, skip_NCHW], dim=1))
+            x_NCHW = stage(x_NCHW, term_BCHW)
         # bf16 near 1 has steps of 1/256: the sigmoid is taken in full precision, so that an image is not quantised twice.
         return torch.sigmoid(x_NCHW.to(torch.promote_types(x_NCHW.dtype, torch.float32)))
 
@@ -76,6 +112,9 @@ def vgg64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch") -> Ba
         convs = [_conv_block(nn.Conv2d(i, o, 3, padding=1), norm) for i, o in pairwise(channels)]
         return nn.Sequential(*([nn.MaxPool2d(2)] if pool else []), *convs)
 
+    def first(i: int, o: int, rest: nn.Module) -> SkipStage:
+        return SkipStage(nn.Conv2d(i, o, 3, padding=1), nn.Sequential(*_norm_and_activation(o, norm), rest))
+
     encoder = Encoder(
         [
             block(3, c64, c64),  # 64
@@ -88,10 +127,10 @@ def vgg64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch") -> Ba
     decoder = Decoder(
         _conv_block(nn.ConvTranspose2d(feature_dim, c512, 4), norm),  # 1 -> 4
         [
-            block(2 * c512, c512, c512, c256),  # 8
-            block(2 * c256, c256, c256, c128),  # 16
-            block(2 * c128, c128, c64),  # 32
-            nn.Sequential(block(2 * c64, c64), nn.ConvTranspose2d(c64, 3, 3, padding=1)),  # 64
+            first(2 * c512, c512, block(c512, c512, c256)),  # 8
+            first(2 * c256, c256, block(c256, c256, c128)),  # 16
+            first(2 * c128, c128, block(c128, c64)),  # 32
+            first(2 * c64, c64, nn.ConvTranspose2d(c64, 3, 3, padding=1)),  # 64
         ],
         upsample=True,
     )
@@ -105,8 +144,9 @@ def dcgan64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch") -> 
     def down(i: int, o: int) -> nn.Sequential:
         return _conv_block(nn.Conv2d(i, o, 4, stride=2, padding=1), norm)
 
-    def up(i: int, o: int) -> nn.Sequential:
-        return _conv_block(nn.ConvTranspose2d(i, o, 4, stride=2, padding=1), norm)
+    def up(i: int, o: int) -> SkipStage:
+        conv = nn.ConvTranspose2d(i, o, 4, stride=2, padding=1)
+        return SkipStage(conv, nn.Identity() if o == 3 else nn.Sequential(*_norm_and_activation(o, norm)))
 
     encoder = Encoder(
         [down(3, c64), down(c64, c128), down(c128, c256), down(c256, c512)],  # 64 -> 32 -> 16 -> 8 -> 4
@@ -118,7 +158,7 @@ def dcgan64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch") -> 
             up(2 * c512, c256),  # 4 -> 8
             up(2 * c256, c128),  # 8 -> 16
             up(2 * c128, c64),  # 16 -> 32
-            nn.ConvTranspose2d(2 * c64, 3, 4, stride=2, padding=1),  # 32 -> 64
+            up(2 * c64, 3),  # 32 -> 64
         ],
         upsample=False,
     )
@@ -135,7 +175,11 @@ def _channels(width: float, feature_dim: int) -> tuple[int, int, int, int]:
 
 
 def _conv_block(conv: nn.Conv2d | nn.ConvTranspose2d, norm: str) -> nn.Sequential:
-    return nn.Sequential(conv, _norm(conv.out_channels, norm), nn.LeakyReLU(0.2, inplace=True))
+    return nn.Sequential(conv, *_norm_and_activation(conv.out_channels, norm))
+
+
+def _norm_and_activation(channels: int, norm: str) -> tuple[nn.Module, nn.Module]:
+    return _norm(channels, norm), nn.LeakyReLU(0.2, inplace=True)
 
 
 def _head(channels: int, feature_dim: int, norm: str) -> list[nn.Module]:

@@ -114,7 +114,7 @@ class CVAE(nn.Module):
         batch, length = frames_BTCHW.shape[:2]
         h_NG, skips = self.backbone.encoder(frames_BTCHW.flatten(0, 1))
         h_BTG = h_NG.unflatten(0, (batch, length))
-        skips = [skip.unflatten(0, (batch, length))[:, self.n_past - 1] for skip in skips]
+        terms = self.backbone.decoder.skip_terms([_frame_of_each(skip, length, self.n_past - 1) for skip in skips])
         # Step t stands at index t-1 from here on, as there is no step 0.
         mu_BTZ, logvar_BTZ, _ = self.posterior(h_BTG[:, 1:], None)
         z_BTZ = reparameterise(mu_BTZ, logvar_BTZ, noise_BTZ[:, 1:])
@@ -128,7 +128,7 @@ class CVAE(nn.Module):
         for start, end in pairwise([1, *free, length]):
             inputs_BTG = h_BTG[:, start - 1 : end - 1]
             if start > 1:
-                decoded[start - 1] = self.backbone.decoder(steps[-1][0][:, -1], skips)
+                decoded[start - 1] = self.backbone.decoder(steps[-1][0][:, -1], terms)
                 h_BG = self._mixed(forced_BT[:, start], inputs_BTG[:, 0], self._feature(decoded[start - 1]))
                 inputs_BTG = torch.cat([h_BG[:, None], inputs_BTG[:, 1:]], dim=1)
             now = slice(start - 1, end - 1)
@@ -139,7 +139,7 @@ class CVAE(nn.Module):
         g_BTG, prior_mu_BTZ, prior_logvar_BTZ = (torch.cat(parts, dim=1) for parts in zip(*steps, strict=True))
         scored = slice(self.first_scored - 1, None)
         return Rollout(
-            self._decode_rest(g_BTG, skips, decoded),
+            self._decode_rest(g_BTG, terms, decoded),
             mu_BTZ[:, scored],
             logvar_BTZ[:, scored],
             prior_mu_BTZ[:, scored],
@@ -147,12 +147,12 @@ class CVAE(nn.Module):
             self.first_scored,
         )
 
-    def _decode_rest(self, g_BTG: Tensor, skips: Skips, decoded: dict[int, Tensor]) -> Tensor:
+    def _decode_rest(self, g_BTG: Tensor, terms: Skips, decoded: dict[int, Tensor]) -> Tensor:
         """Decode in one call the scored steps that the loop did not have to; return all as ``BKCHW``."""
         times = range(self.first_scored, g_BTG.shape[1] + 1)
         rest = [t for t in times if t not in decoded]
         g_BKG = g_BTG[:, [t - 1 for t in rest]]
-        x_NCHW: Tensor = self.backbone.decoder(g_BKG.flatten(0, 1), [_repeat(skip, len(rest)) for skip in skips])
+        x_NCHW: Tensor = self.backbone.decoder(g_BKG.flatten(0, 1), terms)
         x_BKCHW: Tensor = x_NCHW.unflatten(0, g_BKG.shape[:2])
         if not decoded:
             return x_BKCHW
@@ -161,7 +161,7 @@ class CVAE(nn.Module):
 
     def _stepwise(self, frames_BTCHW: Tensor, cond_BTA: Tensor, forced_BT: Tensor, noise_BTZ: Tensor) -> Rollout:
         x_BCHW = frames_BTCHW[:, 0]
-        skips: Skips = []
+        terms: Skips = []
         posterior_state: State = None
         prior_state: State = None
         state: State = None
@@ -169,15 +169,15 @@ class CVAE(nn.Module):
         for t in range(1, frames_BTCHW.shape[1]):
             target_BG = self._feature(frames_BTCHW[:, t])
             x_BCHW = self._mixed(forced_BT[:, t], frames_BTCHW[:, t - 1], x_BCHW)
-            h_BG, new_skips = self.backbone.encoder(x_BCHW)
+            h_BG, skips = self.backbone.encoder(x_BCHW)
             if t <= self.skip_step:
-                skips = new_skips
+                terms = self.backbone.decoder.skip_terms(skips)
             mu_BTZ, logvar_BTZ, posterior_state = self.posterior(target_BG[:, None], posterior_state)
             prior_mu_BTZ, prior_logvar_BTZ, prior_state = self.prior(h_BG[:, None], prior_state)
             z_BTZ = reparameterise(mu_BTZ, logvar_BTZ, noise_BTZ[:, t : t + 1])
             g_BTG, state = self.predictor(torch.cat([cond_BTA[:, t - 1 : t], h_BG[:, None], z_BTZ], dim=-1), state)
             if t >= self.first_scored:
-                x_BCHW = self.backbone.decoder(g_BTG[:, 0], skips)
+                x_BCHW = self.backbone.decoder(g_BTG[:, 0], terms)
                 steps.append((x_BCHW[:, None], mu_BTZ, logvar_BTZ, prior_mu_BTZ, prior_logvar_BTZ))
         x_BKCHW, mu, logvar, prior_mu, prior_logvar = (torch.cat(parts, dim=1) for parts in zip(*steps, strict=True))
         return Rollout(x_BKCHW, mu, logvar, prior_mu, prior_logvar, self.first_scored)
@@ -195,7 +195,7 @@ class CVAE(nn.Module):
         noise_BTZ = noise_TBZ.transpose(0, 1)
         h_NG, skips = self.backbone.encoder(past_BTCHW[:, :n_past].flatten(0, 1))
         h_BTG = h_NG.unflatten(0, (-1, n_past))
-        skips = [skip.unflatten(0, (-1, n_past))[:, self.skip_step - 1] for skip in skips]
+        terms = self.backbone.decoder.skip_terms([_frame_of_each(skip, n_past, self.skip_step - 1) for skip in skips])
         state: State = None
         prior_state: State = None
         if n_past > 1:
@@ -212,7 +212,7 @@ class CVAE(nn.Module):
             mu_BTZ, logvar_BTZ, prior_state = self.prior(h_BG[:, None], prior_state)
             z_BTZ = reparameterise(mu_BTZ, logvar_BTZ, noise_BTZ[:, t : t + 1])
             g_BTG, state = self.predictor(torch.cat([cond_BTA[:, t - 1 : t], h_BG[:, None], z_BTZ], dim=-1), state)
-            frames.append(self.backbone.decoder(g_BTG[:, 0], skips))
+            frames.append(self.backbone.decoder(g_BTG[:, 0], terms))
         return torch.stack(frames, dim=1)
 
     def _feature(self, x_BCHW: Tensor) -> Tensor:
@@ -230,11 +230,11 @@ class CVAE(nn.Module):
         return torch.where(mask, true, predicted.to(true.dtype))
 
 
-def _repeat(skip_BCHW: Tensor, times: int) -> Tensor:
-    """Each image ``times`` in a row, ``NCHW`` with N = B * times, keeping the memory channels last."""
-    skip_BHWC = skip_BCHW.permute(0, 2, 3, 1)
-    skip_NHWC = skip_BHWC[:, None].expand(-1, times, -1, -1, -1).flatten(0, 1)
-    return skip_NHWC.permute(0, 3, 1, 2)
+def _frame_of_each(skip_NCHW: Tensor, length: int, t: int) -> Tensor:
+    """Frame t of each of the windows that lie one after another in N; gradients, too, keep the memory channels last."""
+    skip_BTHWC = skip_NCHW.permute(0, 2, 3, 1).unflatten(0, (-1, length))
+    skip_BHWC: Tensor = skip_BTHWC[:, t]
+    return skip_BHWC.permute(0, 3, 1, 2)
 
 
 def _check_switches(n_past: int, rollout: str, skips: str, force_past: bool, scored: str) -> None:

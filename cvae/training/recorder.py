@@ -82,6 +82,8 @@ class Recorder:
             UserError: the folder cannot be written to, or a resumed run's run.json is damaged.
         """
         path = self.folder / "run.json"
+        with writing(self.folder, "choose another run folder"):
+            self.folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
             record = _read_record(path)
             record["resumed"] = [*record.get("resumed", []), {"command": _command(), "at": _now(), **facts}]

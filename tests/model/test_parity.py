@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from restated import (
@@ -21,7 +23,7 @@ from restated import GaussianLSTM as RestatedGaussian
 from torch import Tensor, nn
 
 from cvae.model import backbones
-from cvae.model.backbones import vgg64
+from cvae.model.backbones import Decoder, vgg64
 from cvae.model.cvae import CVAE
 from cvae.model.objective import MSE, Objective
 from cvae.model.recurrent import FramePredictor, GaussianLSTM, StandardNormal
@@ -45,7 +47,8 @@ def encode(net: nn.Module, seed: int) -> list[Tensor]:
 
 def decode(sizes: list[int], net: nn.Module, seed: int) -> list[Tensor]:
     skips = [draw(3, NF * 2**i, size, size, seed=seed + i) for i, size in enumerate(sizes)]
-    return [net(draw(3, G, seed=seed).tanh(), skips)]
+    g_NG = draw(3, G, seed=seed).tanh()
+    return [net(g_NG, net.skip_terms(skips)) if isinstance(net, Decoder) else net(g_NG, skips)]
 
 
 def predict(net: nn.Module, seed: int) -> list[Tensor]:
@@ -184,3 +187,16 @@ def test_course_training_step_equals_the_reports_loop(backbone: str, coins: list
     for ours, restated in parts:
         assert_same_gradients(ours, restated)
         assert_same_state(ours, restated)
+
+
+@pytest.mark.parametrize("name", ["vgg64", "dcgan64"])
+def test_frames_decoded_together_share_the_work_on_their_skips(name: str) -> None:
+    """Two sequences, three frames each: the same as every frame decoded by itself with its own copy of the skips."""
+    decoder = getattr(backbones, name)(G, NF / 64).double().decoder.eval()
+    sizes = [64, 32, 16, 8] if name == "vgg64" else [32, 16, 8, 4]
+    skips = [draw(2, NF * 2**i, size, size, seed=i) for i, size in enumerate(sizes)]
+    g_BKG = draw(2, 3, G, seed=9).tanh()
+    together = decoder(g_BKG.flatten(0, 1), decoder.skip_terms(skips)).unflatten(0, (2, 3))
+    for b, k in product(range(2), range(3)):
+        alone = decoder(g_BKG[b : b + 1, k], decoder.skip_terms([skip[b : b + 1] for skip in skips]))
+        assert distance(alone[0], together[b, k]) <= RELATIVE

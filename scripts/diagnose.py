@@ -1,0 +1,56 @@
+"""What a trained run makes of its latent and its actions: python scripts/diagnose.py RUN [--samples 10] [--split validate]
+
+Prints free-running PSNR beside three others: repeating the last past frame; the best of N sampled futures (the latent is
+in use if it gains); and the same prediction with the conditions of another sequence (actions are in use if it loses).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from cvae.cli import fail
+from cvae.errors import UserError
+from cvae.evaluation.validation import score_copy, validate
+from cvae.training.assembly import load_model
+from cvae.training.recorder import read_metrics
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("--samples", type=int, default=10, help="futures a sequence (10)")
+    parser.add_argument("--split", choices=("validate", "test"), default="validate")
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    words = parser.parse_args()
+    try:
+        diagnose(words.run.absolute(), words.samples, words.split, words.checkpoint)
+    except UserError as error:
+        fail(error)
+
+
+def diagnose(run: Path, samples: int, split_name: str, checkpoint: str) -> None:
+    model, data, cfg = load_model(run, checkpoint)
+    split = getattr(data, split_name)
+    length = cfg.n_past + cfg.n_future
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    copy, _ = score_copy(split, cfg.n_past, length)
+    scores = validate(model, split, length, samples, cfg.seed, device)
+    shuffled = validate(model, split, length, 1, cfg.seed, device, shuffled=True)
+    kld = read_metrics(run / "metrics.jsonl")[-1]["train/kld"]
+    print(f"{split_name} split, {len(split)} videos, {cfg.n_past} past -> {cfg.n_future} future frames, {checkpoint}.pt")
+    for name, value, against in [
+        ("one sample", scores.psnr, copy),
+        ("repeating the last past frame", copy, None),
+        (f"best of {samples} samples", scores.best, scores.psnr),
+        ("conditions of another sequence", shuffled.psnr, scores.psnr),
+    ]:
+        print(f"  {name:32}{value:6.2f} dB" + ("" if against is None else f"  {value - against:+.2f}"))
+    print(f"  {'KL in the last epoch':32}{kld:6.2f} nats a step")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""``python -m cvae.train`` as its user meets it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny
+from PIL import Image
+
+KEYS = [
+    "epoch", "step", "train/mse", "train/kld", "train/loss", "val/psnr", "val/ssim", "val/psnr_copy",
+    "kl_weight", "tf_ratio", "lr", "seconds", "frames_per_second",
+]  # fmt: skip
+
+
+def rows(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def only_run() -> Path:
+    (run,) = Path("multirun/single").iterdir()
+    return run
+
+
+def test_the_users_own_example_leaves_a_whole_run_folder(train, drawn):
+    result = train("kl_schedule=monotonic", "lr=2e-3", *tiny(drawn, "sample_every=1", "validate_every=1"))
+    assert (result.code, result.err) == (0, "")
+    run = only_run()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{4}", run.name)
+    names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert names >= {
+        ".hydra/config.yaml", ".hydra/overrides.yaml", "run.json", "metrics.jsonl", "curves.png", "checkpoints/last.pt",
+        "checkpoints/best.pt", "samples/epoch_0001.png", "samples/epoch_0001.gif", "samples/epoch_0002.gif", "train.log",
+    }  # fmt: skip
+    logged = rows(run)
+    assert [set(row) for row in logged] == [set(KEYS)] * 2
+    assert [(row["epoch"], row["step"], row["lr"]) for row in logged] == [(1, 2, 2e-3), (2, 4, 2e-3)]
+    assert all(math.isfinite(value) for row in logged for value in row.values())
+    # tf_schedule=step drops at half of two epochs; monotonic reaches 1 there: means over the iterations of each epoch
+    assert [row["tf_ratio"] for row in logged] == [1.0, 0.0]
+    assert [row["kl_weight"] for row in logged] == pytest.approx([1e-4 * 0.25, 1e-4])
+    with Image.open(run / "samples/epoch_0002.gif") as gif:
+        assert gif.n_frames == 6
+    torch.load(run / "checkpoints/best.pt", weights_only=True)
+    assert "Monotonic" in result.out
+    assert str(run) in result.out.splitlines()[-1]
+
+
+def test_the_terminal_says_what_runs_and_how_it_goes(train, drawn):
+    said = train(*tiny(drawn)).out
+    for fact in (
+        "data",
+        "4 train, 2 validate",
+        "0.06 M",
+        "Cyclical(cycles=3, ramp=0.5)",
+        "implied sigma 0.784",
+        "fp32",
+        "repeating the last",
+    ):
+        assert fact in said, fact
+    assert len(re.findall(r"^epoch [12]/2  MSE .* KL .* PSNR .* dB \(copy .*\)  SSIM", said, re.M)) == 2
+    assert "\x1b" not in said  # plain lines where there is no terminal
+
+
+def test_equal_settings_give_equal_runs_and_another_seed_another(train, drawn):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert train(*tiny(drawn, f"seed={seed}"), f"hydra.run.dir={name}").code == 0
+    results = [[{k: row[k] for k in KEYS[:8]} for row in rows(Path(name))] for name in "abc"]
+    assert results[0] == results[1] != results[2]
+    records = [json.loads((Path(name) / "run.json").read_text()) for name in "abc"]
+    assert records[0]["signature"] == records[1]["signature"] != records[2]["signature"]
+    assert len({record["id"] for record in records}) == 3
+    assert len({record["dataset"] for record in records}) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["prior=learned", "kl_balance=0.8", "free_bits=0.1"],
+        ["likelihood=gaussian"],
+        ["likelihood=sigma_optimal", "grad_clip=100", "lr_warmup=0.25", "lr_decay=cosine"],
+        ["model.backbone.norm=group", "coin=per_sample", "tfr=0.5"],
+        ["coin=per_sequence", "tf_schedule=inverse_sigmoid", "kl_schedule=sigmoid", "optim=adamw"],
+        ["data.condition=none", "n_past=1", "tf_schedule=exponential", "kl_schedule=cosine"],
+        ["data.condition=actions", "precision=bf16", "n_past=3", "tf_schedule=constant", "kl_schedule=constant"],
+        ["compat=course", "beta=1", "epochs=3"],
+        ["model.backbone._target_=cvae.model.backbones.vgg64", "data.random_start=false", "data.normalise=false"],
+    ],
+    ids=" ".join,
+)
+def test_every_choice_trains(train, drawn, words):
+    result = train(*tiny(drawn, *words), "hydra.run.dir=run")
+    assert (result.code, result.err) == (0, "")
+    assert len(rows(Path("run"))) >= 2
+
+
+def test_best_of_n_is_recorded_when_asked_for_and_can_be_the_objective(train, drawn):
+    result = train(*tiny(drawn, "n_samples=4", "objective=val/psnr_best", "beta=0"), "hydra.run.dir=run")
+    assert result.code == 0
+    for row in rows(Path("run")):
+        assert row["val/psnr_best"] >= row["val/psnr"]
+    best = max(row["val/psnr_best"] for row in rows(Path("run")))
+    assert torch.load("run/checkpoints/best.pt", weights_only=True)["best"] == best
+
+
+def test_validation_follows_its_interval_and_always_ends_the_run(train, drawn):
+    train(*tiny(drawn, "epochs=5", "validate_every=2"), "hydra.run.dir=run")
+    assert [row["epoch"] for row in rows(Path("run")) if "val/psnr" in row] == [2, 4, 5]
+
+
+def test_train_returns_the_best_value_of_the_objective(drawn, tmp_path):
+    from cvae import cli
+    from cvae.train import train
+
+    best = train(cli.compose(tiny(drawn, "epochs=3")), tmp_path / "run")
+    assert best == max(row["val/psnr"] for row in rows(tmp_path / "run"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(train, drawn):
+    result = train(*tiny(drawn, "lr=1e30", "epochs=9"), "hydra.run.dir=run")
+    assert result.code == 1
+    assert re.match(r"error: (MSE|KL|loss) became (nan|inf) in epoch \d+, iteration \d+: lower lr", result.err)
+    assert result.err.count("\n") == 1
+    assert "diverged.pt" in result.err
+    torch.load("run/checkpoints/diverged.pt", weights_only=True)
+
+
+def test_a_dead_latent_and_a_wide_decoder_are_warned_of_and_a_live_one_is_not(train, drawn):
+    said = train(*tiny(drawn, "beta=1")).out
+    assert "warning: the decoder's implied sigma 78.4 exceeds 3 times the copy baseline's RMSE" in said
+    assert "warning: the latent is dead" in said
+    assert "exceeds" not in train(*tiny(drawn, "likelihood=gaussian", "likelihood.sigma=0.1")).out
+
+
+def test_a_schedule_that_never_rises_is_warned_of(train, drawn):
+    assert "the KL weight is 0 in every epoch" in train(*tiny(drawn, "compat=course", "epochs=3")).out
+
+
+def test_show_schedules_draws_both_and_trains_nothing(train):
+    result = train("show=schedules", "kl_schedule=cosine", "tf_schedule=inverse_sigmoid")
+    assert result.code == 0
+    assert [path.name for path in Path().iterdir()] == ["schedules.png"]
+    with Image.open("schedules.png") as picture:
+        assert picture.width > 600
+    assert "schedules.png" in result.out
+
+
+def test_each_of_a_multirun_has_its_own_folder(train, drawn):
+    assert train("-m", *tiny(drawn), "kl_schedule=cyclical,monotonic", "tf_schedule=step,linear").code == 0
+    (sweep,) = (path for path in Path("multirun").iterdir())
+    assert sorted(path.name for path in sweep.iterdir() if path.is_dir()) == ["0", "1", "2", "3"]
+    for job in range(4):
+        assert len(rows(sweep / str(job))) == 2
+
+
+def test_the_embedded_world_is_the_default(train):
+    words = [word for word in tiny(Path()) if not word.startswith("data")]
+    result = train(*words, "data.train=4", "data.validate=2", "data.test=0", "hydra.run.dir=run")
+    assert result.code == 0
+    assert "making synthetic push world" in result.out
+    assert "making" not in train(*words, "data.train=4", "data.validate=2", "data.test=0", "seed=2").out
+
+
+@pytest.mark.parametrize("program", [[sys.executable, "-m", "cvae.train"], [str(Path(sys.executable).with_name("cvae-train"))]])
+def test_module_and_console_script_are_one(program, drawn, tmp_path):
+    words = [*tiny(drawn, "epochs=1"), f"hydra.run.dir={tmp_path / 'run'}"]
+    done = subprocess.run([*program, *words], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    command = json.loads((tmp_path / "run/run.json").read_text())["command"]
+    assert command.split()[: len(program)] == (["python", "-m", "cvae.train"] if len(program) > 1 else ["cvae-train"])
+
+
+def test_shell_completion_knows_groups_and_keys():
+    words = {**os.environ, "COMP_LINE": "cvae-train kl_schedule=c", "COMP_POINT": "24"}
+    command = [str(Path(sys.executable).with_name("cvae-train")), "-sc", "query=bash"]
+    done = subprocess.run(command, env=words, capture_output=True, text=True, check=True)
+    assert {"kl_schedule=constant", "kl_schedule=cosine", "kl_schedule=cyclical"} <= set(done.stdout.split())
