@@ -18,8 +18,6 @@ from cvae.errors import UserError
 
 config.register()
 
-RESUME_ME = 75  # sysexits.h: a temporary failure; run the command again
-
 
 def train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool = False) -> float:
     """Build a run, train it in ``folder``, close it; return the best free-running value of the objective."""
@@ -36,7 +34,7 @@ def train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool
         exit_code = 0
         return best
     except Stopped as stopped:
-        exit_code = 130 if stopped.interrupted else RESUME_ME if group is None else 128 + stopped.signum
+        exit_code = stopped.exit_code(alone=group is None)
         say(f"stopped by {stopped}; go on with: python -m cvae.train resume={shlex.quote(str(folder))}")
         raise SystemExit(exit_code) from None
     finally:

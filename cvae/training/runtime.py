@@ -71,8 +71,11 @@ class Stopped(Exception):
 
     def __init__(self, signum: int) -> None:
         self.signum = signum
-        self.interrupted = signum == signal.SIGINT
-        super().__init__("Ctrl-C" if self.interrupted else signal.Signals(signum).name)
+        super().__init__("Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name)
+
+    def exit_code(self, alone: bool) -> int:
+        """75 asks a scheduler to run the command again (EX_TEMPFAIL); a multirun would not go on where it was."""
+        return 75 if alone and self.signum != signal.SIGINT else 128 + self.signum
 
 
 class StopRequest:
