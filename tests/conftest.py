@@ -99,6 +99,7 @@ def tiny(root: Path, *words: str) -> list[str]:
         "data=course",
         f"data.root={root}",
         "model=tiny",
+        "likelihood=mse",
         "epochs=2",
         "epoch_size=2",
         "batch_size=2",

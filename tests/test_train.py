@@ -85,7 +85,7 @@ def test_equal_settings_give_equal_runs_and_another_seed_another(train, drawn):
     "words",
     [
         ["prior=learned", "kl_balance=0.8", "free_bits=0.1"],
-        ["likelihood=gaussian"],
+        ["likelihood=gaussian", "likelihood.sigma=0.1"],
         ["likelihood=sigma_optimal", "grad_clip=100", "lr_warmup=0.25", "lr_decay=cosine"],
         ["model.backbone.norm=group", "coin=per_sample", "tfr=0.5"],
         ["coin=per_sequence", "tf_schedule=inverse_sigmoid", "kl_schedule=sigmoid", "optim=adamw"],

@@ -19,8 +19,9 @@ from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
 from cvae.training.recorder import Recorder, short
 from cvae.training.runtime import choose_device, choose_precision, device_name
+from cvae.training.settings import Settings
 from cvae.training.terminal import start_table
-from cvae.training.trainer import Settings, Trainer
+from cvae.training.trainer import Trainer
 
 _WIDE = 3  # a decoder this many times wider than the copy baseline's error leaves the latent nothing to explain
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,67 +20,11 @@ from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
 from cvae.training.recorder import Recorder
 from cvae.training.runtime import Autocast, Stopped, StopRequest
+from cvae.training.settings import Settings
 from cvae.training.terminal import Advance
 
-_OBJECTIVES = ("val/psnr", "val/ssim", "val/psnr_best")
 _DEAD_LATENT = 0.1  # nats a step
 _SHOWN = 4  # sequences in a sample picture
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The numbers of a run, named as its dials (``cvae.config.RunConfig``).
-
-    Raises:
-        UserError: a value makes no sense; the message names the dial and the mend.
-    """
-
-    lr: float
-    tfr: float
-    beta: float
-    epochs: int
-    epoch_size: int
-    batch_size: int
-    seed: int
-    n_past: int
-    n_future: int
-    n_eval: int
-    n_samples: int
-    objective: str
-    coin: str
-    schedule_step: str
-    grad_clip: float | None
-    validate_every: int
-    sample_every: int
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "epoch_size", "batch_size", "n_past", "n_future", "n_samples", "validate_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: give a whole number of at least 1")
-        for name, least in (("sample_every", 0), ("seed", 0), ("n_eval", self.n_past + 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}: give a whole number of at least {least}")
-        if not 0 <= self.tfr <= 1:
-            raise UserError(f"tfr is {self.tfr:g}: give a teacher-forcing ratio in [0, 1]")
-        if not (self.lr > 0 and np.isfinite(self.lr)):
-            raise UserError(f"lr is {self.lr:g}: give a learning rate above 0")
-        if not (self.beta >= 0 and np.isfinite(self.beta)):
-            raise UserError(f"beta is {self.beta:g}: give a weight of at least 0, or null for the likelihood's default")
-        if self.grad_clip is not None and not self.grad_clip > 0:
-            raise UserError(f"grad_clip is {self.grad_clip:g}: give the largest gradient norm, above 0, or null for none")
-        for name, choices in [
-            ("coin", ("per_sequence", "per_step", "per_sample")),
-            ("schedule_step", ("iteration", "epoch")),
-            ("objective", _OBJECTIVES),
-        ]:
-            if getattr(self, name) not in choices:
-                raise UserError(f"{name} is {getattr(self, name)!r}: choose {', '.join(choices)}")
-        if self.objective == "val/psnr_best" and self.n_samples < 2:
-            raise UserError("objective=val/psnr_best needs several futures to choose from: n_samples=10")
-
-    @property
-    def length(self) -> int:
-        return self.n_past + self.n_future
 
 
 def draw_forced(ratio: float, coin: str, length: int, batch: int, generator: torch.Generator) -> Tensor:
@@ -172,7 +115,6 @@ class Trainer:
             losses = self._step(indices[self.iteration], starts[self.iteration])
             self.iteration += 1
             advance(losses.mse, losses.kld, settings.batch_size * settings.length)
-            self._check_finite(losses)
             if stop.signum is not None:
                 self.elapsed = time.monotonic() - began
                 self._save("last.pt")
@@ -196,6 +138,7 @@ class Trainer:
         with self.autocast():
             rollout = self.model(frames_BTCHW, cond, forced, noise_TBZ.to(self.device, non_blocking=True))
         losses = self.objective(rollout, frames_BTCHW, kl_weight)
+        self._check_finite(losses)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
         if settings.grad_clip is not None:
@@ -218,18 +161,19 @@ class Trainer:
         )
 
     def _check_finite(self, losses: Losses) -> None:
+        """Before the step, so that the saved weights are those that gave the loss."""
         # Reading a loss waits for the GPU; there every 50th step is soon enough to stop a dead run.
-        if self.device.type != "cpu" and self.iteration % 50 and self.iteration < self.settings.epoch_size:
+        number = self.iteration + 1
+        if self.device.type != "cpu" and number % 50 and number < self.settings.epoch_size:
             return
         if torch.isfinite(losses.total):
             return
         terms = {"MSE": losses.mse, "KL": losses.kld, "loss": losses.total}
         term, value = next((name, value.item()) for name, value in terms.items() if not torch.isfinite(value))
         self._save("diverged.pt")
-        where = self.recorder.folder / "checkpoints" / "diverged.pt"
         raise Diverged(
-            f"{term} became {value:g} in epoch {self.epoch + 1}, iteration {self.iteration}: lower lr (now "
-            f"{self.lr:g}) or set grad_clip=1; the state is in {where}"
+            f"{term} became {value:g} in epoch {self.epoch + 1}, iteration {number}: lower lr (now {self.lr:g}) or set "
+            f"grad_clip=1; the state is in {self.recorder.folder / 'checkpoints' / 'diverged.pt'}"
         )
 
     def _row(self, epoch: int, seconds: float) -> dict[str, Any]:
