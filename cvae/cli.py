@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cvae.config import RunConfig, build
 from cvae.console import say
-from cvae.errors import UserError
+from cvae.errors import UserError, expanded
 
 CONF = Path(__file__).with_name("conf")
 _RESUMABLE = ("device", "precision", "compile", "logger", "allow_targets")
@@ -126,7 +126,7 @@ def reopen(overrides: Sequence[str]) -> tuple[Path, DictConfig]:
         UserError: RUN is no run folder, or an override would change what the run computes.
     """
     values = override_values(overrides)
-    folder = Path(values.pop("resume")).expanduser().absolute()
+    folder = expanded(values.pop("resume"), "resume")
     path = folder / ".hydra" / "config.yaml"
     if not path.is_file():
         raise UserError(f"resume={folder} is no run folder: it has no .hydra/config.yaml; runs are in multirun/single/")

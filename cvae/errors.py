@@ -24,6 +24,13 @@ def writing(path: Path, mend: str = "free some space, then go on with resume=") 
     """Turn a failed write (disk full, no permission) into a UserError that names ``path`` and the mend."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch wraps a failed write in a RuntimeError
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "is the disk full?"
-        raise UserError(f"cannot write {path} ({reason}): {mend}") from error
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror or error}): {mend}") from error
+
+
+def expanded(path: str | os.PathLike[str], key: str) -> Path:
+    """The absolute path of a setting, ``~`` expanded; UserError if ``~name`` names no user."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise UserError(f"{key}={path} names no user's home: write the whole path") from error

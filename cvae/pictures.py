@@ -33,6 +33,7 @@ def curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
         "validation PSNR, dB",
     )
     _plot(schedule, rows, [("kl_weight", "KL weight")], "KL weight (beta included)")
+    schedule.ticklabel_format(axis="y", scilimits=(-2, 3))
     ratio = schedule.twinx()
     _plot(ratio, rows, [("tf_ratio", "teacher forcing")], "teacher-forcing ratio", first_colour=1)
     ratio.set_ylim(-0.05, 1.05)
@@ -47,7 +48,7 @@ def schedules(kl: Callable[[float], float], forcing: Callable[[float], float], t
     for axes, schedule, title, colour in zip(figure.subplots(1, 2), (kl, forcing), titles, _LINE, strict=False):
         axes.plot(100 * t, [schedule(value) for value in t], color=colour, linewidth=2)
         axes.set(title=title, xlabel="% of the run", xlim=(0, 100))
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        axes.set_ylim(-0.05, 1.05)
         axes.grid(alpha=0.3)
     figure.savefig(path)
 
@@ -63,10 +64,12 @@ def _plot(axes: Axes, rows: Sequence[dict[str, Any]], keys: list[tuple[str, str]
             axes.plot(*zip(*points, strict=True), style, color=colour, label=label, linewidth=1.8, marker=marker)
             shown += 1
     axes.set(xlabel="epoch", ylabel=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     if shown > 1:
-        axes.legend(frameon=False)
+        axes.legend(framealpha=0.8, edgecolor="none")
+    if rows:
+        axes.set_xlim(min(0, rows[0]["epoch"] - 1), rows[-1]["epoch"] + 0.5)
     if len(keys) == 1:
         axes.yaxis.label.set_color(_LINE[first_colour])
 
@@ -77,13 +80,13 @@ def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Seque
     Long videos are thinned to a dozen columns; the numbers at the top say which frames.
     """
     length = true_STHWC.shape[1]
-    future = np.unique(np.linspace(n_past, length - 1, min(length - n_past, 10)).round().astype(int))
+    future = np.unique(np.linspace(n_past, length - 1, min(length - n_past, 12 - min(2, n_past))).round().astype(int))
     columns = [*range(max(0, n_past - 2), n_past), *future]
     scale, gap, left, top = 2, 4, 100, 22
     cell = true_STHWC.shape[2] * scale + gap
     height = top + len(true_STHWC) * (2 * cell + 3 * gap)
     sheet = Image.new("RGB", (left + len(columns) * cell + gap, height), _PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    draw, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(13), ImageFont.load_default(10)
     for column, t in enumerate(columns):
         draw.text((left + column * cell + cell / 2, top / 2), f"{t}", _INK, font, anchor="mm")
     for s, name in enumerate(names):
@@ -92,7 +95,7 @@ def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Seque
             draw.text((8, y + row * cell + cell / 2), label, _INK, font, anchor="lm")
             for column, t in enumerate(columns):
                 _paste(sheet, video[t], (left + column * cell, y + row * cell), scale, _border(t < n_past, row))
-        draw.text((8, y + cell), name[-18:], (110, 118, 129), ImageFont.load_default(10), anchor="lm")
+        draw.text((8, y + cell), _cut(name, small, left - 14), (110, 118, 129), small, anchor="lm")
     sheet.save(path)
 
 
@@ -112,9 +115,17 @@ def gif(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Sequenc
             draw.text((8, top + row * cell + cell / 2), label, _INK, font, anchor="lm")
             for s in range(len(names)):
                 _paste(sheet, video[s, t], (left + s * cell, top + row * cell), scale, _border(given, row))
-        frames.append(sheet.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE))
+        frames.append(sheet.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
     durations = [150] * (len(frames) - 1) + [900]  # the end stands still for a moment
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False)
+
+
+def _cut(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """The end of a name that is too long, which tells sequences apart better than its beginning."""
+    cut = name
+    while len(cut) > 1 and font.getlength("…" + cut if cut != name else cut) > width:
+        cut = cut[1:]
+    return cut if cut == name else "…" + cut
 
 
 def _border(given: bool, row: int) -> tuple[int, int, int]:

@@ -65,7 +65,7 @@ def history(epochs: int, every: int = 1, best: bool = False) -> list[dict[str, A
     return rows
 
 
-@pytest.mark.parametrize(("epochs", "every", "best"), [(1, 1, False), (7, 3, True), (300, 1, True), (300, 20, False)])
+@pytest.mark.parametrize(("epochs", "every", "best"), [(1, 1, False), (7, 3, True), (300, 20, True)])
 def test_curves_show_every_epoch_that_has_a_value(tmp_path, figures, epochs, every, best):
     pictures.curves(history(epochs, every, best), tmp_path / "curves.png")
     width, height = opened(tmp_path / "curves.png", "PNG")
@@ -86,10 +86,13 @@ def test_curves_show_every_epoch_that_has_a_value(tmp_path, figures, epochs, eve
     "rows",
     [
         [],
-        [{"epoch": 1}, {"epoch": 2, **KEYS, "val/psnr": None}],
-        [{"epoch": 1, **KEYS, **VALIDATED, "val/psnr": float("nan"), "train/mse": float("inf")}],
+        [
+            {"epoch": 1},
+            {"epoch": 2, **KEYS, "val/psnr": None},
+            {"epoch": 3, **KEYS, **VALIDATED, "val/psnr": float("nan"), "train/mse": float("inf")},
+        ],
     ],
-    ids=["no rows", "values missing", "not finite"],
+    ids=["no rows", "values missing or not finite"],
 )
 def test_curves_are_drawn_from_what_is_there(tmp_path, rows):
     pictures.curves(rows, tmp_path / "curves.png")
@@ -230,7 +233,7 @@ def played(path: Path) -> tuple[list[Pixels], list[int], dict[str, Any]]:
     return frames, durations, info
 
 
-@pytest.mark.parametrize(("sequences", "length", "n_past"), [(1, 3, 2), (4, 12, 2), (2, 30, 2), (3, 5, 4)])
+@pytest.mark.parametrize(("sequences", "length", "n_past"), [(1, 3, 2), (4, 5, 2), (2, 8, 4)])
 def test_a_gif_shows_every_frame_in_turn(tmp_path, sequences, length, n_past):
     true_STHWC, predicted_STHWC = videos(sequences, length)
     pictures.gif(true_STHWC, predicted_STHWC, n_past, names(sequences), tmp_path / "it.gif")
@@ -256,7 +259,7 @@ def test_a_gif_shows_every_frame_in_turn(tmp_path, sequences, length, n_past):
 
 
 @pytest.mark.parametrize("still", [False, True], ids=["moving", "still"])
-@pytest.mark.parametrize("length", [2, 12, 30])
+@pytest.mark.parametrize("length", [2, 9])
 def test_a_gif_lasts_as_long_as_it_has_frames_and_loops(tmp_path, length, still):
     true_STHWC, predicted_STHWC = videos(1, length)
     if still:  # writers of GIFs like to merge frames that are alike

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cvae.errors import UserError, writing
+from cvae.errors import UserError, expanded, writing
 
 
 def cache_root(configured: str | os.PathLike[str] | None = None) -> Path:
@@ -23,7 +24,7 @@ def cache_root(configured: str | os.PathLike[str] | None = None) -> Path:
     """
     chosen = configured or os.environ.get("CVAE_CACHE")
     if chosen:
-        path = Path(chosen).expanduser().absolute()
+        path = expanded(chosen, "data.cache_dir or CVAE_CACHE")
         if not _writable(path):
             raise UserError(f"{path} cannot be written to: set data.cache_dir (or CVAE_CACHE) to a folder that can")
         return path
@@ -53,7 +54,7 @@ def make_once(target: Path, build: Callable[[Path], None], complete: Callable[[P
             if complete(target):
                 return
             # Holding the lock, any scratch folder found is a dead process's.
-            for stale in target.parent.glob(f".{target.name}.*.partial"):
+            for stale in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
                 shutil.rmtree(stale, ignore_errors=True)
             scratch = target.with_name(f".{target.name}.{os.getpid()}.partial")
             scratch.mkdir()

@@ -27,6 +27,7 @@ SPLITS = ("train", "validate", "test")
 IMAGE_SIZE = 64
 ACTION_DIM = 4
 POSITION_DIM = 3
+_LARGEST = float(np.finfo(np.float32).max)
 _TABLES = {
     ACTION_DIM: (("actions.csv",), "dx, dy, dz, gripper"),
     POSITION_DIM: (("endeffector_positions.csv", "endeffecter_positions.csv"), "x, y, z"),
@@ -79,15 +80,29 @@ def read_frames(folder: Path, length: int) -> NDArray[np.uint8]:
         path = folder / f"{t}.png"
         try:
             with Image.open(path) as image:
-                image.load()
                 if image.size != (IMAGE_SIZE, IMAGE_SIZE):
                     raise UserError(
                         f"{path} is {image.width}x{image.height}: frames must be {IMAGE_SIZE}x{IMAGE_SIZE}, resize it"
                     )
-                frames_THWC[t] = np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for broken files
+                frames_THWC[t] = _rgb(image)
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+            Image.DecompressionBombWarning,
+        ) as error:  # Pillow's for broken files
             raise UserError(f"{path} is no readable PNG ({error}): copy or convert it again") from error
     return frames_THWC
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would clip to white
+        grey_HW = (np.asarray(image, np.uint32) >> 8).astype(np.uint8)
+        return np.repeat(grey_HW[:, :, None], 3, axis=2)
+    if "transparency" in image.info:  # Pillow warns of palettes with an alpha table unless it is asked for
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("RGB"))
 
 
 def read_table(folder: Path, columns: int, length: int) -> NDArray[np.float32] | None:
@@ -121,7 +136,7 @@ def _finite(cell: str, path: Path, row: int) -> float:
         value = float(cell)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) <= _LARGEST:
         raise UserError(f"{path} row {row + 1} holds {cell.strip()[:40]!r}: every value must be a finite number")
     return value
 
@@ -129,11 +144,11 @@ def _finite(cell: str, path: Path, row: int) -> float:
 def _subfolders(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    return [folder / name for name in sorted(names, key=_natural)]
+    return [folder / name for name in sorted(names, key=lambda name: (_natural(name), name))]
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _count_frames(folder: Path, digest: hashlib._Hash) -> int:
@@ -143,9 +158,16 @@ def _count_frames(folder: Path, digest: hashlib._Hash) -> int:
             stem, _, extension = entry.name.rpartition(".")
             if extension not in ("png", "csv"):
                 continue
-            stat = entry.stat()
-            digest.update(f"{folder.parent.name}/{folder.name}/{entry.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-            if extension == "png" and stem.isdigit():
+            try:
+                stat = entry.stat()
+            except OSError as error:
+                raise UserError(f"{entry.path} leads nowhere ({error.strerror}): fetch the file it stands for") from error
+            digest.update(
+                f"{folder.parent.name}/{folder.name}/{entry.name} {stat.st_size} {stat.st_mtime_ns}\n".encode(
+                    errors="surrogateescape"
+                )
+            )
+            if extension == "png" and stem.isdecimal() and stem == str(int(stem)):
                 numbers.append(int(stem))
     gap = next((t for t, number in enumerate(sorted(numbers)) if t != number), None)
     if gap is not None:

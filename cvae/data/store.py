@@ -19,7 +19,7 @@ from cvae.console import progress, say
 from cvae.data.cache import cache_root, make_once
 from cvae.data.layout import ACTION_DIM, IMAGE_SIZE, POSITION_DIM, Listing, list_split, read_frames, read_table
 from cvae.data.pool import map_in_processes
-from cvae.errors import UserError
+from cvae.errors import UserError, expanded
 
 __all__ = ["VideoData"]
 
@@ -111,7 +111,7 @@ class VideoData:
     ) -> None:
         if condition not in CONDITIONS:
             raise UserError(f"data.condition is {condition!r}: choose {', '.join(CONDITIONS)}")
-        self.root, self.condition = Path(root).expanduser().absolute(), condition
+        self.root, self.condition = expanded(root, "data.root"), condition
         self.normalise, self.random_start = normalise, random_start
         self.cache_dir, self.workers = cache_dir, workers
 

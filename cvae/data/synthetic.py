@@ -15,7 +15,7 @@ from cvae.data.pool import map_in_processes
 from cvae.data.push_drawing import render
 from cvae.data.push_world import play
 from cvae.data.store import VideoData
-from cvae.errors import UserError
+from cvae.errors import UserError, expanded
 
 __all__ = ["synthetic_push"]
 
@@ -54,7 +54,7 @@ def synthetic_push(
     if world_seed < 0:
         raise UserError(f"data.world_seed is {world_seed}: give a whole number of at least 0")
     name = f"push-v{VERSION}-seed{world_seed}-{train}-{validate}-{test}"
-    folder = Path(root).expanduser().absolute() if root else cache_root(cache_dir) / "synthetic" / name
+    folder = expanded(root, "data.root") if root else cache_root(cache_dir) / "synthetic" / name
     write_world(folder, counts, world_seed, workers)
     return VideoData(str(folder), condition, normalise, random_start, cache_dir, workers)
 

@@ -26,8 +26,21 @@ class _LSTM(nn.Module):
         self.lstm = nn.LSTM(hidden_dim, hidden_dim, layers, batch_first=True)
 
     def forward(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
-        y_BTH, state = self.lstm(self.embed(x_BTI.to(self.embed.weight.dtype)), state)
+        x_BTH = self.embed(x_BTI.to(self.embed.weight.dtype))
+        if x_BTH.shape[1] == 1 and state is not None:
+            return self._step(x_BTH[:, 0], state)
+        y_BTH, state = self.lstm(x_BTH, state)
         return y_BTH, state
+
+    def _step(self, y_BH: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, State]:
+        """One step of the same cells: on a CPU less than half the time of ``nn.LSTM``, which prepares for long sequences."""
+        hidden, cells = [], []
+        for layer, (h_BH, c_BH) in enumerate(zip(*state, strict=True)):
+            weights = [getattr(self.lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+            y_BH, c_BH = torch.lstm_cell(y_BH, (h_BH, c_BH), *weights)
+            hidden.append(y_BH)
+            cells.append(c_BH)
+        return y_BH[:, None], (torch.stack(hidden), torch.stack(cells))
 
 
 class FramePredictor(nn.Module):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -22,16 +21,25 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """
     scratch = path.with_name(path.name + ".partial")
     kept = "the previous one is kept" if path.exists() else "there is no earlier one"
-    try:
-        with writing(path, f"{kept}; free some space, then go on with resume="):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path, f"{kept}; free some space, then go on with resume="):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
             with scratch.open("wb") as file:
-                torch.save({"format": FORMAT, **state}, file)
+                _dump({"format": FORMAT, **state}, file)
                 file.flush()
                 os.fsync(file.fileno())
             scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def _dump(state: dict[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        # torch's writer wraps what the file raised, or says in its own words that a write failed.
+        cause = error.__cause__ or error.__context__
+        raise (cause if isinstance(cause, OSError) else OSError(str(error))) from None
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -44,7 +52,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: the run stopped before its first checkpoint; start it anew") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file can raise nearly anything
         raise UserError(f"{path} is damaged ({_first_line(error)}): restore it from a copy, or start the run anew") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is no checkpoint of this version (format {FORMAT}): use the version that wrote it")

@@ -159,7 +159,7 @@ class Recorder:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of a metrics.jsonl; a torn last line is left out, a missing file has none."""
+    """The whole rows of a metrics.jsonl; torn lines are left out, a missing file has none."""
     if not path.exists():
         return []
     rows: list[dict[str, Any]] = []
@@ -172,7 +172,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
-        record["id"], record["signature"]
+        record["id"], record["signature"], record["group"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): restore it from a copy, or start the run anew") from error
     return dict(record)
@@ -181,16 +181,20 @@ def _read_record(path: Path) -> dict[str, Any]:
 def _write(path: Path, text: str) -> None:
     scratch = path.with_name(path.name + ".partial")
     with writing(path, "free some space or choose another run folder"):
-        scratch.write_text(text)
-        scratch.replace(path)
+        try:
+            scratch.write_text(text)
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 def _command() -> str:
     """The command as it can be pasted."""
-    program = sys.argv[0]
-    if program.endswith("train.py"):
+    program = Path(sys.argv[0])
+    if program.name == "train.py" and program.parent.name == "cvae":
         return shlex.join(["python", "-m", "cvae.train", *sys.argv[1:]])
-    return shlex.join([Path(program).name, *sys.argv[1:]])
+    script = ["python", str(program)] if program.suffix == ".py" else [program.name]
+    return shlex.join([*script, *sys.argv[1:]])
 
 
 def _now() -> str:
@@ -210,7 +214,7 @@ def _git() -> dict[str, Any]:
 
     def git(*words: str) -> str | None:
         try:
-            command = ["git", "-C", str(Path(__file__).parent), *words]
+            command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *words]
             return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             return None

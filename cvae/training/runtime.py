@@ -39,12 +39,12 @@ def choose_precision(name: str, device: torch.device) -> tuple[str, Autocast]:
     """``auto`` is bf16 where the hardware multiplies it faster than fp32; returns the choice and its autocast context.
 
     Raises:
-        UserError: there is no such precision, or the device does not have it.
+        UserError: there is no such precision, or the GPU does not have it; a CPU always has bf16, if only slowly.
     """
     if name not in ("auto", "fp32", "bf16"):
         raise UserError(f"precision is {name!r}: choose auto, fp32 or bf16")
     if device.type == "cuda":
-        able = torch.cuda.is_bf16_supported()
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         able = _cpu_has("_is_avx512_bf16_supported") or _cpu_has("_is_amx_tile_supported")
     if name == "bf16" and device.type == "cuda" and not able:
