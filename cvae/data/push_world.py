@@ -29,18 +29,18 @@ HIGH = REACH_HIGH[2] - 0.02  # where the hand travels
 HAND_STEP = np.array([0.045, 0.045, 0.05, 0.4])  # metres, and share of the opening, a frame at action 1
 DRAGS = 0.2  # share of the policy's plans that grasp; the others push
 
-OBJECT_RADIUS = (0.05, 0.068)  # of the disc with the same area
+OBJECT_RADIUS = (0.043, 0.061)  # of the disc with the same area
 OBJECT_HEIGHT = 0.045
 CLEAR_Z = TABLE_Z + OBJECT_HEIGHT + 0.01  # above this the fingers pass over everything
 FINGER_RADIUS, FINGER_SPREAD = 0.018, (0.014, 0.034)  # spread of closed and open fingers, to each side
 GRASP_RADIUS = 0.04
 
 GLIDE = (0.6, 0.95)  # hidden: share of its speed an object keeps over a frame
-SLIP = (0.6, 1.5)  # hidden: radians by which a push may turn an object's way; the side is drawn at every contact
-KICK = (0.9, 3.2)  # hidden: an object's speed over the gripper's, drawn at every contact
+SLIP = (0.5, 1.2)  # hidden: radians by which a push may turn an object's way; the side is drawn at every contact
+KICK = (0.9, 2.2)  # hidden: an object's speed over the gripper's, drawn at every contact
 SPIN = 0.45  # hidden: radians a frame at most
 ESCAPE = (0.04, 0.2)  # hidden: chance a frame that an object slips out of closed and of open fingers
-TOP_SPEED = 0.08
+TOP_SPEED = 0.065
 
 PALETTE = np.array([
     (0.80, 0.26, 0.22), (0.20, 0.42, 0.72), (0.22, 0.55, 0.36), (0.92, 0.72, 0.20),
