@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -86,6 +87,9 @@ def train(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
             entry.main()
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         console.cache_clear()
+        for handler in [each for each in logging.root.handlers if isinstance(each, logging.FileHandler)]:
+            logging.root.removeHandler(handler)  # Hydra's, into this run's log
+            handler.close()
         code = stop.value.code
         out, err = capfd.readouterr()
         return Result(0 if code is None else int(code), out, err)
@@ -100,6 +104,7 @@ def tiny(root: Path, *words: str) -> list[str]:
         f"data.root={root}",
         "model=tiny",
         "likelihood=mse",
+        "kl_schedule=cyclical",
         "epochs=2",
         "epoch_size=2",
         "batch_size=2",

@@ -31,7 +31,7 @@ def only_run() -> Path:
 
 
 def test_the_users_own_example_leaves_a_whole_run_folder(train, drawn):
-    result = train("kl_schedule=monotonic", "lr=2e-3", *tiny(drawn, "sample_every=1", "validate_every=1"))
+    result = train(*tiny(drawn, "sample_every=1", "validate_every=1"), "kl_schedule=monotonic", "lr=2e-3")
     assert (result.code, result.err) == (0, "")
     run = only_run()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{4}", run.name)
