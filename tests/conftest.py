@@ -29,8 +29,16 @@ def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    _drop_hydras_handlers()
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "HYDRA_FULL_ERROR"):
         monkeypatch.delenv(name, raising=False)
+
+
+def _drop_hydras_handlers() -> None:
+    """Hydra's log handlers outlive its job, and write to a captured stream that is gone by the next test."""
+    for handler in [each for each in logging.root.handlers if type(each) in (logging.StreamHandler, logging.FileHandler)]:
+        logging.root.removeHandler(handler)
+        handler.close()
 
 
 def draw_sequence(folder: Path, seed: int, frames: int = 30, positions: str = "endeffector_positions.csv") -> None:
@@ -87,9 +95,7 @@ def train(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
             entry.main()
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         console.cache_clear()
-        for handler in [each for each in logging.root.handlers if isinstance(each, logging.FileHandler)]:
-            logging.root.removeHandler(handler)  # Hydra's, into this run's log
-            handler.close()
+        _drop_hydras_handlers()
         code = stop.value.code
         out, err = capfd.readouterr()
         return Result(0 if code is None else int(code), out, err)
