@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cvae.config import build, signature
 from cvae.console import warn
+from cvae.data.layout import IMAGE_SIZE
 from cvae.data.store import VideoData
 from cvae.errors import UserError
 from cvae.model.cvae import CVAE
@@ -58,23 +59,7 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool) ->
     trainer = Trainer(
         settings, model, objective, optimizer, kl_schedule, tf_schedule, learning_rate, data, device, autocast, recorder
     )
-    sigma = likelihood.implied_sigma(beta, 3 * 64 * 64)
-    windows = f"{cfg.epochs} epochs x {cfg.epoch_size} iterations x {cfg.batch_size} windows of {cfg.n_past}+{cfg.n_future}"
-    start_table(
-        {
-            "run": short(folder),
-            "data": f"{data.root}  ({len(data.train)} train, {len(data.validate)} validate)",
-            "training": windows,
-            "model": f"{_name(cfg.model.backbone)} width {cfg.model.backbone.width:g}, {_parameters(model) / 1e6:.2f} M "
-            f"parameters, condition {data.condition} ({data.cond_dim})",
-            "schedules": f"KL {kl_schedule}, forcing {tf_schedule}",
-            "objective": f"{type(likelihood).__name__}, beta {beta:g}, implied sigma "
-            + ("learned" if sigma is None else f"{sigma:.3g}"),
-            "device": f"{device_name(device)}, {precision}",
-            "baseline": f"repeating the last past frame: {trainer.psnr_copy:.2f} dB, RMSE {trainer.copy_rmse:.3f}",
-        }
-    )
-    _warn_of_settings(trainer, sigma, kl_schedule)
+    _say_what_runs(cfg, trainer, folder, f"{device_name(device)}, {precision}")
     if resumed:
         trainer.restore(folder / "checkpoints" / "last.pt")
         recorder.truncate(trainer.epoch)
@@ -127,6 +112,28 @@ def _compile(model: CVAE, choice: str) -> None:
     if choice.lower() == "true":  # auto is off: compiling costs more than a short run gains
         model.backbone.encoder.compile()
         model.backbone.decoder.compile()
+
+
+def _say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path, hardware: str) -> None:
+    settings, data, likelihood = trainer.settings, trainer.data, trainer.objective.likelihood
+    sigma = likelihood.implied_sigma(settings.beta, 3 * IMAGE_SIZE**2)
+    backbone = cfg.model.backbone
+    start_table(
+        {
+            "run": short(folder),
+            "data": f"{data.root}  ({len(data.train)} train, {len(data.validate)} validate)",
+            "training": f"{settings.epochs} epochs x {settings.epoch_size} iterations x {settings.batch_size} windows of "
+            f"{settings.n_past}+{settings.n_future}",
+            "model": f"{_name(backbone)} width {backbone.width:g}, {_parameters(trainer.model) / 1e6:.2f} M parameters, "
+            f"condition {data.condition} ({data.cond_dim})",
+            "schedules": f"KL {trainer.kl_schedule}, forcing {trainer.tf_schedule}",
+            "objective": f"{type(likelihood).__name__}, beta {settings.beta:g}, implied sigma "
+            + ("learned" if sigma is None else f"{sigma:.3g}"),
+            "device": hardware,
+            "baseline": f"repeating the last past frame: {trainer.psnr_copy:.2f} dB, RMSE {trainer.copy_rmse:.3f}",
+        }
+    )
+    _warn_of_settings(trainer, sigma, trainer.kl_schedule)
 
 
 def _warn_of_settings(trainer: Trainer, sigma: float | None, kl_schedule: Schedule) -> None:
