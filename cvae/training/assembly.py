@@ -16,6 +16,7 @@ from cvae.data.store import VideoData
 from cvae.errors import UserError
 from cvae.model.cvae import CVAE
 from cvae.model.objective import Objective
+from cvae.model.recurrent import StandardNormal
 from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
 from cvae.training.recorder import Recorder, short
@@ -40,10 +41,6 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool) ->
     settings = _settings(cfg, beta)
     kl_schedule, tf_schedule = (build(cfg[key], cfg.allow_targets) for key in ("kl_schedule", "tf_schedule"))
     objective = Objective(likelihood, cfg.free_bits, cfg.kl_balance)
-    if cfg.kl_balance is not None and "Normal" in cfg.prior._target_:
-        raise UserError(
-            f"kl_balance={cfg.kl_balance:g} weighs two KLs of a learned prior: set prior=learned, or kl_balance=null"
-        )
     learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay)
     mirror = build(cfg.logger, cfg.allow_targets)
 
@@ -52,6 +49,10 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool) ->
         split.require(cfg.n_past, cfg.n_future)
     torch.manual_seed(cfg.seed)
     model = _model(cfg, data).to(memory_format=torch.channels_last).to(device)
+    if cfg.kl_balance is not None and isinstance(model.prior, StandardNormal):
+        raise UserError(
+            f"kl_balance={cfg.kl_balance:g} weighs two KLs of a learned prior: set prior=learned, or kl_balance=null"
+        )
     _compile(model, cfg.compile)
     optimizer = build(cfg.optim, cfg.allow_targets, params=model.parameters())
 
