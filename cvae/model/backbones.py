@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -37,58 +38,94 @@ class Encoder(nn.Module):
         return self.head(x_NCHW).flatten(1), skips
 
 
-class SkipStage(nn.Module):
-    """A decoder stage that begins with a convolution over the map beside a skip: ``rest(conv(cat(x, skip)))``.
+@dataclass(frozen=True)
+class StageContext:
+    """What a decoder stage takes from the past of B sequences, whatever it decodes next: computed once."""
 
-    A convolution is linear, so conv(cat(x, skip)) = conv_x(x) + conv_skip(skip) with the two halves of one weight. The second
-    term is the same for every frame decoded with these skips and is computed once for all of them.
+    weight: Tensor  # of the convolution over the map
+    term_BCHW: Tensor  # the skip's share of the convolution, bias included
+
+
+class SkipStage(nn.Module):
+    """A decoder stage that begins with a convolution over a map beside a skip: ``rest(conv(cat(x, skip)))``.
+
+    Two identities, both exact, spare most of that convolution's work; weights stay those of the published layer:
+
+    - It is linear, so conv(cat(x, skip)) = conv_x(x) + conv_skip(skip) with the two halves of one weight. The second term is
+      the same for every frame decoded with these skips and is computed once for all of them.
+    - With ``upsample``, x is a map doubled by nearest neighbours. A 3x3 convolution over it meets each small pixel several
+      times: it is a transposed 4x4 convolution with stride 2 over the small map, whose taps are sums of the 3x3 ones (in one
+      dimension w2, w1 + w2, w0 + w1, w0), with 4/9 of the multiplications.
     """
 
-    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, rest: nn.Module) -> None:
+    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, rest: nn.Module, upsample: bool = False) -> None:
         super().__init__()
         self.conv = conv
         self.rest = rest
+        self.upsample = upsample
 
-    def skip_term(self, skip_BCHW: Tensor) -> Tensor:
-        """The skip's share of the convolution, bias included."""
-        return self._convolve(skip_BCHW, half=1, bias=self.conv.bias)
+    def context(self, skip_BCHW: Tensor) -> StageContext:
+        """Prepare the stage for frames that are decoded with this skip."""
+        conv, transposed = self.conv, isinstance(self.conv, nn.ConvTranspose2d)
+        of_map, of_skip = conv.weight.chunk(2, dim=0 if transposed else 1)
+        if isinstance(conv, nn.ConvTranspose2d):
+            term_BCHW = nn.functional.conv_transpose2d(skip_BCHW, of_skip, conv.bias, conv.stride, conv.padding)  # type: ignore[arg-type]
+        else:
+            term_BCHW = nn.functional.conv2d(skip_BCHW, of_skip, conv.bias, conv.stride, conv.padding)
+        if self.upsample and summed_taps_pay(skip_BCHW.shape[-1] // 2):
+            of_map = summed_taps(of_map)
+        # Autocast would cast a part of a parameter again at every call.
+        return StageContext(of_map.to(term_BCHW.dtype), term_BCHW)
 
-    def forward(self, x_NCHW: Tensor, term_BCHW: Tensor) -> Tensor:
-        """Decode N = B * k maps, k in a row for each of B skip terms."""
-        y_NCHW = self._convolve(x_NCHW, half=0, bias=None)
-        y_NCHW = (y_NCHW.unflatten(0, (len(term_BCHW), -1)) + term_BCHW[:, None]).flatten(0, 1)
+    def forward(self, x_NCHW: Tensor, context: StageContext) -> Tensor:
+        """Decode N = B * k maps, k in a row for each of the B sequences that ``context`` is of."""
+        conv, weight = self.conv, context.weight
+        if isinstance(conv, nn.ConvTranspose2d):
+            y_NCHW = nn.functional.conv_transpose2d(x_NCHW, weight, None, conv.stride, conv.padding)  # type: ignore[arg-type]
+        elif weight.shape[-1] == 4:
+            y_NCHW = nn.functional.conv_transpose2d(x_NCHW, weight, None, stride=2, padding=1)
+        else:
+            if self.upsample:
+                x_NCHW = nn.functional.interpolate(x_NCHW, scale_factor=2, mode="nearest")
+            y_NCHW = nn.functional.conv2d(x_NCHW, weight, None, conv.stride, conv.padding)
+        y_NCHW = (y_NCHW.unflatten(0, (len(context.term_BCHW), -1)) + context.term_BCHW[:, None]).flatten(0, 1)
         out_NCHW: Tensor = self.rest(y_NCHW)
         return out_NCHW
 
-    def _convolve(self, x_NCHW: Tensor, half: int, bias: Tensor | None) -> Tensor:
-        conv = self.conv
-        if isinstance(conv, nn.ConvTranspose2d):
-            weight = conv.weight.chunk(2, dim=0)[half]
-            return nn.functional.conv_transpose2d(x_NCHW, weight, bias, conv.stride, conv.padding)  # type: ignore[arg-type]
-        weight = conv.weight.chunk(2, dim=1)[half]
-        return nn.functional.conv2d(x_NCHW, weight, bias, conv.stride, conv.padding)
+
+def summed_taps(weight_OIHW: Tensor) -> Tensor:
+    """The 4x4 stride-2 transposed weight ``IOHW`` that equals nearest x2 followed by this 3x3 one (padding 1 both)."""
+    for dim in (2, 3):
+        w0, w1, w2 = weight_OIHW.unbind(dim)
+        weight_OIHW = torch.stack([w2, w1 + w2, w0 + w1, w0], dim)
+    return weight_OIHW.transpose(0, 1).contiguous(memory_format=torch.channels_last)
+
+
+def summed_taps_pay(side: int) -> bool:
+    """Whether the 4x4 form is the faster one over a map of ``side`` pixels.
+
+    Measured forward and backward (``scripts/benchmark.py``): on 4x4 maps, all border, transposed convolutions lose.
+    """
+    return side > 4
 
 
 class Decoder(nn.Module):
     """A stem from the feature to a 4x4 map, then four stages, each fed the map and the skip of its size."""
 
-    def __init__(self, stem: nn.Module, stages: Sequence[SkipStage], upsample: bool) -> None:
+    def __init__(self, stem: nn.Module, stages: Sequence[SkipStage]) -> None:
         super().__init__()
         self.stem = stem
         self.stages = nn.ModuleList(stages)
-        self.upsample = upsample
 
-    def skip_terms(self, skips: Skips) -> Skips:
-        """What the encoder's skips (finest first) contribute to every frame decoded with them, coarsest first."""
-        return [stage.skip_term(skip) for stage, skip in zip(self.stages, reversed(skips), strict=True)]  # type: ignore[operator]
+    def context(self, skips: Skips) -> list[StageContext]:
+        """Prepare for frames that are decoded with the encoder's skips (finest first) of B sequences."""
+        return [stage.context(skip) for stage, skip in zip(self.stages, reversed(skips), strict=True)]  # type: ignore[operator]
 
-    def forward(self, g_NG: Tensor, terms: Skips) -> Tensor:
-        """Return images ``x_NCHW`` in [0, 1]; ``terms`` are of B sequences with N = B * k features, k in a row for each."""
+    def forward(self, g_NG: Tensor, context: list[StageContext]) -> Tensor:
+        """Return images ``x_NCHW`` in [0, 1]; ``context`` is of B sequences with N = B * k features, k in a row for each."""
         x_NCHW = self.stem(g_NG[:, :, None, None])
-        for stage, term_BCHW in zip(self.stages, terms, strict=True):
-            if self.upsample:
-                x_NCHW = nn.functional.interpolate(x_NCHW, scale_factor=2, mode="nearest")
-            x_NCHW = stage(x_NCHW, term_BCHW)
+        for stage, of_stage in zip(self.stages, context, strict=True):
+            x_NCHW = stage(x_NCHW, of_stage)
         # bf16 near 1 has steps of 1/256: the sigmoid is taken in full precision, so that an image is not quantised twice.
         return torch.sigmoid(x_NCHW.to(torch.promote_types(x_NCHW.dtype, torch.float32)))
 
@@ -113,7 +150,7 @@ def vgg64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch") -> Ba
         return nn.Sequential(*([nn.MaxPool2d(2)] if pool else []), *convs)
 
     def first(i: int, o: int, rest: nn.Module) -> SkipStage:
-        return SkipStage(nn.Conv2d(i, o, 3, padding=1), nn.Sequential(*_norm_and_activation(o, norm), rest))
+        return SkipStage(nn.Conv2d(i, o, 3, padding=1), nn.Sequential(*_norm_and_activation(o, norm), rest), upsample=True)
 
     encoder = Encoder(
         [
@@ -132,7 +169,6 @@ def vgg64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch") -> Ba
             first(2 * c128, c128, block(c128, c64)),  # 32
             first(2 * c64, c64, nn.ConvTranspose2d(c64, 3, 3, padding=1)),  # 64
         ],
-        upsample=True,
     )
     return Backbone(encoder, decoder, feature_dim)
 
@@ -160,7 +196,6 @@ def dcgan64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch") -> 
             up(2 * c128, c64),  # 16 -> 32
             up(2 * c64, 3),  # 32 -> 64
         ],
-        upsample=False,
     )
     return Backbone(encoder, decoder, feature_dim)
 

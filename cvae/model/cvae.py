@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cvae.errors import UserError
-from cvae.model.backbones import Backbone, Skips
+from cvae.model.backbones import Backbone, StageContext
 from cvae.model.recurrent import FramePredictor, GaussianLSTM, StandardNormal, State
 
 __all__ = ["CVAE", "Rollout", "reparameterise"]
@@ -114,7 +114,7 @@ class CVAE(nn.Module):
         batch, length = frames_BTCHW.shape[:2]
         h_NG, skips = self.backbone.encoder(frames_BTCHW.flatten(0, 1))
         h_BTG = h_NG.unflatten(0, (batch, length))
-        terms = self.backbone.decoder.skip_terms([_frame_of_each(skip, length, self.n_past - 1) for skip in skips])
+        context = self.backbone.decoder.context([_frame_of_each(skip, length, self.n_past - 1) for skip in skips])
         # Step t stands at index t-1 from here on, as there is no step 0.
         mu_BTZ, logvar_BTZ, _ = self.posterior(h_BTG[:, 1:], None)
         z_BTZ = reparameterise(mu_BTZ, logvar_BTZ, noise_BTZ[:, 1:])
@@ -128,7 +128,7 @@ class CVAE(nn.Module):
         for start, end in pairwise([1, *free, length]):
             inputs_BTG = h_BTG[:, start - 1 : end - 1]
             if start > 1:
-                decoded[start - 1] = self.backbone.decoder(steps[-1][0][:, -1], terms)
+                decoded[start - 1] = self.backbone.decoder(steps[-1][0][:, -1], context)
                 h_BG = self._mixed(forced_BT[:, start], inputs_BTG[:, 0], self._feature(decoded[start - 1]))
                 inputs_BTG = torch.cat([h_BG[:, None], inputs_BTG[:, 1:]], dim=1)
             now = slice(start - 1, end - 1)
@@ -139,7 +139,7 @@ class CVAE(nn.Module):
         g_BTG, prior_mu_BTZ, prior_logvar_BTZ = (torch.cat(parts, dim=1) for parts in zip(*steps, strict=True))
         scored = slice(self.first_scored - 1, None)
         return Rollout(
-            self._decode_rest(g_BTG, terms, decoded),
+            self._decode_rest(g_BTG, context, decoded),
             mu_BTZ[:, scored],
             logvar_BTZ[:, scored],
             prior_mu_BTZ[:, scored],
@@ -147,73 +147,79 @@ class CVAE(nn.Module):
             self.first_scored,
         )
 
-    def _decode_rest(self, g_BTG: Tensor, terms: Skips, decoded: dict[int, Tensor]) -> Tensor:
+    def _decode_rest(self, g_BTG: Tensor, context: list[StageContext], decoded: dict[int, Tensor]) -> Tensor:
         """Decode in one call the scored steps that the loop did not have to; return all as ``BKCHW``."""
         times = range(self.first_scored, g_BTG.shape[1] + 1)
         rest = [t for t in times if t not in decoded]
         g_BKG = g_BTG[:, [t - 1 for t in rest]]
-        x_NCHW: Tensor = self.backbone.decoder(g_BKG.flatten(0, 1), terms)
+        x_NCHW: Tensor = self.backbone.decoder(g_BKG.flatten(0, 1), context)
         x_BKCHW: Tensor = x_NCHW.unflatten(0, g_BKG.shape[:2])
         if not decoded:
             return x_BKCHW
         decoded = decoded | dict(zip(rest, x_BKCHW.unbind(1), strict=True))
-        return torch.stack([decoded[t] for t in times], dim=1)
+        return _in_sequence([decoded[t] for t in times])
 
     def _stepwise(self, frames_BTCHW: Tensor, cond_BTA: Tensor, forced_BT: Tensor, noise_BTZ: Tensor) -> Rollout:
         x_BCHW = frames_BTCHW[:, 0]
-        terms: Skips = []
+        context: list[StageContext] = []
         posterior_state: State = None
         prior_state: State = None
         state: State = None
+        predictions: list[Tensor] = []
         steps: list[tuple[Tensor, ...]] = []
         for t in range(1, frames_BTCHW.shape[1]):
             target_BG = self._feature(frames_BTCHW[:, t])
             x_BCHW = self._mixed(forced_BT[:, t], frames_BTCHW[:, t - 1], x_BCHW)
             h_BG, skips = self.backbone.encoder(x_BCHW)
             if t <= self.skip_step:
-                terms = self.backbone.decoder.skip_terms(skips)
+                context = self.backbone.decoder.context(skips)
             mu_BTZ, logvar_BTZ, posterior_state = self.posterior(target_BG[:, None], posterior_state)
             prior_mu_BTZ, prior_logvar_BTZ, prior_state = self.prior(h_BG[:, None], prior_state)
             z_BTZ = reparameterise(mu_BTZ, logvar_BTZ, noise_BTZ[:, t : t + 1])
             g_BTG, state = self.predictor(torch.cat([cond_BTA[:, t - 1 : t], h_BG[:, None], z_BTZ], dim=-1), state)
             if t >= self.first_scored:
-                x_BCHW = self.backbone.decoder(g_BTG[:, 0], terms)
-                steps.append((x_BCHW[:, None], mu_BTZ, logvar_BTZ, prior_mu_BTZ, prior_logvar_BTZ))
-        x_BKCHW, mu, logvar, prior_mu, prior_logvar = (torch.cat(parts, dim=1) for parts in zip(*steps, strict=True))
-        return Rollout(x_BKCHW, mu, logvar, prior_mu, prior_logvar, self.first_scored)
+                x_BCHW = self.backbone.decoder(g_BTG[:, 0], context)
+                predictions.append(x_BCHW)
+                steps.append((mu_BTZ, logvar_BTZ, prior_mu_BTZ, prior_logvar_BTZ))
+        mu_BKZ, logvar_BKZ, prior_mu_BKZ, prior_logvar_BKZ = (torch.cat(parts, dim=1) for parts in zip(*steps, strict=True))
+        return Rollout(_in_sequence(predictions), mu_BKZ, logvar_BKZ, prior_mu_BKZ, prior_logvar_BKZ, self.first_scored)
 
-    def generate(self, past_BTCHW: Tensor, cond_BTA: Tensor, noise_TBZ: Tensor) -> Tensor:
-        """Predict frames n_past .. T-1 from n_past given ones, as ``BKCHW`` in [0, 1]; T is the noise's length.
+    def generate(self, past_BTCHW: Tensor, cond_BTA: Tensor, noise_STBZ: Tensor) -> Tensor:
+        """Predict S futures: frames n_past .. T-1 from n_past given ones, as ``SBKCHW`` in [0, 1].
+
+        The past is encoded once for all futures, and so is its share of the decoder.
 
         Args:
             past_BTCHW: the given frames, true.
             cond_BTA: raw conditions of at least T-1 steps.
-            noise_TBZ: standard normal; other noise, other future.
+            noise_STBZ: standard normal; other noise, other future. T is the length of past and future.
         """
-        length, n_past = noise_TBZ.shape[0], self.n_past
-        cond_BTA = (cond_BTA - self.cond_mean_A) / self.cond_std_A
-        noise_BTZ = noise_TBZ.transpose(0, 1)
-        h_NG, skips = self.backbone.encoder(past_BTCHW[:, :n_past].flatten(0, 1))
-        h_BTG = h_NG.unflatten(0, (-1, n_past))
-        terms = self.backbone.decoder.skip_terms([_frame_of_each(skip, n_past, self.skip_step - 1) for skip in skips])
+        (samples, length, batch, _), n_past = noise_STBZ.shape, self.n_past
+        # N = B * S, the futures of a sequence in a row, as the decoder wants it.
+        noise_NTZ = noise_STBZ.permute(2, 0, 1, 3).flatten(0, 1)
+        cond_NTA = ((cond_BTA - self.cond_mean_A) / self.cond_std_A).repeat_interleave(samples, dim=0)
+        h_BG, skips = self.backbone.encoder(past_BTCHW[:, :n_past].flatten(0, 1))
+        context = self.backbone.decoder.context([_frame_of_each(skip, n_past, self.skip_step - 1) for skip in skips])
+        h_NTG = h_BG.unflatten(0, (batch, n_past)).repeat_interleave(samples, dim=0)
         state: State = None
         prior_state: State = None
         if n_past > 1:
             given = slice(0, n_past - 1)
-            mu_BTZ, logvar_BTZ, _ = self.posterior(h_BTG[:, 1:], None)
-            z_BTZ = reparameterise(mu_BTZ, logvar_BTZ, noise_BTZ[:, 1:n_past])
-            _, _, prior_state = self.prior(h_BTG[:, given], None)
-            _, state = self.predictor(torch.cat([cond_BTA[:, given], h_BTG[:, given], z_BTZ], dim=-1), None)
-        h_BG = h_BTG[:, -1]
+            mu_NTZ, logvar_NTZ, _ = self.posterior(h_NTG[:, 1:], None)
+            z_NTZ = reparameterise(mu_NTZ, logvar_NTZ, noise_NTZ[:, 1:n_past])
+            _, _, prior_state = self.prior(h_NTG[:, given], None)
+            _, state = self.predictor(torch.cat([cond_NTA[:, given], h_NTG[:, given], z_NTZ], dim=-1), None)
+        h_NG = h_NTG[:, -1]
         frames: list[Tensor] = []
         for t in range(n_past, length):
             if frames:
-                h_BG = self._feature(frames[-1])
-            mu_BTZ, logvar_BTZ, prior_state = self.prior(h_BG[:, None], prior_state)
-            z_BTZ = reparameterise(mu_BTZ, logvar_BTZ, noise_BTZ[:, t : t + 1])
-            g_BTG, state = self.predictor(torch.cat([cond_BTA[:, t - 1 : t], h_BG[:, None], z_BTZ], dim=-1), state)
-            frames.append(self.backbone.decoder(g_BTG[:, 0], terms))
-        return torch.stack(frames, dim=1)
+                h_NG = self._feature(frames[-1])
+            mu_NTZ, logvar_NTZ, prior_state = self.prior(h_NG[:, None], prior_state)
+            z_NTZ = reparameterise(mu_NTZ, logvar_NTZ, noise_NTZ[:, t : t + 1])
+            g_NTG, state = self.predictor(torch.cat([cond_NTA[:, t - 1 : t], h_NG[:, None], z_NTZ], dim=-1), state)
+            frames.append(self.backbone.decoder(g_NTG[:, 0], context))
+        future_BSKCHW: Tensor = _in_sequence(frames).unflatten(0, (batch, samples))
+        return future_BSKCHW.transpose(0, 1)
 
     def _feature(self, x_BCHW: Tensor) -> Tensor:
         h_BG: Tensor = self.backbone.encoder(x_BCHW)[0]
@@ -235,6 +241,11 @@ def _frame_of_each(skip_NCHW: Tensor, length: int, t: int) -> Tensor:
     skip_BTHWC = skip_NCHW.permute(0, 2, 3, 1).unflatten(0, (-1, length))
     skip_BHWC: Tensor = skip_BTHWC[:, t]
     return skip_BHWC.permute(0, 3, 1, 2)
+
+
+def _in_sequence(frames: list[Tensor]) -> Tensor:
+    """Stack K maps ``BCHW`` to ``BKCHW``; the memory stays channels last."""
+    return torch.stack([x_BCHW.permute(0, 2, 3, 1) for x_BCHW in frames], dim=1).permute(0, 1, 4, 2, 3)
 
 
 def _check_switches(n_past: int, rollout: str, skips: str, force_past: bool, scored: str) -> None:

@@ -113,7 +113,8 @@ class Objective:
     def __call__(self, rollout: Rollout, frames_BTCHW: Tensor, kl_weight: float) -> Losses:
         """Score a rollout against its window's true frames."""
         target_BKCHW = frames_BTCHW[:, rollout.first :]
-        mse = nn.functional.mse_loss(rollout.predictions_BKCHW, target_BKCHW)
+        # Channels last, as the pixels lie in memory: mse_loss makes its gradient contiguous, whatever it is given.
+        mse = nn.functional.mse_loss(rollout.predictions_BKCHW.permute(0, 1, 3, 4, 2), target_BKCHW.permute(0, 1, 3, 4, 2))
         q, p = (rollout.mu_BKZ, rollout.logvar_BKZ), (rollout.prior_mu_BKZ, rollout.prior_logvar_BKZ)
         kl_KZ = kl_divergence(*q, *p).mean(dim=0)
         loss_KZ = kl_KZ if self.kl_balance is None else self._balanced(q, p)

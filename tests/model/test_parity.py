@@ -6,20 +6,9 @@ from itertools import product
 
 import pytest
 import torch
-from restated import (
-    DECODERS,
-    ENCODERS,
-    LSTM,
-    RELATIVE,
-    Nets,
-    assert_same_gradients,
-    assert_same_state,
-    copy_weights,
-    distance,
-    randomise,
-    report_loss,
-)
-from restated import GaussianLSTM as RestatedGaussian
+from report_loop import DECODERS, ENCODERS, LSTM, Nets, report_loss
+from report_loop import GaussianLSTM as RestatedGaussian
+from restated import RELATIVE, assert_same_gradients, assert_same_state, copy_weights, distance, randomise
 from torch import Tensor, nn
 
 from cvae.model import backbones
@@ -37,22 +26,26 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def dtype_of(net: nn.Module) -> torch.dtype:
+    return next(net.parameters()).dtype
+
+
 # Each case gives its nets one and the same input and returns all that comes out, in one list.
 
 
 def encode(net: nn.Module, seed: int) -> list[Tensor]:
-    feature, skips = net(draw(3, 3, 64, 64, seed=seed).sigmoid())
+    feature, skips = net(draw(3, 3, 64, 64, seed=seed).sigmoid().to(dtype_of(net)))
     return [feature, *skips]
 
 
 def decode(sizes: list[int], net: nn.Module, seed: int) -> list[Tensor]:
-    skips = [draw(3, NF * 2**i, size, size, seed=seed + i) for i, size in enumerate(sizes)]
-    g_NG = draw(3, G, seed=seed).tanh()
-    return [net(g_NG, net.skip_terms(skips)) if isinstance(net, Decoder) else net(g_NG, skips)]
+    skips = [draw(3, NF * 2**i, size, size, seed=seed + i).to(dtype_of(net)) for i, size in enumerate(sizes)]
+    g_NG = draw(3, G, seed=seed).tanh().to(dtype_of(net))
+    return [net(g_NG, net.context(skips)) if isinstance(net, Decoder) else net(g_NG, skips)]
 
 
 def predict(net: nn.Module, seed: int) -> list[Tensor]:
-    x_BTI = draw(3, 4, A + G + Z, seed=seed)
+    x_BTI = draw(3, 4, A + G + Z, seed=seed).to(dtype_of(net))
     if isinstance(net, FramePredictor):
         return [net(x_BTI, None)[0]]
     net.start()
@@ -60,11 +53,11 @@ def predict(net: nn.Module, seed: int) -> list[Tensor]:
 
 
 def infer(net: nn.Module, seed: int) -> list[Tensor]:
-    h_BTG = draw(3, 4, G, seed=seed)
+    h_BTG = draw(3, 4, G, seed=seed).to(dtype_of(net))
     if isinstance(net, GaussianLSTM):
         return list(net(h_BTG, None)[:2])
     net.start()
-    steps = [net(h_BTG[:, t], torch.zeros(3, Z))[1:] for t in range(4)]
+    steps = [net(h_BTG[:, t], h_BTG.new_zeros(3, Z))[1:] for t in range(4)]
     return [torch.stack(parts, dim=1) for parts in zip(*steps, strict=True)]
 
 
@@ -106,14 +99,17 @@ def test_net_equals_its_published_layer_list(name: str) -> None:
     train(ours, run), train(restated, run)
     assert all(distance(x, y) > 1e-3 for x, y in zip(before, restated.parameters(), strict=True) if x.dim() > 1)
     assert_same_state(ours, restated)
-    for training in (True, False):
-        ours.train(training), restated.train(training)
-        outputs, expected = run(ours, 777), run(restated, 777)
-        assert [distance(x, y) <= RELATIVE for x, y in zip(outputs, expected, strict=True)] == [True] * len(expected)
-        ours.zero_grad(), restated.zero_grad()
-        loss(outputs).backward(), loss(expected).backward()
-        assert_same_gradients(ours, restated)
-    assert_same_state(ours, restated)
+    for dtype, relative in ((torch.float64, RELATIVE), (torch.float32, 1e-4)):
+        ours.to(dtype), restated.to(dtype)
+        for training in (True, False):
+            ours.train(training), restated.train(training)
+            outputs, expected = run(ours, 777), run(restated, 777)
+            assert [distance(x, y) <= relative for x, y in zip(outputs, expected, strict=True)] == [True] * len(expected)
+            ours.zero_grad(), restated.zero_grad()
+            loss(outputs).backward(), loss(expected).backward()
+            assert_same_gradients(ours, restated, relative)
+        if dtype == torch.float64:
+            assert_same_state(ours, restated)
 
 
 def test_paper_sized_model_has_22_24_million_parameters() -> None:
@@ -149,7 +145,7 @@ MIXED = [False, False, True, False, True]  # the coin of step i stands at i; ste
 @pytest.mark.parametrize("coins", [ALL, NONE, MIXED], ids=["all_forced", "none_forced", "mixed"])
 @pytest.mark.parametrize("backbone", ["vgg64", "dcgan64"])
 def test_course_training_step_equals_the_reports_loop(backbone: str, coins: list[bool], n_past: int) -> None:
-    nets = Nets(backbone, G, NF, Z, HIDDEN, A)
+    nets = Nets(backbone, G, NF, Z, HIDDEN, A).double()
     randomise(nets, seed=2)
     model = CVAE(
         getattr(backbones, backbone)(G, NF / 64),
@@ -196,7 +192,7 @@ def test_frames_decoded_together_share_the_work_on_their_skips(name: str) -> Non
     sizes = [64, 32, 16, 8] if name == "vgg64" else [32, 16, 8, 4]
     skips = [draw(2, NF * 2**i, size, size, seed=i) for i, size in enumerate(sizes)]
     g_BKG = draw(2, 3, G, seed=9).tanh()
-    together = decoder(g_BKG.flatten(0, 1), decoder.skip_terms(skips)).unflatten(0, (2, 3))
+    together = decoder(g_BKG.flatten(0, 1), decoder.context(skips)).unflatten(0, (2, 3))
     for b, k in product(range(2), range(3)):
-        alone = decoder(g_BKG[b : b + 1, k], decoder.skip_terms([skip[b : b + 1] for skip in skips]))
+        alone = decoder(g_BKG[b : b + 1, k], decoder.context([skip[b : b + 1] for skip in skips]))
         assert distance(alone[0], together[b, k]) <= RELATIVE

@@ -7,9 +7,10 @@ from functools import cache
 
 import pytest
 import torch
+from report_loop import GaussianLSTM as LearnedPrior
+from report_loop import Nets
 from restated import NF_SMALL as NF
-from restated import RELATIVE, Nets, assert_same_gradients, copy_weights, distance, randomise
-from restated import GaussianLSTM as LearnedPrior
+from restated import RELATIVE, assert_same_gradients, copy_weights, distance, randomise
 from torch import Tensor
 
 from cvae.errors import UserError
@@ -234,7 +235,7 @@ def test_frame_t_is_conditioned_on_rows_up_to_t_minus_1(rollout: str) -> None:
 
     def predict(cond: Tensor) -> Tensor:
         if rollout == "generate":
-            return model.generate(frames[:, :n_past], cond, noise)
+            return model.generate(frames[:, :n_past], cond, noise[None])[0]
         return model(frames, cond, MASKS["mixed"], noise).predictions_BKCHW
 
     with torch.no_grad():
@@ -251,20 +252,20 @@ def test_generated_frames_depend_on_given_frames_conditions_and_noise_alone(prio
     model, (frames, cond, noise) = trained("dcgan64", prior, n_past), batch(4, seed=0)
     past = frames[:, :n_past]
     with torch.no_grad():
-        future = model.generate(past, cond, noise)
+        future = model.generate(past, cond, noise[None])[0]
         assert future.shape == (B, T - n_past, 3, 64, 64)
-        assert torch.equal(future, model.generate(past, cond, noise))
-        assert torch.equal(future, model.generate(past, cond[:, : T - 1], noise))
-        assert torch.equal(future, model.generate(frames, cond, noise))
+        assert torch.equal(future, model.generate(past, cond, noise[None])[0])
+        assert torch.equal(future, model.generate(past, cond[:, : T - 1], noise[None])[0])
+        assert torch.equal(future, model.generate(frames, cond, noise[None])[0])
         for frame in range(n_past):
             other = past.clone()
             other[:, frame] = 1 - other[:, frame]
-            assert changed(future, model.generate(other, cond, noise)) == [0, 1, 2, 3]
+            assert changed(future, model.generate(other, cond, noise[None])[0]) == [0, 1, 2, 3]
         # z_t is drawn for frame t; there is no z_0.
         for step, differ in [(0, []), (1, [2, 3, 4, 5]), (2, [2, 3, 4, 5]), (3, [3, 4, 5]), (4, [4, 5]), (5, [5])]:
             other = noise.clone()
             other[step] += 1
-            assert [n_past + k for k in changed(future, model.generate(past, cond, other))] == differ
+            assert [n_past + k for k in changed(future, model.generate(past, cond, other[None])[0])] == differ
 
 
 # --- generation -------------------------------------------------------------------------------------------------------
@@ -306,7 +307,7 @@ COURSE = {"rollout": "stepwise", "skips": "course", "force_past": False, "scored
 )
 def test_generation_equals_stepping_by_hand(backbone: str, prior: str, n_past: int, cond_dim: int, switches: dict) -> None:
     model = trained(backbone, prior, n_past, cond_dim, **switches)
-    nets = Nets(backbone, G, NF, Z, HIDDEN, cond_dim, prior == "learned").eval()
+    nets = Nets(backbone, G, NF, Z, HIDDEN, cond_dim, prior == "learned").double().eval()
     copy_weights(model.backbone.encoder, nets.encoder)
     copy_weights(model.backbone.decoder, nets.decoder)
     copy_weights(model.posterior, nets.posterior)
@@ -314,9 +315,11 @@ def test_generation_equals_stepping_by_hand(backbone: str, prior: str, n_past: i
     copy_weights(model.predictor, nets.predictor)
     frames, cond, noise = batch(cond_dim, seed=0)
     with torch.no_grad():
-        future = model.generate(frames[:, :n_past], cond, noise)
-        expected = generate_by_hand(nets, frames, cond, noise, n_past, n_past - 1 if switches else n_past)
-    assert distance(future, expected) <= RELATIVE
+        noises = torch.stack([noise, -noise, 2 * noise])
+        futures = model.generate(frames[:, :n_past], cond, noises)
+        for future, noise in zip(futures, noises, strict=True):
+            expected = generate_by_hand(nets, frames, cond, noise, n_past, n_past - 1 if switches else n_past)
+            assert distance(future, expected) <= RELATIVE
 
 
 def test_conditions_are_standardised_by_the_statistics_in_the_weights() -> None:
@@ -329,7 +332,7 @@ def test_conditions_are_standardised_by_the_statistics_in_the_weights() -> None:
     with torch.no_grad():
         for predict in (
             lambda model, cond: model(frames, cond, MASKS["mixed"], noise).predictions_BKCHW,
-            lambda model, cond: model.generate(frames[:, :2], cond, noise),
+            lambda model, cond: model.generate(frames[:, :2], cond, noise[None])[0],
         ):
             assert distance(predict(normalised, cond * std + mean), predict(raw, cond)) <= RELATIVE
             assert distance(predict(normalised, cond), predict(raw, cond)) > 1e-6
