@@ -155,7 +155,7 @@ def _locate(target: str) -> Any:
 # --- identity ---------------------------------------------------------------------------------------------------------
 
 _NO_IDENTITY = ("trial", "logger", "device", "resume", "show", "allow_targets")
-_PATHS = ("root", "cache_dir", "workers")
+_PLACES = ("root", "cache_dir", "workers", "resident")
 
 
 def signature(cfg: DictConfig) -> str:
@@ -163,5 +163,5 @@ def signature(cfg: DictConfig) -> str:
     settings = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(settings, dict)
     settings = {key: value for key, value in settings.items() if key not in _NO_IDENTITY}
-    settings["data"] = {key: value for key, value in settings["data"].items() if key not in _PATHS}
+    settings["data"] = {key: value for key, value in settings["data"].items() if key not in _PLACES}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

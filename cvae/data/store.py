@@ -71,8 +71,12 @@ class Split:
         self, indices: NDArray[np.int64], starts: NDArray[np.int64] | int, length: int
     ) -> tuple[Frames, NDArray[np.float32]]:
         """Windows of ``length`` frames from ``starts``: uint8 ``frames_BTHWC`` and raw ``cond_BTA``."""
-        rows_BT = (self._offsets[indices] + starts)[:, None] + np.arange(length)
+        rows_BT = self.rows(indices, starts, length)
         return self.frames_NHWC[rows_BT], self.cond_NA[rows_BT]
+
+    def rows(self, indices: NDArray[np.int64], starts: NDArray[np.int64] | int, length: int) -> NDArray[np.int64]:
+        """Where the frames of these windows lie in ``frames_NHWC``, as ``BT``."""
+        return np.asarray((self._offsets[indices] + starts)[:, None] + np.arange(length), np.int64)
 
     def require(self, n_past: int, n_future: int) -> None:
         """Raise UserError unless every sequence has ``n_past + n_future`` frames."""
@@ -93,6 +97,7 @@ class VideoData:
             compared with action-only benchmarks, so results name it.
         normalise: whether the model standardises conditions by the train split's mean and deviation.
         random_start: whether training windows start anywhere in a sequence, or always at frame 0.
+        resident: where the train split lies in training on a GPU: ``gpu``, ``host``, or ``auto`` (see ``training.feed``).
         cache_dir: where packed arrays live; None for $CVAE_CACHE or the user's cache.
         workers: processes that pack; None for one a core.
 
@@ -106,13 +111,16 @@ class VideoData:
         condition: str = "actions_positions",
         normalise: bool = True,
         random_start: bool = True,
+        resident: str = "auto",
         cache_dir: str | None = None,
         workers: int | None = None,
     ) -> None:
         if condition not in CONDITIONS:
             raise UserError(f"data.condition is {condition!r}: choose {', '.join(CONDITIONS)}")
+        if resident not in ("auto", "gpu", "host"):
+            raise UserError(f"data.resident is {resident!r}: choose auto, gpu or host")
         self.root, self.condition = expanded(root, "data.root"), condition
-        self.normalise, self.random_start = normalise, random_start
+        self.normalise, self.random_start, self.resident = normalise, random_start, resident
         self.cache_dir, self.workers = cache_dir, workers
 
     @cached_property

@@ -36,6 +36,7 @@ def synthetic_push(
     condition: str = "actions_positions",
     normalise: bool = True,
     random_start: bool = True,
+    resident: str = "auto",
     cache_dir: str | None = None,
     workers: int | None = None,
 ) -> VideoData:
@@ -56,7 +57,7 @@ def synthetic_push(
     name = f"push-v{VERSION}-seed{world_seed}-{train}-{validate}-{test}"
     folder = expanded(root, "data.root") if root else cache_root(cache_dir) / "synthetic" / name
     write_world(folder, counts, world_seed, workers)
-    return VideoData(str(folder), condition, normalise, random_start, cache_dir, workers)
+    return VideoData(str(folder), condition, normalise, random_start, resident, cache_dir, workers)
 
 
 def write_world(root: Path, counts: dict[str, int], seed: int, workers: int | None = None) -> None:

@@ -26,8 +26,13 @@ class Scores:
 
 
 def images(frames_BTHWC: np.ndarray, device: torch.device | str) -> Tensor:
-    """Float ``frames_BTCHW`` in [0, 1] on ``device``; bytes travel, and the memory stays channels last."""
-    return torch.from_numpy(frames_BTHWC).to(device, non_blocking=True).permute(0, 1, 4, 2, 3).float().div_(255)
+    """Float ``frames_BTCHW`` in [0, 1] on ``device``; bytes travel."""
+    return to_unit(torch.from_numpy(frames_BTHWC).to(device, non_blocking=True))
+
+
+def to_unit(frames_BTHWC: Tensor) -> Tensor:
+    """Bytes to float ``frames_BTCHW`` in [0, 1]; the memory stays channels last."""
+    return frames_BTHWC.permute(0, 1, 4, 2, 3).float().div_(255)
 
 
 def free_run(

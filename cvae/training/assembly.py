@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from cvae.config import build, signature
-from cvae.console import warn
+from cvae.console import say, warn
 from cvae.data.layout import IMAGE_SIZE
 from cvae.data.store import VideoData
 from cvae.errors import UserError
@@ -19,7 +19,7 @@ from cvae.model.objective import Objective
 from cvae.model.recurrent import StandardNormal
 from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
-from cvae.training.recorder import Recorder, short
+from cvae.training.recorder import Recorder, read_metrics, short
 from cvae.training.runtime import choose_device, choose_precision, device_name
 from cvae.training.settings import Settings
 from cvae.training.terminal import start_table
@@ -62,7 +62,7 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool) ->
     )
     _say_what_runs(cfg, trainer, folder, f"{device_name(device)}, {precision}")
     if resumed:
-        trainer.restore(folder / "checkpoints" / "last.pt")
+        _restore(trainer, folder)
         recorder.truncate(trainer.epoch)
     if trainer.finished:
         return trainer, recorder
@@ -76,6 +76,14 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool) ->
         tags=[_name(cfg.model.backbone), *choices],
     )
     return trainer, recorder
+
+
+def _restore(trainer: Trainer, folder: Path) -> None:
+    last = folder / "checkpoints" / "last.pt"
+    if last.exists() or len(read_metrics(folder / "metrics.jsonl")) > 1:
+        trainer.restore(last)
+    else:  # the first epoch's line is written before its checkpoint
+        say("this run was stopped before its first checkpoint: it starts from the beginning")
 
 
 def load_model(folder: Path, name: str = "best") -> tuple[CVAE, VideoData, DictConfig]:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from cvae.console import say, warn
 from cvae.data.store import VideoData, training_windows
 from cvae.errors import Diverged, UserError
-from cvae.evaluation.validation import Scores, free_run, images, score_copy, validate
+from cvae.evaluation.validation import Scores, free_run, score_copy, validate
 from cvae.model.cvae import CVAE
 from cvae.model.objective import Losses, Objective
 from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
+from cvae.training.feed import Feed
 from cvae.training.recorder import Recorder
 from cvae.training.runtime import Autocast, Stopped, StopRequest
 from cvae.training.settings import Settings
@@ -62,6 +63,7 @@ class Trainer:
         self.settings, self.model, self.objective, self.optimizer = settings, model, objective, optimizer
         self.kl_schedule, self.tf_schedule, self.learning_rate = kl_schedule, tf_schedule, learning_rate
         self.data, self.device, self.autocast, self.recorder = data, device, autocast, recorder
+        self.feed = Feed(data.train, settings.length, device, data.resident)
         self.lr = float(optimizer.param_groups[0]["lr"])  # before a checkpoint brings back a scheduled one
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.epoch = 0  # completed epochs
@@ -111,8 +113,9 @@ class Trainer:
             random_start=self.data.random_start,
         )
         self.model.train()
-        while self.iteration < settings.epoch_size:
-            losses = self._step(indices[self.iteration], starts[self.iteration])
+        wanted = list(zip(indices, starts, strict=True))[self.iteration :]
+        for frames_BTCHW, cond_BTA in self.feed.batches(wanted):
+            losses = self.step(frames_BTCHW, cond_BTA)
             self.iteration += 1
             advance(losses.mse, losses.kld, settings.batch_size * settings.length)
             if stop.signum is not None:
@@ -123,20 +126,18 @@ class Trainer:
         self._finish_epoch(row, began)
         return row
 
-    def _step(self, indices_B: np.ndarray, starts_B: np.ndarray) -> Losses:
-        settings, batch = self.settings, len(indices_B)
+    def step(self, frames_BTCHW: Tensor, cond_BTA: Tensor) -> Losses:
+        """Train on one batch of windows at the current place in the schedules."""
+        settings, batch = self.settings, len(frames_BTCHW)
         kl_weight, tf_ratio, lr = self._scheduled()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        frames_BTHWC, cond_BTA = self.data.train.gather(indices_B, starts_B, settings.length)
-        frames_BTCHW = images(frames_BTHWC, self.device)
-        cond = torch.from_numpy(cond_BTA).to(self.device, non_blocking=True)
         # Drawn on the CPU, so that a seed means the same run on every device; always both, so that a schedule's shape does
         # not shift the noise.
         forced = draw_forced(tf_ratio, settings.coin, settings.length, batch, self.generator)
         noise_TBZ = torch.randn(settings.length, batch, self.model.latent_dim, generator=self.generator)
         with self.autocast():
-            rollout = self.model(frames_BTCHW, cond, forced, noise_TBZ.to(self.device, non_blocking=True))
+            rollout = self.model(frames_BTCHW, cond_BTA, forced, noise_TBZ.to(self.device, non_blocking=True))
         losses = self.objective(rollout, frames_BTCHW, kl_weight)
         self._check_finite(losses)
         self.optimizer.zero_grad(set_to_none=True)

@@ -82,6 +82,20 @@ def test_killed_at_any_moment_it_ends_the_same(drawn, whole, tmp_path, seed):
     assert not list(run.rglob("*.partial"))
 
 
+def test_killed_before_its_first_checkpoint_it_begins_again(whole, tmp_path, train):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "checkpoints")
+    rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    assert "last.pt is missing" in train(f"resume={run}").err
+    assert (run / "metrics.jsonl").read_text() == "".join(rows)
+    (run / "metrics.jsonl").write_text(rows[0])
+    result = train(f"resume={run}")
+    assert result.code == 0
+    assert "from the beginning" in result.out
+    assert_same(run, whole)
+
+
 def test_a_torn_line_and_a_line_ahead_of_the_checkpoint_are_written_again(drawn, whole, tmp_path):
     run = tmp_path / "run"
     process = start(*tiny(drawn, *LONGER), f"hydra.run.dir={run}")

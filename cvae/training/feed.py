@@ -1,0 +1,99 @@
+"""Batches on the device: bytes travel, and a GPU never waits for them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvae.console import say
+from cvae.data.store import Split
+from cvae.errors import UserError
+from cvae.evaluation.validation import to_unit
+
+_SHARE = 0.5  # of the GPU's free memory that frames may take: the rest is the model's and its activations'
+
+Batch = tuple[Tensor, Tensor]
+"""``frames_BTCHW`` in [0, 1] and ``cond_BTA``."""
+Wanted = tuple[np.ndarray, np.ndarray]
+"""Sequence indices ``B`` and start frames ``B``."""
+
+
+class Feed:
+    """Gathers batches of windows: on the GPU itself where the whole split lies there, else one ahead of the training step.
+
+    ``resident`` is ``gpu`` (the whole split as bytes in GPU memory), ``host`` (a memory map, from which a thread copies the
+    next batch into pinned memory while the GPU works) or ``auto`` (``gpu`` if the split takes at most half of what is free).
+    On a CPU the memory map is the device's memory already.
+
+    Raises:
+        UserError: ``resident=gpu`` without a GPU, or with one that is too small.
+    """
+
+    def __init__(self, split: Split, length: int, device: torch.device, resident: str = "auto") -> None:
+        self.split, self.length, self.device = split, length, device
+        self._frames_NHWC: Tensor | None = None
+        self._cond_NA: Tensor | None = None
+        if _fits(split, device, resident):
+            say(f"data: {split.frames_NHWC.nbytes / 2**30:.1f} GiB of frames go to the GPU and stay there")
+            self._hold()
+
+    def batches(self, wanted: list[Wanted]) -> Iterator[Batch]:
+        """Yield the batches that are wanted, in order."""
+        if self._frames_NHWC is not None:
+            yield from map(self._on_device, wanted)
+        elif self.device.type == "cuda":
+            yield from self._ahead(wanted)
+        else:
+            yield from (self._moved(self._gathered(each)) for each in wanted)
+
+    def _hold(self) -> None:
+        self._frames_NHWC = torch.empty(self.split.frames_NHWC.shape, dtype=torch.uint8, device=self.device)
+        self._cond_NA = torch.from_numpy(self.split.cond_NA.copy()).to(self.device)
+        # In pieces: reading a memory map whole would take as much host memory again.
+        for first in range(0, len(self._frames_NHWC), 8192):
+            piece = slice(first, first + 8192)
+            self._frames_NHWC[piece] = torch.from_numpy(np.array(self.split.frames_NHWC[piece])).to(self.device)
+
+    def _on_device(self, wanted: Wanted) -> Batch:
+        assert self._frames_NHWC is not None
+        assert self._cond_NA is not None
+        rows_BT = torch.from_numpy(self.split.rows(*wanted, self.length)).to(self.device, non_blocking=True)
+        return to_unit(self._frames_NHWC[rows_BT]), self._cond_NA[rows_BT]
+
+    def _ahead(self, wanted: list[Wanted]) -> Iterator[Batch]:
+        with ThreadPoolExecutor(1) as thread:
+            coming = deque(thread.submit(self._gathered, each) for each in wanted[:1])
+            for following in wanted[1:]:
+                coming.append(thread.submit(self._gathered, following))
+                yield self._moved(coming.popleft().result())
+            for last in coming:
+                yield self._moved(last.result())
+
+    def _gathered(self, wanted: Wanted) -> Batch:
+        batch = tuple(map(torch.from_numpy, self.split.gather(*wanted, self.length)))
+        # Only from pinned memory does a copy run beside the GPU's work; PyTorch keeps it until the copy is done.
+        frames, cond = (part.pin_memory() for part in batch) if self.device.type == "cuda" else batch
+        return frames, cond
+
+    def _moved(self, batch: Batch) -> Batch:
+        frames_BTHWC, cond_BTA = (part.to(self.device, non_blocking=True) for part in batch)
+        return to_unit(frames_BTHWC), cond_BTA
+
+
+def _fits(split: Split, device: torch.device, resident: str) -> bool:
+    if resident == "host" or (resident == "auto" and device.type != "cuda"):
+        return False
+    if device.type != "cuda":
+        raise UserError("data.resident=gpu, but this run trains on the CPU: data.resident=auto")
+    free, _ = torch.cuda.mem_get_info(device)
+    needed = split.frames_NHWC.nbytes
+    if resident == "gpu" and needed > free:
+        raise UserError(
+            f"data.resident=gpu needs {needed / 2**30:.1f} GiB and this GPU has {free / 2**30:.1f} GiB free: data.resident=host"
+        )
+    return resident == "gpu" or needed <= _SHARE * free
