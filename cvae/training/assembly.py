@@ -34,11 +34,36 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool) ->
     Raises:
         UserError: a setting, the data or a checkpoint is bad.
     """
+    trainer = build_trainer(cfg, folder)
+    recorder, settings = trainer.recorder, trainer.settings
+    _say_what_runs(cfg, trainer, folder)
+    if resumed:
+        _restore(trainer, folder)
+        recorder.truncate(trainer.epoch)
+    if trainer.finished:
+        return trainer, recorder
+    choices = [_name(cfg[key]) for key in ("kl_schedule", "tf_schedule", "likelihood", "prior")]
+    recorder.start(
+        signature=signature(cfg),
+        config={**_plain(cfg), "beta": settings.beta},
+        facts={"device": device_name(trainer.device), "precision": trainer.precision, "dataset": trainer.data.fingerprint},
+        group=group,
+        name=f"{choices[0]}-{choices[1]}-lr{trainer.lr:g}-tfr{settings.tfr:g}-beta{settings.beta:g}-seed{settings.seed}",
+        tags=[_name(cfg.model.backbone), *choices],
+    )
+    return trainer, recorder
+
+
+def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
+    """All parts of a new run, put together; nothing is written or printed yet.
+
+    Raises:
+        UserError: a setting or the data are bad.
+    """
     device = choose_device(cfg.device)
     precision, autocast = choose_precision(cfg.precision, device)
     likelihood = build(cfg.likelihood, cfg.allow_targets)
-    beta = likelihood.default_beta if cfg.beta is None else cfg.beta
-    settings = _settings(cfg, beta)
+    settings = _settings(cfg, likelihood.default_beta if cfg.beta is None else cfg.beta)
     kl_schedule, tf_schedule = (build(cfg[key], cfg.allow_targets) for key in ("kl_schedule", "tf_schedule"))
     objective = Objective(likelihood, cfg.free_bits, cfg.kl_balance)
     learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay)
@@ -55,27 +80,20 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool) ->
         )
     _compile(model, cfg.compile)
     optimizer = build(cfg.optim, cfg.allow_targets, params=model.parameters())
-
-    recorder = Recorder(folder, mirror)
-    trainer = Trainer(
-        settings, model, objective, optimizer, kl_schedule, tf_schedule, learning_rate, data, device, autocast, recorder
+    return Trainer(
+        settings,
+        model,
+        objective,
+        optimizer,
+        kl_schedule,
+        tf_schedule,
+        learning_rate,
+        data,
+        device,
+        precision,
+        autocast,
+        Recorder(folder, mirror),
     )
-    _say_what_runs(cfg, trainer, folder, f"{device_name(device)}, {precision}")
-    if resumed:
-        _restore(trainer, folder)
-        recorder.truncate(trainer.epoch)
-    if trainer.finished:
-        return trainer, recorder
-    choices = [_name(cfg[key]) for key in ("kl_schedule", "tf_schedule", "likelihood", "prior")]
-    recorder.start(
-        signature=signature(cfg),
-        config={**_plain(cfg), "beta": beta},
-        facts={"device": device_name(device), "precision": precision, "dataset": data.fingerprint},
-        group=group,
-        name=f"{choices[0]}-{choices[1]}-lr{trainer.lr:g}-tfr{settings.tfr:g}-beta{beta:g}-seed{settings.seed}",
-        tags=[_name(cfg.model.backbone), *choices],
-    )
-    return trainer, recorder
 
 
 def _restore(trainer: Trainer, folder: Path) -> None:
@@ -123,7 +141,7 @@ def _compile(model: CVAE, choice: str) -> None:
         model.backbone.decoder.compile()
 
 
-def _say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path, hardware: str) -> None:
+def _say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path) -> None:
     settings, data, likelihood = trainer.settings, trainer.data, trainer.objective.likelihood
     sigma = likelihood.implied_sigma(settings.beta, 3 * IMAGE_SIZE**2)
     backbone = cfg.model.backbone
@@ -138,7 +156,7 @@ def _say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path, hardware: st
             "schedules": f"KL {trainer.kl_schedule}, forcing {trainer.tf_schedule}",
             "objective": f"{type(likelihood).__name__}, beta {settings.beta:g}, implied sigma "
             + ("learned" if sigma is None else f"{sigma:.3g}"),
-            "device": hardware,
+            "device": f"{device_name(trainer.device)}, {trainer.precision}",
             "baseline": f"repeating the last past frame: {trainer.psnr_copy:.2f} dB, RMSE {trainer.copy_rmse:.3f}",
         }
     )

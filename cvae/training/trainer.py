@@ -57,12 +57,14 @@ class Trainer:
         learning_rate: LearningRate,
         data: VideoData,
         device: torch.device,
+        precision: str,
         autocast: Autocast,
         recorder: Recorder,
     ) -> None:
         self.settings, self.model, self.objective, self.optimizer = settings, model, objective, optimizer
         self.kl_schedule, self.tf_schedule, self.learning_rate = kl_schedule, tf_schedule, learning_rate
-        self.data, self.device, self.autocast, self.recorder = data, device, autocast, recorder
+        self.data, self.device, self.recorder = data, device, recorder
+        self.precision, self.autocast = precision, autocast
         self.feed = Feed(data.train, settings.length, device, data.resident)
         self.lr = float(optimizer.param_groups[0]["lr"])  # before a checkpoint brings back a scheduled one
         self.generator = torch.Generator().manual_seed(settings.seed)
