@@ -19,7 +19,8 @@ from cvae.model.objective import Objective
 from cvae.model.recurrent import StandardNormal
 from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
-from cvae.training.recorder import Recorder, short
+from cvae.training.distributed import current
+from cvae.training.recorder import Onlooker, Recorder, short
 from cvae.training.runtime import choose_device, choose_precision, device_name
 from cvae.training.settings import Settings
 from cvae.training.terminal import start_table
@@ -34,13 +35,14 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool) ->
     Raises:
         UserError: a setting, the data or a checkpoint is bad.
     """
-    device = choose_device(cfg.device)
+    processes = current()
+    device = processes.place(choose_device(cfg.device))
     precision, autocast = choose_precision(cfg.precision, device)
     likelihood = build(cfg.likelihood, cfg.allow_targets)
     beta = likelihood.default_beta if cfg.beta is None else cfg.beta
     settings = _settings(cfg, beta)
     kl_schedule, tf_schedule = (build(cfg[key], cfg.allow_targets) for key in ("kl_schedule", "tf_schedule"))
-    objective = Objective(likelihood, cfg.free_bits, cfg.kl_balance)
+    objective = Objective(likelihood, cfg.free_bits, cfg.kl_balance, processes.mean)
     learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay)
     mirror = build(cfg.logger, cfg.allow_targets)
 
@@ -53,24 +55,43 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool) ->
         raise UserError(
             f"kl_balance={cfg.kl_balance:g} weighs two KLs of a learned prior: set prior=learned, or kl_balance=null"
         )
+    processes.pool_norms(model, device)
     _compile(model, cfg.compile)
     optimizer = build(cfg.optim, cfg.allow_targets, params=model.parameters())
 
-    recorder = Recorder(folder, mirror)
+    recorder = Recorder(folder, mirror) if processes.first else Onlooker(folder, mirror)
     trainer = Trainer(
-        settings, model, objective, optimizer, kl_schedule, tf_schedule, learning_rate, data, device, autocast, recorder
+        settings,
+        model,
+        objective,
+        optimizer,
+        kl_schedule,
+        tf_schedule,
+        learning_rate,
+        data,
+        device,
+        autocast,
+        recorder,
+        processes,
     )
-    _say_what_runs(cfg, trainer, folder, f"{device_name(device)}, {precision}")
+    together = f", {processes.world} processes" if processes.world > 1 else ""
+    _say_what_runs(cfg, trainer, folder, f"{device_name(device)}, {precision}{together}")
     if resumed:
         trainer.restore(folder / "checkpoints" / "last.pt")
         recorder.truncate(trainer.epoch)
+    processes.share(cfg, folder, resumed, device)
     if trainer.finished:
         return trainer, recorder
     choices = [_name(cfg[key]) for key in ("kl_schedule", "tf_schedule", "likelihood", "prior")]
     recorder.start(
         signature=signature(cfg),
         config={**_plain(cfg), "beta": beta},
-        facts={"device": device_name(device), "precision": precision, "dataset": data.fingerprint},
+        facts={
+            "device": device_name(device),
+            "processes": processes.world,
+            "precision": precision,
+            "dataset": data.fingerprint,
+        },
         group=group,
         name=f"{choices[0]}-{choices[1]}-lr{trainer.lr:g}-tfr{settings.tfr:g}-beta{beta:g}-seed{settings.seed}",
         tags=[_name(cfg.model.backbone), *choices],

@@ -18,6 +18,7 @@ from cvae.model.cvae import CVAE
 from cvae.model.objective import Losses, Objective
 from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
+from cvae.training.distributed import Processes
 from cvae.training.recorder import Recorder
 from cvae.training.runtime import Autocast, Stopped, StopRequest
 from cvae.training.settings import Settings
@@ -58,10 +59,13 @@ class Trainer:
         device: torch.device,
         autocast: Autocast,
         recorder: Recorder,
+        processes: Processes,
     ) -> None:
         self.settings, self.model, self.objective, self.optimizer = settings, model, objective, optimizer
         self.kl_schedule, self.tf_schedule, self.learning_rate = kl_schedule, tf_schedule, learning_rate
         self.data, self.device, self.autocast, self.recorder = data, device, autocast, recorder
+        self.processes, self.rows = processes, processes.rows(settings.batch_size)
+        self.network: nn.Module = model  # what a step calls: the model, or what joins it to the other processes' models
         self.lr = float(optimizer.param_groups[0]["lr"])  # before a checkpoint brings back a scheduled one
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.epoch = 0  # completed epochs
@@ -87,8 +91,10 @@ class Trainer:
         done = self.epoch * self.settings.epoch_size + self.iteration
         with (
             StopRequest() as stop,
+            self.processes.in_step(),
             self.recorder.live(self.settings.epochs * self.settings.epoch_size, done) as advance,
         ):
+            self.network = self.processes.wrap(self.model)
             while not self.finished:
                 row = self._run_epoch(stop, advance)
         if row and row["train/kld"] < _DEAD_LATENT:
@@ -112,19 +118,20 @@ class Trainer:
         )
         self.model.train()
         while self.iteration < settings.epoch_size:
-            losses = self._step(indices[self.iteration], starts[self.iteration])
+            losses = self._step(indices[self.iteration, self.rows], starts[self.iteration, self.rows])
             self.iteration += 1
             advance(losses.mse, losses.kld, settings.batch_size * settings.length)
-            if stop.signum is not None:
+            signum = self.processes.agree(stop.signum)
+            if signum is not None:
                 self.elapsed = time.monotonic() - began
                 self._save("last.pt")
-                raise Stopped(stop.signum)
+                raise Stopped(signum)
         row = self._row(epoch, time.monotonic() - began)
         self._finish_epoch(row, began)
         return row
 
     def _step(self, indices_B: np.ndarray, starts_B: np.ndarray) -> Losses:
-        settings, batch = self.settings, len(indices_B)
+        settings, batch = self.settings, self.settings.batch_size
         kl_weight, tf_ratio, lr = self._scheduled()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -132,11 +139,11 @@ class Trainer:
         frames_BTCHW = images(frames_BTHWC, self.device)
         cond = torch.from_numpy(cond_BTA).to(self.device, non_blocking=True)
         # Drawn on the CPU, so that a seed means the same run on every device; always both, so that a schedule's shape does
-        # not shift the noise.
+        # not shift the noise; and for the whole batch, so that it does not depend on how many processes share it.
         forced = draw_forced(tf_ratio, settings.coin, settings.length, batch, self.generator)
-        noise_TBZ = torch.randn(settings.length, batch, self.model.latent_dim, generator=self.generator)
+        noise_TBZ = torch.randn(settings.length, batch, self.model.latent_dim, generator=self.generator)[:, self.rows]
         with self.autocast():
-            rollout = self.model(frames_BTCHW, cond, forced, noise_TBZ.to(self.device, non_blocking=True))
+            rollout = self.network(frames_BTCHW, cond, forced, noise_TBZ.to(self.device, non_blocking=True), self.rows)
         losses = self.objective(rollout, frames_BTCHW, kl_weight)
         self._check_finite(losses)
         self.optimizer.zero_grad(set_to_none=True)
@@ -179,7 +186,7 @@ class Trainer:
     def _row(self, epoch: int, seconds: float) -> dict[str, Any]:
         settings = self.settings
         row: dict[str, Any] = {"epoch": epoch, "step": epoch * settings.epoch_size, **self.sums.means()}
-        if epoch % settings.validate_every == 0 or epoch == settings.epochs:
+        if self.processes.first and (epoch % settings.validate_every == 0 or epoch == settings.epochs):
             scores = self._validate()
             row |= {"val/psnr": scores.psnr, "val/ssim": scores.ssim, "val/psnr_copy": self.psnr_copy}
             if settings.n_samples > 1:
@@ -202,7 +209,7 @@ class Trainer:
             self.best = row[settings.objective]
         row["seconds"] = time.monotonic() - began
         self.recorder.epoch(row, settings.epochs, best=better)
-        if settings.sample_every and (self.epoch % settings.sample_every == 0 or self.finished):
+        if self.processes.first and settings.sample_every and (self.epoch % settings.sample_every == 0 or self.finished):
             self._sample()
         if better:
             self._save("best.pt")
@@ -223,7 +230,8 @@ class Trainer:
         self.recorder.sample(self.epoch, true_STHWC, predicted_STHWC, settings.n_past, names)
 
     def _save(self, name: str) -> None:
-        checkpoint.save(self.recorder.folder / "checkpoints" / name, self.state())
+        if self.processes.first:
+            checkpoint.save(self.recorder.folder / "checkpoints" / name, self.state())
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs, as tensors and plain values."""
