@@ -19,6 +19,7 @@ from cvae.console import say
 from cvae.errors import UserError, expanded
 
 CONF = Path(__file__).with_name("conf")
+MENDABLE = (UserError, HydraException, OmegaConfBaseException)  # shown in one line
 _RESUMABLE = ("device", "precision", "compile", "logger", "allow_targets")
 
 
@@ -33,7 +34,7 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         sys.exit(main())
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except MENDABLE as error:
         fail(error)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -80,7 +81,19 @@ def _meant(word: str, choices: Sequence[str]) -> str:
 
 
 def is_multirun(arguments: Sequence[str]) -> bool:
-    return any(argument in ("-m", "--multirun") for argument in arguments)
+    by_mode = override_values(arguments).get("hydra.mode", "").upper() == "MULTIRUN"
+    return by_mode or any(argument in ("-m", "--multirun") for argument in arguments)
+
+
+def under_torchrun() -> bool:
+    """Whether this is one of the processes that torchrun starts."""
+    return {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys()
+
+
+def refuse_torchrun(multirun: bool) -> None:
+    """Raise UserError if a multirun stands under torchrun, whose processes train one model together."""
+    if multirun and under_torchrun():
+        raise UserError("a multirun starts its own jobs, while torchrun's processes share one run: leave torchrun out")
 
 
 def only_prints(arguments: Sequence[str]) -> bool:
@@ -104,9 +117,17 @@ def compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
         return hydra_compose("config", list(overrides), return_hydra_config=with_hydra)
 
 
-def refuse_used_folder(overrides: Sequence[str], multirun: bool) -> None:
-    """Raise UserError if a folder that the user names already holds a run; Hydra would write its config over the old."""
-    if only_prints(overrides) or not {"hydra.run.dir", "hydra.sweep.dir"} & override_values(overrides).keys():
+def refuse_start(overrides: Sequence[str]) -> None:
+    """Raise UserError before Hydra makes a folder, if the command is no start.
+
+    That is a multirun under torchrun, or a folder that the user names and that already holds a run: Hydra would write its
+    config over the old.
+    """
+    if only_prints(overrides):
+        return
+    multirun = is_multirun(overrides)
+    refuse_torchrun(multirun)
+    if not {"hydra.run.dir", "hydra.sweep.dir"} & override_values(overrides).keys():
         return
     # The rest may be sweeps, which compose into no single config.
     hydra = compose([word for word in overrides if word.startswith("hydra.")], with_hydra=True).hydra
@@ -114,13 +135,17 @@ def refuse_used_folder(overrides: Sequence[str], multirun: bool) -> None:
     used = next(iter(sorted(folder.glob("*/run.json" if multirun else "run.json"))), None)
     if used is not None:
         raise UserError(
-            f"{used.parent} already holds a run: choose another folder, or go on with "
-            f"python -m cvae.train resume={shlex.quote(str(used.parent))}"
+            f"{used.parent} already holds a run: choose another folder, or go on with {resume_command(used.parent)}"
         )
 
 
-def reopen(overrides: Sequence[str]) -> tuple[Path, DictConfig]:
-    """The folder and config of ``resume=RUN``, with the overrides that a resumed run may take.
+def resume_command(folder: Path) -> str:
+    """The command that goes on with a run, as it can be pasted."""
+    return f"python -m cvae.train resume={shlex.quote(str(folder))}"
+
+
+def reopen(overrides: Sequence[str]) -> tuple[DictConfig, Path]:
+    """The config and folder of ``resume=RUN``, with the overrides that a resumed run may take.
 
     Raises:
         UserError: RUN is no run folder, or an override would change what the run computes.
@@ -145,7 +170,7 @@ def reopen(overrides: Sequence[str]) -> tuple[Path, DictConfig]:
         OmegaConf.update(cfg, key, OmegaConf.select(fresh, key), merge=False)
     # allow_targets is the user's word, given anew; a run folder's own does not count.
     cfg.allow_targets = fresh.allow_targets
-    return folder, cfg
+    return cfg, folder
 
 
 def show(cfg: DictConfig) -> None:

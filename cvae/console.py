@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -21,6 +22,12 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=True)
+
+
+def hush() -> None:
+    """Say nothing from now on, in a process beside the one that speaks."""
+    console().quiet = True
+    console().file = io.StringIO()  # no terminal: no bars are drawn to be dropped
 
 
 def say(text: str, style: str | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from cvae import cli, config
 from cvae.console import say
@@ -35,7 +33,7 @@ def train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool
         return best
     except Stopped as stopped:
         exit_code = stopped.exit_code(alone=group is None)
-        say(f"stopped by {stopped}; go on with: python -m cvae.train resume={shlex.quote(str(folder))}")
+        say(f"stopped by {stopped}; go on with: {cli.resume_command(folder)}")
         raise SystemExit(exit_code) from None
     finally:
         recorder.finish(exit_code)
@@ -45,9 +43,10 @@ def train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool
 def _job(cfg: DictConfig) -> float:
     job = HydraConfig.get()
     alone = job.mode == RunMode.RUN
+    cli.refuse_torchrun(multirun=not alone)
     try:
         return train(cfg, Path(job.runtime.output_dir), group=None if alone else Path(job.sweep.dir).name)
-    except (UserError, OmegaConfBaseException) as error:
+    except cli.MENDABLE as error:
         if alone:
             cli.fail(error)
         # It fails this job only; say so now, not when the others are done.
@@ -57,23 +56,24 @@ def _job(cfg: DictConfig) -> float:
 
 def _main() -> None:
     words = sys.argv[1:]
-    values = cli.override_values(words)
-    multirun = cli.is_multirun(words)
-    asked = [key for key in ("resume", "show") if values.get(key, "null") != "null"]
+    asked = [key for key in ("resume", "show") if cli.override_values(words).get(key, "null") != "null"]
     if not asked or cli.only_prints(words):
-        cli.refuse_used_folder(words, multirun)
+        cli.refuse_start(words)
         _job()
-    elif multirun:
+    elif cli.is_multirun(words):
         raise UserError(f"{asked[0]}= acts on one run: leave -m out")
     elif asked == ["show"]:
         cli.show(cli.compose(words))
     else:
-        folder, cfg = cli.reopen(words)
-        train(cfg, folder, resumed=True)
+        train(*cli.reopen(words), resumed=True)
 
 
 def main() -> None:
-    cli.guarded(_main)
+    if not cli.under_torchrun():
+        cli.guarded(_main)
+    from cvae.training.distributed import run
+
+    cli.guarded(lambda: run(_main, train))
 
 
 if __name__ == "__main__":

@@ -418,10 +418,8 @@ def print_table(results: dict[str, Any]) -> None:
     say("  (batch " + ", ".join(f"{rows['batch']} {name}" for name, rows in results["train"].items()) + ";")
     say("   the literal loop is eager fp32, encodes each frame twice, and decodes the given frame too: 11 frames, not 10)")
     say()
-    say(
-        "where the planned step's time goes (the rest: copies, sums, casts, Python). What convolutions do not take is missing to"
-    )
-    say("the limit, and so is what convolutions of few channels, or of few frames at a time, stay below the best rate")
+    say("where the planned step's time goes (the rest: copies, sums, casts, Python). Missing to the limit is what convolutions")
+    say("do not take, and what convolutions of few channels, or of few frames at a time, stay below the best rate")
     for name, rows in results["train"].items():
         for tfr, row in ((key, row) for key, row in rows.items() if key.startswith("tfr=")):
             say(f"  {name + ' ' + tfr:15} " + ", ".join(f"{kind} {share:.0%}" for kind, share in row["time_shares"].items()))

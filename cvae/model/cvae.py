@@ -90,7 +90,9 @@ class CVAE(nn.Module):
         self.cond_mean_A.copy_(mean_A)
         self.cond_std_A.copy_(std_A)
 
-    def forward(self, frames_BTCHW: Tensor, cond_BTA: Tensor, forced: Tensor, noise_TBZ: Tensor) -> Rollout:
+    def forward(
+        self, frames_BTCHW: Tensor, cond_BTA: Tensor, forced: Tensor, noise_TBZ: Tensor, rows: slice = slice(None)
+    ) -> Rollout:
         """Roll the posterior and the predictor over a window of true frames.
 
         Args:
@@ -99,18 +101,19 @@ class CVAE(nn.Module):
             forced: bool, T or BT, on the CPU: whether step t is fed the true frame t-1 (teacher forcing). Steps fed a given
                 frame are always forced unless ``force_past`` is off. It steers the control flow, hence the CPU.
             noise_TBZ: standard normal; entry t makes z_t, entry 0 is unused.
+            rows: which rows of the mask's batch the frames, conditions and noise are, where several processes share one. All
+                of them take the steps that the whole mask asks for, so that layers that pool over the processes meet.
         """
-        batch, length = frames_BTCHW.shape[:2]
-        forced_BT = forced.expand(batch, length).clone()
+        forced_BT = torch.atleast_2d(forced).expand(-1, frames_BTCHW.shape[1]).clone()  # one row stands for all
         if self.force_past:
             forced_BT[:, : self.n_past + 1] = True
         cond_BTA = (cond_BTA - self.cond_mean_A) / self.cond_std_A
         noise_BTZ = noise_TBZ.transpose(0, 1)
         if self.rollout == "stepwise":
-            return self._stepwise(frames_BTCHW, cond_BTA, forced_BT, noise_BTZ)
-        return self._planned(frames_BTCHW, cond_BTA, forced_BT, noise_BTZ)
+            return self._stepwise(frames_BTCHW, cond_BTA, forced_BT, noise_BTZ, rows)
+        return self._planned(frames_BTCHW, cond_BTA, forced_BT, noise_BTZ, rows)
 
-    def _planned(self, frames_BTCHW: Tensor, cond_BTA: Tensor, forced_BT: Tensor, noise_BTZ: Tensor) -> Rollout:
+    def _planned(self, frames_BTCHW: Tensor, cond_BTA: Tensor, forced_BT: Tensor, noise_BTZ: Tensor, rows: slice) -> Rollout:
         batch, length = frames_BTCHW.shape[:2]
         h_NG, skips = self.backbone.encoder(frames_BTCHW.flatten(0, 1))
         h_BTG = h_NG.unflatten(0, (batch, length))
@@ -129,7 +132,7 @@ class CVAE(nn.Module):
             inputs_BTG = h_BTG[:, start - 1 : end - 1]
             if start > 1:
                 decoded[start - 1] = self.backbone.decoder(steps[-1][0][:, -1], context)
-                h_BG = self._mixed(forced_BT[:, start], inputs_BTG[:, 0], self._feature(decoded[start - 1]))
+                h_BG = self._mixed(forced_BT[:, start], rows, inputs_BTG[:, 0], self._feature(decoded[start - 1]))
                 inputs_BTG = torch.cat([h_BG[:, None], inputs_BTG[:, 1:]], dim=1)
             now = slice(start - 1, end - 1)
             prior_mu_BTZ, prior_logvar_BTZ, prior_state = self.prior(inputs_BTG, prior_state)
@@ -159,7 +162,7 @@ class CVAE(nn.Module):
         decoded = decoded | dict(zip(rest, x_BKCHW.unbind(1), strict=True))
         return _in_sequence([decoded[t] for t in times])
 
-    def _stepwise(self, frames_BTCHW: Tensor, cond_BTA: Tensor, forced_BT: Tensor, noise_BTZ: Tensor) -> Rollout:
+    def _stepwise(self, frames_BTCHW: Tensor, cond_BTA: Tensor, forced_BT: Tensor, noise_BTZ: Tensor, rows: slice) -> Rollout:
         x_BCHW = frames_BTCHW[:, 0]
         context: list[StageContext] = []
         posterior_state: State = None
@@ -169,7 +172,7 @@ class CVAE(nn.Module):
         steps: list[tuple[Tensor, ...]] = []
         for t in range(1, frames_BTCHW.shape[1]):
             target_BG = self._feature(frames_BTCHW[:, t])
-            x_BCHW = self._mixed(forced_BT[:, t], frames_BTCHW[:, t - 1], x_BCHW)
+            x_BCHW = self._mixed(forced_BT[:, t], rows, frames_BTCHW[:, t - 1], x_BCHW)
             h_BG, skips = self.backbone.encoder(x_BCHW)
             if t <= self.skip_step:
                 context = self.backbone.decoder.context(skips)
@@ -226,13 +229,13 @@ class CVAE(nn.Module):
         return h_BG
 
     @staticmethod
-    def _mixed(forced_B: Tensor, true: Tensor, predicted: Tensor) -> Tensor:
-        """The true input where the coin forced it, the prediction elsewhere."""
+    def _mixed(forced_B: Tensor, rows: slice, true: Tensor, predicted: Tensor) -> Tensor:
+        """The true input where the coin forced it, the prediction elsewhere; ``forced_B`` is of the whole batch."""
         if forced_B.all():
             return true
         if not forced_B.any():
             return predicted
-        mask = forced_B.to(true.device, non_blocking=True).view(-1, *[1] * (true.dim() - 1))
+        mask = forced_B[rows].to(true.device, non_blocking=True).view(-1, *[1] * (true.dim() - 1))
         return torch.where(mask, true, predicted.to(true.dtype))
 
 

@@ -7,6 +7,7 @@ values an image, ``mse`` is the report's and SVG's scale (mean over pixels), the
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -101,23 +102,34 @@ class Objective:
     ``free_bits`` is the nats that each latent dimension may carry a step before KL presses on it; the KL of a dimension is
     averaged over the batch first. ``kl_balance`` = a weighs a KL(sg(q) || p) + (1 - a) KL(q || sg(p)): the prior is drawn
     to the posterior faster than the posterior to the prior; it needs a learned prior.
+
+    ``mean`` averages over the processes that share a batch. A likelihood and free bits may bend a batch's mean, so they get
+    the mean of the whole batch.
     """
 
-    def __init__(self, likelihood: Likelihood, free_bits: float = 0.0, kl_balance: float | None = None) -> None:
+    def __init__(
+        self,
+        likelihood: Likelihood,
+        free_bits: float = 0.0,
+        kl_balance: float | None = None,
+        mean: Callable[[Tensor], Tensor] = lambda value: value,
+    ) -> None:
         if not 0 <= free_bits < math.inf:
             raise UserError(f"free_bits is {free_bits:g}: give the free nats of a latent dimension, 0 for none")
         if kl_balance is not None and not 0 <= kl_balance <= 1:
             raise UserError(f"kl_balance is {kl_balance:g}: give a share in [0, 1], such as 0.8, or null for none")
-        self.likelihood, self.free_bits, self.kl_balance = likelihood, free_bits, kl_balance
+        self.likelihood, self.free_bits, self.kl_balance, self.mean = likelihood, free_bits, kl_balance, mean
 
     def __call__(self, rollout: Rollout, frames_BTCHW: Tensor, kl_weight: float) -> Losses:
         """Score a rollout against its window's true frames."""
         target_BKCHW = frames_BTCHW[:, rollout.first :]
         # Channels last, as the pixels lie in memory: mse_loss makes its gradient contiguous, whatever it is given.
-        mse = nn.functional.mse_loss(rollout.predictions_BKCHW.permute(0, 1, 3, 4, 2), target_BKCHW.permute(0, 1, 3, 4, 2))
+        mse = self.mean(
+            nn.functional.mse_loss(rollout.predictions_BKCHW.permute(0, 1, 3, 4, 2), target_BKCHW.permute(0, 1, 3, 4, 2))
+        )
         q, p = (rollout.mu_BKZ, rollout.logvar_BKZ), (rollout.prior_mu_BKZ, rollout.prior_logvar_BKZ)
-        kl_KZ = kl_divergence(*q, *p).mean(dim=0)
-        loss_KZ = kl_KZ if self.kl_balance is None else self._balanced(q, p)
+        kl_KZ = self.mean(kl_divergence(*q, *p).mean(dim=0))
+        loss_KZ = kl_KZ if self.kl_balance is None else self.mean(self._balanced(q, p))
         if self.free_bits > 0:
             loss_KZ = loss_KZ.clamp_min(self.free_bits)
         steps, dims = target_BKCHW.shape[1], target_BKCHW[0, 0].numel()

@@ -19,7 +19,8 @@ from cvae.model.objective import Objective
 from cvae.model.recurrent import StandardNormal
 from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
-from cvae.training.recorder import Recorder, read_metrics, short
+from cvae.training.distributed import current
+from cvae.training.recorder import Onlooker, Recorder, read_metrics, short
 from cvae.training.runtime import choose_device, choose_precision, device_name
 from cvae.training.settings import Settings
 from cvae.training.terminal import start_table
@@ -40,13 +41,19 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool) ->
     if resumed:
         _restore(trainer, folder)
         recorder.truncate(trainer.epoch)
+    trainer.processes.share(cfg, folder, resumed, trainer.device)
     if trainer.finished:
         return trainer, recorder
     choices = [_name(cfg[key]) for key in ("kl_schedule", "tf_schedule", "likelihood", "prior")]
     recorder.start(
         signature=signature(cfg),
         config={**_plain(cfg), "beta": settings.beta},
-        facts={"device": device_name(trainer.device), "precision": trainer.precision, "dataset": trainer.data.fingerprint},
+        facts={
+            "device": device_name(trainer.device),
+            "processes": trainer.processes.world,
+            "precision": trainer.precision,
+            "dataset": trainer.data.fingerprint,
+        },
         group=group,
         name=f"{choices[0]}-{choices[1]}-lr{trainer.lr:g}-tfr{settings.tfr:g}-beta{settings.beta:g}-seed{settings.seed}",
         tags=[_name(cfg.model.backbone), *choices],
@@ -60,12 +67,13 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     Raises:
         UserError: a setting or the data are bad.
     """
-    device = choose_device(cfg.device)
+    processes = current()
+    device = processes.place(choose_device(cfg.device))
     precision, autocast = choose_precision(cfg.precision, device)
     likelihood = build(cfg.likelihood, cfg.allow_targets)
     settings = _settings(cfg, likelihood.default_beta if cfg.beta is None else cfg.beta)
     kl_schedule, tf_schedule = (build(cfg[key], cfg.allow_targets) for key in ("kl_schedule", "tf_schedule"))
-    objective = Objective(likelihood, cfg.free_bits, cfg.kl_balance)
+    objective = Objective(likelihood, cfg.free_bits, cfg.kl_balance, processes.mean)
     learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay)
     mirror = build(cfg.logger, cfg.allow_targets)
 
@@ -78,6 +86,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
         raise UserError(
             f"kl_balance={cfg.kl_balance:g} weighs two KLs of a learned prior: set prior=learned, or kl_balance=null"
         )
+    processes.pool_norms(model, device)
     _compile(model, cfg.compile)
     optimizer = build(cfg.optim, cfg.allow_targets, params=model.parameters())
     return Trainer(
@@ -92,7 +101,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
         device,
         precision,
         autocast,
-        Recorder(folder, mirror),
+        Recorder(folder, mirror) if processes.first else Onlooker(folder, mirror),
+        processes,
     )
 
 
@@ -156,7 +166,8 @@ def _say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path) -> None:
             "schedules": f"KL {trainer.kl_schedule}, forcing {trainer.tf_schedule}",
             "objective": f"{type(likelihood).__name__}, beta {settings.beta:g}, implied sigma "
             + ("learned" if sigma is None else f"{sigma:.3g}"),
-            "device": f"{device_name(trainer.device)}, {trainer.precision}",
+            "device": f"{device_name(trainer.device)}, {trainer.precision}"
+            + (f", {trainer.processes.world} processes" if trainer.processes.world > 1 else ""),
             "baseline": f"repeating the last past frame: {trainer.psnr_copy:.2f} dB, RMSE {trainer.copy_rmse:.3f}",
         }
     )

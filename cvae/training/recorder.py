@@ -158,6 +158,16 @@ class Recorder:
         say(f"run folder  {short(self.folder)}")
 
 
+class Onlooker(Recorder):
+    """The recorder of a process that is not the run's first: that one records for all."""
+
+    def start(self, **_: Any) -> None: ...
+    def truncate(self, epoch: int) -> None: ...
+    def epoch(self, row: dict[str, Any], epochs: int, best: bool) -> None: ...
+    def sample(self, *_: Any) -> None: ...
+    def finish(self, exit_code: int) -> None: ...
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The whole rows of a metrics.jsonl; torn lines are left out, a missing file has none."""
     if not path.exists():

@@ -18,6 +18,7 @@ from cvae.model.cvae import CVAE
 from cvae.model.objective import Losses, Objective
 from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
+from cvae.training.distributed import Processes
 from cvae.training.feed import Feed
 from cvae.training.recorder import Recorder
 from cvae.training.runtime import Autocast, Stopped, StopRequest
@@ -60,12 +61,15 @@ class Trainer:
         precision: str,
         autocast: Autocast,
         recorder: Recorder,
+        processes: Processes,
     ) -> None:
         self.settings, self.model, self.objective, self.optimizer = settings, model, objective, optimizer
         self.kl_schedule, self.tf_schedule, self.learning_rate = kl_schedule, tf_schedule, learning_rate
         self.data, self.device, self.recorder = data, device, recorder
         self.precision, self.autocast = precision, autocast
         self.feed = Feed(data.train, settings.length, device, data.resident)
+        self.processes, self.rows = processes, processes.rows(settings.batch_size)
+        self.network: nn.Module = model  # what a step calls: the model, or what joins it to the other processes' models
         self.lr = float(optimizer.param_groups[0]["lr"])  # before a checkpoint brings back a scheduled one
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.epoch = 0  # completed epochs
@@ -91,8 +95,10 @@ class Trainer:
         done = self.epoch * self.settings.epoch_size + self.iteration
         with (
             StopRequest() as stop,
+            self.processes.in_step(),
             self.recorder.live(self.settings.epochs * self.settings.epoch_size, done) as advance,
         ):
+            self.network = self.processes.wrap(self.model)
             while not self.finished:
                 row = self._run_epoch(stop, advance)
         if row and row["train/kld"] < _DEAD_LATENT:
@@ -115,31 +121,32 @@ class Trainer:
             random_start=self.data.random_start,
         )
         self.model.train()
-        wanted = list(zip(indices, starts, strict=True))[self.iteration :]
+        wanted = list(zip(indices[:, self.rows], starts[:, self.rows], strict=True))[self.iteration :]
         for frames_BTCHW, cond_BTA in self.feed.batches(wanted):
             losses = self.step(frames_BTCHW, cond_BTA)
             self.iteration += 1
             advance(losses.mse, losses.kld, settings.batch_size * settings.length)
-            if stop.signum is not None:
+            signum = self.processes.agree(stop.signum)
+            if signum is not None:
                 self.elapsed = time.monotonic() - began
                 self._save("last.pt")
-                raise Stopped(stop.signum)
+                raise Stopped(signum)
         row = self._row(epoch, time.monotonic() - began)
         self._finish_epoch(row, began)
         return row
 
     def step(self, frames_BTCHW: Tensor, cond_BTA: Tensor) -> Losses:
-        """Train on one batch of windows at the current place in the schedules."""
-        settings, batch = self.settings, len(frames_BTCHW)
+        """Train on this process's rows of a batch of windows, at the current place in the schedules."""
+        settings, batch = self.settings, self.settings.batch_size
         kl_weight, tf_ratio, lr = self._scheduled()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         # Drawn on the CPU, so that a seed means the same run on every device; always both, so that a schedule's shape does
-        # not shift the noise.
+        # not shift the noise; and for the whole batch, so that it does not depend on how many processes share it.
         forced = draw_forced(tf_ratio, settings.coin, settings.length, batch, self.generator)
-        noise_TBZ = torch.randn(settings.length, batch, self.model.latent_dim, generator=self.generator)
+        noise_TBZ = torch.randn(settings.length, batch, self.model.latent_dim, generator=self.generator)[:, self.rows]
         with self.autocast():
-            rollout = self.model(frames_BTCHW, cond_BTA, forced, noise_TBZ.to(self.device, non_blocking=True))
+            rollout = self.network(frames_BTCHW, cond_BTA, forced, noise_TBZ.to(self.device, non_blocking=True), self.rows)
         losses = self.objective(rollout, frames_BTCHW, kl_weight)
         self._check_finite(losses)
         self.optimizer.zero_grad(set_to_none=True)
@@ -182,7 +189,7 @@ class Trainer:
     def _row(self, epoch: int, seconds: float) -> dict[str, Any]:
         settings = self.settings
         row: dict[str, Any] = {"epoch": epoch, "step": epoch * settings.epoch_size, **self.sums.means()}
-        if epoch % settings.validate_every == 0 or epoch == settings.epochs:
+        if self.processes.first and (epoch % settings.validate_every == 0 or epoch == settings.epochs):
             scores = self._validate()
             row |= {"val/psnr": scores.psnr, "val/ssim": scores.ssim, "val/psnr_copy": self.psnr_copy}
             if settings.n_samples > 1:
@@ -205,7 +212,7 @@ class Trainer:
             self.best = row[settings.objective]
         row["seconds"] = time.monotonic() - began
         self.recorder.epoch(row, settings.epochs, best=better)
-        if settings.sample_every and (self.epoch % settings.sample_every == 0 or self.finished):
+        if self.processes.first and settings.sample_every and (self.epoch % settings.sample_every == 0 or self.finished):
             self._sample()
         if better:
             self._save("best.pt")
@@ -226,7 +233,8 @@ class Trainer:
         self.recorder.sample(self.epoch, true_STHWC, predicted_STHWC, settings.n_past, names)
 
     def _save(self, name: str) -> None:
-        checkpoint.save(self.recorder.folder / "checkpoints" / name, self.state())
+        if self.processes.first:
+            checkpoint.save(self.recorder.folder / "checkpoints" / name, self.state())
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs, as tensors and plain values."""

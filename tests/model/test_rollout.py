@@ -341,6 +341,24 @@ def test_conditions_are_standardised_by_the_statistics_in_the_weights() -> None:
 # --- the rest ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("rollout", ["planned", "stepwise"])
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_share_of_a_batch_takes_the_steps_that_the_whole_takes(rollout: str, mask: str) -> None:
+    """Its own rows may all be forced: layers that pool over processes need as many calls from each."""
+    model = trained("dcgan64", "learned", 2, rollout=rollout)
+    frames, cond, noise = batch(4, seed=7777)
+    calls: list[int] = []
+    model.backbone.encoder.register_forward_hook(lambda *_: calls.append(1))
+    whole, counts = outputs(model(frames, cond, MASKS[mask], noise)), [len(calls)]
+    for row in range(B):
+        calls.clear()
+        rows = slice(row, row + 1)
+        share = outputs(model(frames[rows], cond[rows], MASKS[mask], noise[:, rows], rows))
+        counts.append(len(calls))
+        assert [distance(x, y[rows]) <= RELATIVE for x, y in zip(share, whole, strict=True)] == [True] * 5
+    assert len(set(counts)) == 1
+
+
 def test_training_on_one_batch_lowers_its_loss() -> None:
     """Frames that a model can learn: a bright square that the condition moves."""
     torch.manual_seed(0)
