@@ -30,6 +30,7 @@ import numpy as np
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own remarks
 import torch
 from PIL import Image
+from gpu_check import gpu_check
 from report_loop import Nets, report_loss
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -452,6 +453,20 @@ def benchmark(device: torch.device, quick: bool, traces: Path | None) -> dict[st
     return results
 
 
+def run(device: torch.device, words: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    def table() -> dict[str, Any]:
+        results = benchmark(device, words.quick or words.gpu_check, words.profile)
+        print_table(results)
+        return results
+
+    if not words.gpu_check:
+        return table(), True
+    if device.type != "cuda" and words.device == "auto":
+        raise UserError("--gpu-check found no CUDA device: run it where there is one (--device cpu tries the list itself)")
+    found = gpu_check(device, table)
+    return found, all(check["passed"] for check in found.values() if isinstance(check, dict))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tfr 1 and 0 only, fewer steps, no torch.compile")
@@ -472,10 +487,10 @@ def main() -> None:
         for path in (words.json.parent if words.json else None, words.profile):
             if path is not None:
                 path.mkdir(parents=True, exist_ok=True)
-        results = benchmark(device, words.quick, words.profile)
-        print_table(results)
+        results, passed = run(device, words)
         if words.json:
             words.json.write_text(json.dumps(results, indent=2) + "\n")
+        raise SystemExit(0 if passed else 1)
     except UserError as error:
         fail(error)
 

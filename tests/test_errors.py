@@ -53,6 +53,8 @@ def one_line(result, *words: str) -> None:
         ("device=cuda:9", ("device=cuda:9", "CUDA devices")),
         ("precision=fp8", ("precision", "bf16")),
         ("compile=maybe", ("compile", "auto")),
+        ("compile=graphs device=cpu", ("compile=graphs", "CUDA graphs", "compile=auto")),
+        ("compile=true model.backbone.checkpointing=true", ("compile=true", "checkpointing")),
         ("data.condition=speech", ("data.condition", "'speech'", "actions_positions")),
         ("data.root=nowhere", ("nowhere", "data.root")),
         ("model.rollout=dreamed", ("model.rollout", "'dreamed'", "planned")),
@@ -67,7 +69,7 @@ def one_line(result, *words: str) -> None:
     ],
 )
 def test_a_bad_value_is_one_line(train, drawn, override, words):
-    result = train(*tiny(drawn), override)
+    result = train(*tiny(drawn), *override.split())
     one_line(result, *words)
     assert not list(Path().glob("multirun/single/*/checkpoints/*"))
 

@@ -6,13 +6,15 @@ back to an image. ``width`` scales every channel count but the feature's; ``norm
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cvae.errors import UserError
 
@@ -24,6 +26,8 @@ Skips = list[Tensor]
 class Encoder(nn.Module):
     """Four stages whose outputs are the skips, then a head down to one feature vector."""
 
+    checkpointing = False
+
     def __init__(self, stages: Sequence[nn.Module], head: nn.Module) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
@@ -33,7 +37,7 @@ class Encoder(nn.Module):
         """Return ``h_NG`` in [-1, 1] and the four skip maps, finest first."""
         skips: Skips = []
         for stage in self.stages:
-            x_NCHW = stage(x_NCHW)
+            x_NCHW = _run(stage, self.checkpointing, x_NCHW)
             skips.append(x_NCHW)
         return self.head(x_NCHW).flatten(1), skips
 
@@ -112,6 +116,8 @@ def summed_taps_pay(side: int) -> bool:
 class Decoder(nn.Module):
     """A stem from the feature to a 4x4 map, then four stages, each fed the map and the skip of its size."""
 
+    checkpointing = False
+
     def __init__(self, stem: nn.Module, stages: Sequence[SkipStage]) -> None:
         super().__init__()
         self.stem = stem
@@ -125,23 +131,28 @@ class Decoder(nn.Module):
         """Return images ``x_NCHW`` in [0, 1]; ``context`` is of B sequences with N = B * k features, k in a row for each."""
         x_NCHW = self.stem(g_NG[:, :, None, None])
         for stage, of_stage in zip(self.stages, context, strict=True):
-            x_NCHW = stage(x_NCHW, of_stage)
+            x_NCHW = _run(stage, self.checkpointing, x_NCHW, of_stage)
         # bf16 near 1 has steps of 1/256: the sigmoid is taken in full precision, so that an image is not quantised twice.
         return torch.sigmoid(x_NCHW.to(torch.promote_types(x_NCHW.dtype, torch.float32)))
 
 
 class Backbone(nn.Module):
-    """An encoder, the decoder that mirrors it, and the length G of the feature between them."""
+    """An encoder, the decoder that mirrors it, and the length G of the feature between them.
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, feature_dim: int) -> None:
+    With ``checkpointing`` a training step keeps only what passes between stages and computes the inside of each once more
+    in the backward pass (Chen et al. 2016): the same gradients from less memory, for about a third more work.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, feature_dim: int, checkpointing: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.feature_dim = feature_dim
+        encoder.checkpointing = decoder.checkpointing = checkpointing
         self.apply(_initialise)
 
 
-def vgg64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch") -> Backbone:
+def vgg64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch", checkpointing: bool = False) -> Backbone:
     """SVG's VGG-16-like encoder and decoder; at width 1 nearly all of the model's 22.24 M parameters."""
     c64, c128, c256, c512 = _channels(width, feature_dim)
 
@@ -170,10 +181,10 @@ def vgg64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch") -> Ba
             first(2 * c64, c64, nn.ConvTranspose2d(c64, 3, 3, padding=1)),  # 64
         ],
     )
-    return Backbone(encoder, decoder, feature_dim)
+    return Backbone(encoder, decoder, feature_dim, checkpointing)
 
 
-def dcgan64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch") -> Backbone:
+def dcgan64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch", checkpointing: bool = False) -> Backbone:
     """SVG's DCGAN encoder and decoder: one strided convolution a stage, several times cheaper than VGG."""
     c64, c128, c256, c512 = _channels(width, feature_dim)
 
@@ -197,7 +208,35 @@ def dcgan64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch") -> 
             up(2 * c64, 3),  # 32 -> 64
         ],
     )
-    return Backbone(encoder, decoder, feature_dim)
+    return Backbone(encoder, decoder, feature_dim, checkpointing)
+
+
+def _run(stage: nn.Module, checkpointing: bool, *inputs: object) -> Tensor:
+    if checkpointing and torch.is_grad_enabled():
+        out: Tensor = checkpoint(
+            stage,
+            *inputs,
+            use_reentrant=False,
+            preserve_rng_state=False,  # nothing in a stage is random
+            context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(stage)),
+        )
+    else:
+        out = stage(*inputs)
+    return out
+
+
+@contextlib.contextmanager
+def _frozen_statistics(stage: nn.Module) -> Iterator[None]:
+    """Keep BatchNorm's running statistics from counting a batch again when its stage is computed again."""
+    norms = [module for module in stage.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, _, count in before:
+        norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
+    try:
+        yield
+    finally:
+        for norm, momentum, count in before:
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _channels(width: float, feature_dim: int) -> tuple[int, int, int, int]:

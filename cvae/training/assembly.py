@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
             f"kl_balance={cfg.kl_balance:g} weighs two KLs of a learned prior: set prior=learned, or kl_balance=null"
         )
     processes.pool_norms(model, device)
-    _compile(model, cfg.compile)
+    _compile(model, cfg.compile, device)
     optimizer = build(cfg.optim, cfg.allow_targets, params=model.parameters())
     return Trainer(
         settings,
@@ -143,12 +145,25 @@ def _settings(cfg: DictConfig, beta: float) -> Settings:
     return Settings(**{**{name: cfg[name] for name in names}, "beta": beta})
 
 
-def _compile(model: CVAE, choice: str) -> None:
-    if choice.lower() not in ("auto", "true", "false"):
-        raise UserError(f"compile is {choice!r}: choose auto, true or false")
-    if choice.lower() == "true":  # auto is off: compiling costs more than a short run gains
-        model.backbone.encoder.compile()
-        model.backbone.decoder.compile()
+def _compile(model: CVAE, choice: str, device: torch.device) -> None:
+    """Compile encoder and decoder; ``graphs`` also replays their kernels as CUDA graphs, which spares a GPU their launches.
+
+    ``auto`` compiles nothing: on a CPU it gains nothing and costs a minute (docs/results.md), on a GPU nothing is measured.
+    """
+    choice = choice.lower()
+    if choice not in ("auto", "true", "false", "graphs"):
+        raise UserError(f"compile is {choice!r}: choose auto, true, false or graphs")
+    if choice in ("auto", "false"):
+        return
+    if choice == "graphs" and device.type != "cuda":
+        raise UserError("compile=graphs replays CUDA graphs and this run trains on the CPU: compile=auto")
+    if model.backbone.encoder.checkpointing:
+        raise UserError(f"model.backbone.checkpointing=true and compile={choice} do not go together: leave one out")
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise UserError(f"compile={choice} needs a C++ compiler and {compiler} is not there: install one, or compile=false")
+    for module in (model.backbone.encoder, model.backbone.decoder):
+        module.compile(mode="reduce-overhead" if choice == "graphs" else "default")
 
 
 def _say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path) -> None:

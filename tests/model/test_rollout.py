@@ -10,7 +10,7 @@ import torch
 from report_loop import GaussianLSTM as LearnedPrior
 from report_loop import Nets
 from restated import NF_SMALL as NF
-from restated import RELATIVE, assert_same_gradients, copy_weights, distance, randomise
+from restated import RELATIVE, assert_same_gradients, assert_same_state, copy_weights, distance, randomise
 from torch import Tensor
 
 from cvae.errors import UserError
@@ -357,6 +357,32 @@ def test_a_share_of_a_batch_takes_the_steps_that_the_whole_takes(rollout: str, m
         counts.append(len(calls))
         assert [distance(x, y[rows]) <= RELATIVE for x, y in zip(share, whole, strict=True)] == [True] * 5
     assert len(set(counts)) == 1
+
+
+@pytest.mark.parametrize(("backbone", "share"), [("vgg64", 0.5), ("dcgan64", 0.85)])
+def test_checkpointing_changes_nothing_but_what_is_kept(backbone: str, share: float) -> None:
+    """The same losses, gradients and BatchNorm statistics, from less memory."""
+    kept, models = [], []
+    for checkpointing in (False, True):
+        net = getattr(backbones, backbone)(G, NF / 64, checkpointing=checkpointing)
+        model = CVAE(net, StandardNormal(Z), 4, 2, Z, HIDDEN).double()
+        randomise(model, seed=1)
+        bytes_of: dict[int, int] = {}
+
+        def keep(value: Tensor, bytes_of: dict[int, int] = bytes_of) -> Tensor:
+            storage = value.untyped_storage()
+            bytes_of[storage.data_ptr()] = storage.nbytes()
+            return value
+
+        frames, cond, noise = batch(4, seed=0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            rollout = model(frames, cond, MASKS["mixed"], noise)
+        kept.append(sum(bytes_of.values()))
+        Objective(MSE())(rollout, frames, 1e-3).total.backward()
+        models.append(model)
+    assert_same_state(*models)
+    assert_same_gradients(*models)
+    assert kept[1] < share * kept[0]
 
 
 def test_training_on_one_batch_lowers_its_loss() -> None:

@@ -1,0 +1,199 @@
+"""What touches CUDA, tried one after the other: ``python scripts/benchmark.py --gpu-check`` (see there)."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cvae.cli import compose
+from cvae.errors import UserError
+from cvae.training.assembly import build_trainer
+from cvae.training.recorder import read_metrics
+
+TRAIN = [sys.executable, "-m", "cvae.train"]
+SMALL = ["data.train=96", "data.validate=12", "data.test=0", "logger=none", "sample_every=0"]
+COURSE_STEPS = 300 * 600  # the report's run
+REPORT_PSNR = 0.5  # dB by which two runs of one seed may differ where kernels add up in no fixed order
+
+
+class Failed(Exception):
+    """A check did not show what it should; the message says what it showed."""
+
+
+def gpu_check(device: torch.device, table: Callable[[], dict[str, Any]], words: list[str] | None = None) -> dict[str, Any]:
+    """Run all checks, print a line each, and return what they found; ``table`` makes the benchmark's.
+
+    ``words`` are overrides of every run. On a CPU the same list runs without what only a GPU has.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        checks = Checks(device, Path(folder), words or [])
+        names = ["train", "resume", "bf16", "resident", "compile", "ddp", "checkpointing", "table"]
+        if device.type == "cuda":
+            names[4:4] = ["no_wait", "graphs"]
+        found: dict[str, Any] = {}
+        for name in names:
+            began = time.monotonic()
+            try:
+                detail = table() if name == "table" else getattr(checks, name)()
+                found[name] = {"passed": True, **detail}
+            except (Failed, UserError, subprocess.TimeoutExpired, RuntimeError) as error:
+                found[name] = detail = {"passed": False, "error": " ".join(str(error).split())[:600]}
+            found[name]["seconds"] = time.monotonic() - began
+            shown = ", ".join(f"{key} {_short(value)}" for key, value in detail.items() if not isinstance(value, dict))
+            print(
+                f"{'passed' if found[name]['passed'] else 'FAILED'}  {name:14}{found[name]['seconds']:6.1f} s  {shown}",
+                flush=True,
+            )
+    if found["table"]["passed"]:
+        found["projected_course_minutes"] = projected_minutes(found["table"]["train"]["vgg64"])
+        print(f"        the report's run, 300 x 600 x 12, at these steps: {found['projected_course_minutes']:.0f} minutes")
+    return found
+
+
+def projected_minutes(vgg64: dict[str, Any]) -> float:
+    """The report's run: forced to its middle, free from there."""
+    return COURSE_STEPS / 2 * (vgg64["tfr=1"]["planned_s"] + vgg64["tfr=0"]["planned_s"]) / 60
+
+
+class Checks:
+    """Each method raises ``Failed`` or returns what it found."""
+
+    def __init__(self, device: torch.device, folder: Path, words: list[str]) -> None:
+        self.device, self.folder, self.words = device, folder, words
+
+    def train(self) -> dict[str, Any]:
+        """A run that lowers its loss."""
+        rows = self._run("whole", "epochs=4", "epoch_size=25")
+        if not rows[-1]["train/mse"] < rows[0]["train/mse"]:
+            raise Failed(f"MSE did not fall: {[row['train/mse'] for row in rows]}")
+        return {"psnr": rows[-1]["val/psnr"], "copy": rows[-1]["val/psnr_copy"]}
+
+    def resume(self) -> dict[str, Any]:
+        """A run that SIGTERM stops and resume= ends, as the whole one but for the order of additions."""
+        run = self.folder / "stopped"
+        process = subprocess.Popen(
+            [*TRAIN, *self._words("epochs=4", "epoch_size=25"), f"hydra.run.dir={run}"], stdout=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 120
+        while not read_metrics(run / "metrics.jsonl") and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        if process.returncode != 75:
+            raise Failed(f"SIGTERM ended it with {process.returncode}, not 75")
+        self._call([*TRAIN, f"resume={run}"])
+        rows, whole = read_metrics(run / "metrics.jsonl"), read_metrics(self.folder / "whole" / "metrics.jsonl")
+        difference = abs(rows[-1]["val/psnr"] - whole[-1]["val/psnr"])
+        if [row["epoch"] for row in rows] != [1, 2, 3, 4] or not difference < REPORT_PSNR:
+            raise Failed(f"epochs {[row['epoch'] for row in rows]}, PSNR off by {difference:.2f} dB")
+        return {"psnr_difference": difference}
+
+    def bf16(self) -> dict[str, Any]:
+        """bf16 and fp32 from one seed."""
+        psnr = {p: self._run(p, "epochs=4", "epoch_size=25", f"precision={p}")[-1]["val/psnr"] for p in ("bf16", "fp32")}
+        if not abs(psnr["bf16"] - psnr["fp32"]) < 2 * REPORT_PSNR:
+            raise Failed(f"PSNR {psnr}")
+        return psnr
+
+    def resident(self) -> dict[str, Any]:
+        """Frames in GPU memory and one batch ahead in host memory are the same frames."""
+        choices = ("gpu", "host") if self.device.type == "cuda" else ("auto", "host")
+        mse = [self._run(c, "epochs=1", "epoch_size=1", f"data.resident={c}")[0]["train/mse"] for c in choices]
+        if not math.isclose(*mse, rel_tol=1e-3):
+            raise Failed(f"the first step's MSE differs: {mse}")
+        return {"mse": mse[0]}
+
+    def no_wait(self) -> dict[str, Any]:
+        """A training step launches its work and does not wait for the GPU."""
+        trainer = build_trainer(compose(self._words("epochs=9", "tfr=0.5", "tf_schedule=constant")), self.folder / "unused")
+        trainer.model.train()
+        batch = next(trainer.feed.batches([([0] * 12, [0] * 12)]))  # type: ignore[list-item]
+        for _ in range(3):
+            trainer.step(*batch)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            trainer.step(*batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return {}
+
+    def compile(self) -> dict[str, Any]:
+        return self._compiled("true")
+
+    def graphs(self) -> dict[str, Any]:
+        return self._compiled("graphs")
+
+    def _compiled(self, choice: str) -> dict[str, Any]:
+        """A compiled run computes the same; its pace once it is compiled, beside the eager one's."""
+        words = ("epochs=3", "epoch_size=25", "tfr=0", "tf_schedule=constant", "validate_every=3")
+        eager = self._run(f"eager_{choice}", *words)
+        compiled = self._run(f"compiled_{choice}", *words, f"compile={choice}", timeout=240)
+        if not abs(eager[-1]["val/psnr"] - compiled[-1]["val/psnr"]) < 2 * REPORT_PSNR:
+            raise Failed(f"PSNR {eager[-1]['val/psnr']:.2f} eager, {compiled[-1]['val/psnr']:.2f} compiled")
+        return {
+            "gain": compiled[1]["frames_per_second"] / eager[1]["frames_per_second"],
+            "cost_s": compiled[0]["seconds"] - eager[0]["seconds"],
+        }
+
+    def ddp(self) -> dict[str, Any]:
+        """One process under torchrun computes what one without it does."""
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", "-m", "cvae.train"]
+        run = self.folder / "ddp"
+        self._call([*torchrun, *self._words("epochs=1", "epoch_size=25"), f"hydra.run.dir={run}"])
+        mse = [read_metrics(path / "metrics.jsonl")[0]["train/mse"] for path in (run, self.folder / "whole")]
+        if not math.isclose(*mse, rel_tol=0.05):
+            raise Failed(f"MSE {mse[0]} under torchrun, {mse[1]} alone")
+        return {"mse": mse[0]}
+
+    def checkpointing(self) -> dict[str, Any]:
+        """VGG-64 at batch 100 in less memory; GiB on a GPU, and the first loss on any device."""
+        found: dict[str, Any] = {}
+        batch = 100 if self.device.type == "cuda" else 2
+        for keep in (True, False):
+            words = ("model=vgg64", f"batch_size={batch}", f"model.backbone.checkpointing={not keep}", *self.words)
+            trainer = build_trainer(compose(self._words(*words)), self.folder / "unused")
+            trainer.model.train()
+            frames_cond = next(trainer.feed.batches([([0] * batch, [0] * batch)]))  # type: ignore[list-item]
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats(self.device)
+            name = "kept" if keep else "computed_again"
+            found[f"mse_{name}"] = trainer.step(*frames_cond).mse.item()
+            if self.device.type == "cuda":
+                found[f"gib_{name}"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+            del trainer, frames_cond
+        if not math.isclose(found["mse_kept"], found["mse_computed_again"], rel_tol=1e-2):
+            raise Failed(f"the first MSE differs: {found}")
+        if self.device.type == "cuda" and not found["gib_computed_again"] < min(16, found["gib_kept"]):
+            raise Failed(f"too much memory: {found}")
+        return found
+
+    def _run(self, name: str, *words: str, timeout: float = 150) -> list[dict[str, Any]]:
+        """Train in a process of its own; its rows."""
+        run = self.folder / name
+        self._call([*TRAIN, *self._words(*words), f"hydra.run.dir={run}"], timeout)
+        return read_metrics(run / "metrics.jsonl")
+
+    def _words(self, *words: str) -> list[str]:
+        return [*SMALL, f"device={self.device.type}", *self.words, *words]
+
+    def _call(self, command: list[str], timeout: float = 150) -> None:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=dict(os.environ))
+        if done.returncode:
+            said = [line for line in (done.stdout + done.stderr).splitlines() if re.search(r"error|Error", line)]
+            raise Failed(f"exit {done.returncode}: {said[0] if said else done.stderr[-300:]}")
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
