@@ -29,8 +29,8 @@ import numpy as np
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own remarks
 import torch
-from PIL import Image
 from gpu_check import gpu_check
+from PIL import Image
 from report_loop import Nets, report_loss
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
