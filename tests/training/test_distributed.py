@@ -234,6 +234,7 @@ def test_a_multirun_is_refused_before_it_makes_a_folder(train, drawn, one_of_one
     assert not Path("multirun").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_stops_both_after_one_step_and_one_goes_on(train, drawn, alone):
     run = Path("run").absolute()
     process = start(*tiny(drawn, *RUN), f"hydra.run.dir={run}")
@@ -250,6 +251,7 @@ def test_a_signal_stops_both_after_one_step_and_one_goes_on(train, drawn, alone)
     assert_agree(run, alone)
 
 
+@pytest.mark.slow
 def test_two_go_on_with_the_run_of_one(train, drawn, alone, monkeypatch):
     run = Path("run").absolute()
     whole_epoch = Trainer._run_epoch
@@ -287,6 +289,7 @@ def pair(*words: str) -> Iterator[list[subprocess.Popen[str]]]:
             process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "parts"),
     [

@@ -65,7 +65,7 @@ def whole(drawn, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_it_ends_the_same(drawn, whole, tmp_path, seed):
     run = tmp_path / "run"
     chance = random.Random(seed)
@@ -96,6 +96,7 @@ def test_killed_before_its_first_checkpoint_it_begins_again(whole, tmp_path, tra
     assert_same(run, whole)
 
 
+@pytest.mark.slow
 def test_a_torn_line_and_a_line_ahead_of_the_checkpoint_are_written_again(drawn, whole, tmp_path):
     run = tmp_path / "run"
     process = start(*tiny(drawn, *LONGER), f"hydra.run.dir={run}")
@@ -109,7 +110,10 @@ def test_a_torn_line_and_a_line_ahead_of_the_checkpoint_are_written_again(drawn,
     assert_same(run, whole)
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("SIGTERM", 75), pytest.param("SIGUSR1", 75, marks=pytest.mark.slow), pytest.param("SIGINT", 130, marks=pytest.mark.slow)],
+)
 def test_a_signal_finishes_the_step_and_the_run_goes_on_within_the_epoch(drawn, whole, tmp_path, name, code):
     run = tmp_path / "run"
     process = start(*tiny(drawn, *LONGER), f"hydra.run.dir={run}")

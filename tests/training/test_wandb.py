@@ -107,6 +107,7 @@ def bad_server(request):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_serve_costs_nothing_but_the_view(drawn, tmp_path, bad_server):
     run = tmp_path / "run"
     began = time.monotonic()
@@ -121,6 +122,7 @@ def test_a_server_that_does_not_serve_costs_nothing_but_the_view(drawn, tmp_path
     assert set(history(run)) >= {1, 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_wandb_dying_or_hanging_in_mid_run_loses_no_line(drawn, tmp_path, how):
     run = tmp_path / "run"
