@@ -46,7 +46,8 @@ from cvae.training.trainer import Trainer
 
 LENGTH, N_PAST, COND = 12, 2, 7
 BATCHES = 4  # in memory, taken in turns
-DATA = ["data.train=96", "data.validate=2", "data.test=0"]
+SECONDS = 2.0  # a round of one loop, in quick; five times that otherwise
+SEQUENCES = 96  # to train on
 Step = Callable[[], object]
 
 
@@ -72,7 +73,7 @@ def cases(device: torch.device) -> list[Case]:
 
 
 def batches_of(case: Case, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    data = synthetic_push(train=96, validate=2, test=0)
+    data = synthetic_push(train=SEQUENCES, validate=2, test=0)
     generator = np.random.default_rng(0)
     made = []
     for _ in range(BATCHES):
@@ -104,6 +105,10 @@ def literal(case: Case, tfr: float, device: torch.device) -> Step:
     return step
 
 
+def data_words() -> list[str]:
+    return [f"data.train={SEQUENCES}", "data.validate=2", "data.test=0"]
+
+
 def trainer_of(case: Case, tfr: float, device: torch.device, *words: str) -> Trainer:
     """cvae's own trainer with its defaults, on a small data set."""
     overrides = [
@@ -112,7 +117,7 @@ def trainer_of(case: Case, tfr: float, device: torch.device, *words: str) -> Tra
         f"tfr={tfr}",
         "tf_schedule=constant",
         "logger=none",
-        *DATA,
+        *data_words(),
         f"device={device}",
         *words,
     ]
@@ -323,7 +328,7 @@ def print_first_step(began: float, device: str) -> None:
 
     Trainer.step = first_step  # type: ignore[method-assign, assignment]
     folder = tempfile.mkdtemp()
-    sys.argv = ["cvae/train.py", "logger=none", f"device={device}", f"hydra.run.dir={folder}/run", *DATA]
+    sys.argv = ["cvae/train.py", "logger=none", f"device={device}", f"hydra.run.dir={folder}/run", *data_words()]
     train.main()
 
 
@@ -332,7 +337,7 @@ def print_first_step(began: float, device: str) -> None:
 
 def measure_data(device: torch.device) -> dict[str, float]:
     """Sequences (windows of 12 frames) a second in one process, and the trainer's wait for data."""
-    split = synthetic_push(train=96, validate=2, test=0).train
+    split = synthetic_push(train=SEQUENCES, validate=2, test=0).train
     generator = np.random.default_rng(0)
 
     def windows(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -350,20 +355,21 @@ def measure_data(device: torch.device) -> dict[str, float]:
                 np.loadtxt(folder / table, delimiter=",", dtype=np.float32)[start : start + LENGTH]
 
     cpu = torch.device("cpu")
-    packed_s, decoded_s = (min(rounds) for rounds in side_by_side([packed, decoded], 1.0, cpu))
+    packed_s, decoded_s = (min(rounds) for rounds in side_by_side([packed, decoded], SECONDS / 2, cpu))
     rates = {"packed_per_s": 1200 / packed_s, "png_per_s": 12 / decoded_s}
     return {"ratio": rates["packed_per_s"] / rates["png_per_s"], **rates, "trainer_waits": waiting_share(device)}
 
 
 def waiting_share(device: torch.device) -> float:
     """Share of a training loop's time that passes before a batch is there, the default model, frames in host memory."""
-    trainer = trainer_of(cases(device)[-1], 1.0, device, "data.resident=host")
+    case = cases(device)[-1]
+    trainer = trainer_of(case, 1.0, device, "data.resident=host")
     generator = np.random.default_rng(0)
-    wanted = [(generator.integers(0, 96, 12), generator.integers(0, 18, 12)) for _ in range(30)]
+    draws = [(generator.integers(0, SEQUENCES, case.batch), generator.integers(0, 18, case.batch)) for _ in range(30)]
     trainer.model.train()
     waited, began = 0.0, 0.0
-    batches = trainer.feed.batches(wanted)
-    for number in range(len(wanted)):
+    batches = trainer.feed.batches(draws)
+    for number in range(len(draws)):
         if number == 5:  # the first steps allocate
             waited, began = 0.0, time.perf_counter()
         asked = time.perf_counter()
@@ -388,7 +394,7 @@ def measure_compile(device: torch.device) -> dict[str, dict[str, float]]:
         began = time.perf_counter()
         timed(step, 2, device)
         cost = time.perf_counter() - began
-        eager_s, compiled_s = (statistics.mean(rounds) for rounds in side_by_side([eager, step], 1.5, device))
+        eager_s, compiled_s = (statistics.mean(rounds) for rounds in side_by_side([eager, step], SECONDS, device))
         found[block] = {"eager_s": eager_s, "compiled_s": compiled_s, "gain": eager_s / compiled_s, "cost_s": cost}
     return found
 
@@ -441,7 +447,7 @@ def print_table(results: dict[str, Any]) -> None:
 
 def benchmark(device: torch.device, quick: bool, traces: Path | None) -> dict[str, Any]:
     results: dict[str, Any] = {"device": device_name(device), "torch": torch.__version__, "python": platform.python_version()}
-    results |= measure_training(device, [1.0, 0.0] if quick else [1.0, 0.5, 0.0], 2.0 if quick else 10.0, traces)
+    results |= measure_training(device, [1.0, 0.0] if quick else [1.0, 0.5, 0.0], SECONDS if quick else 5 * SECONDS, traces)
     dtype = torch.bfloat16 if "bf16" in results["best_gflops"] else torch.float32
     say("decoder forms, data path, memory, start ...")
     results["forms"] = decoder_forms(cases(device)[0], device, dtype)

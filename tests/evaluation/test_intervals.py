@@ -1,0 +1,28 @@
+"""Intervals against a table of Student's t."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from cvae.evaluation.intervals import mean_interval
+
+# Two-sided 95 % points of Student's t by degrees of freedom, from a printed table.
+T975 = {1: 12.706, 2: 4.303, 4: 2.776, 9: 2.262}
+
+
+@pytest.mark.parametrize("freedom", T975)
+def test_interval_is_the_mean_and_its_standard_error_times_t(freedom: int) -> None:
+    values = [(7 * i) % 5 + 0.1 * i for i in range(freedom + 1)]
+    mean = sum(values) / len(values)
+    error = math.sqrt(sum((v - mean) ** 2 for v in values) / freedom / len(values))
+    expected = mean, mean - T975[freedom] * error, mean + T975[freedom] * error
+    assert mean_interval(values) == pytest.approx(expected, abs=1e-3)
+
+
+def test_one_value_has_no_interval() -> None:
+    mean, low, high = mean_interval([3.0])
+    assert mean == 3.0
+    assert math.isnan(low)
+    assert math.isnan(high)
