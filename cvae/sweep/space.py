@@ -1,0 +1,199 @@
+"""What a sweep searches: Hydra's sweep overrides read as Optuna distributions, and suggestions written as overrides.
+
+The grammar is Hydra's own, with the meaning that the published Optuna sweeper gave it:
+
+    kl_schedule=cyclical,monotonic        one of these               batch_size=int(interval(4, 32))      whole numbers
+    lr=tag(log, interval(1e-4, 5e-3))     log-uniform                epochs=range(20, 60, step=20)        20, 40 or 60
+    tfr=interval(0, 1)                    uniform                    width=choice(0.25, 0.5, 1)           one of these
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import BaseTrial
+
+from cvae.errors import UserError
+
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Space:
+    """Parameters by key, each with its distribution; fixed overrides as they were written; conditions of parameters.
+
+    ``conditions`` maps a parameter to the one choice under which it exists, as ``key=value``: a parameter whose condition
+    does not hold is neither suggested nor passed. ``choices`` are the values of keys that nothing suggests.
+    """
+
+    distributions: dict[str, BaseDistribution]
+    fixed: dict[str, str] = field(default_factory=dict)
+    conditions: dict[str, tuple[str, str]] = field(default_factory=dict)
+    choices: dict[str, str] = field(default_factory=dict)
+
+    def suggest(self, trial: BaseTrial) -> dict[str, Value]:
+        """Ask a trial for a value of each parameter that exists under the others' values, in an order that allows that."""
+        values: dict[str, Value] = {}
+        waiting = dict(self.distributions)
+        while waiting:
+            for key in [key for key in waiting if self._settled(key, values, waiting)]:
+                distribution = waiting.pop(key)
+                if self._exists(key, values):
+                    values[key] = _suggest(trial, key, distribution)
+        return values
+
+    def overrides(self, values: Mapping[str, Value]) -> list[str]:
+        """A job's overrides: the fixed ones, then the suggested ones."""
+        return [*self.fixed.values(), *(f"{key}={_written(value)}" for key, value in values.items())]
+
+    def _settled(self, key: str, values: Mapping[str, Value], waiting: Mapping[str, BaseDistribution]) -> bool:
+        return key not in self.conditions or self.conditions[key][0] not in waiting
+
+    def _exists(self, key: str, values: Mapping[str, Value]) -> bool:
+        if key not in self.conditions:
+            return True
+        other, wanted = self.conditions[key]
+        if other in values:
+            return _written(values[other]) == wanted
+        # Another parameter that does not exist itself has no value: what depends on it does not exist either.
+        return other not in self.distributions and self.choices.get(other) == wanted
+
+
+def read_space(
+    arguments: Sequence[str],
+    params: Mapping[str, Any] | None = None,
+    conditions: Mapping[str, str] | None = None,
+    choices: Mapping[str, str] | None = None,
+    config_loader: Any = None,
+) -> Space:
+    """Read a sweep's command line and its ``hydra.sweeper.params``; for a key in both, the command line counts.
+
+    Args:
+        arguments: overrides; those that sweep become parameters, the others are fixed.
+        params: the same as a mapping from key to what stands behind its equals sign.
+        conditions: parameter to ``key=value``.
+        choices: the chosen option of each config group, for conditions on groups that are not swept.
+        config_loader: Hydra's, for ``glob``.
+
+    Raises:
+        UserError: a sweep cannot be read or is empty, or a condition names no parameter.
+    """
+    lines = [f"{key}={_written(value)}" for key, value in (params or {}).items()]
+    distributions: dict[str, BaseDistribution] = {}
+    fixed: dict[str, str] = {}
+    known = dict(choices or {})
+    for override in OverridesParser.create(config_loader=config_loader).parse_overrides([*lines, *arguments]):
+        key = override.get_key_element()
+        distributions.pop(key, None), fixed.pop(key, None)
+        distribution = _distribution(override)
+        if distribution is None:
+            fixed[key] = str(override.input_line)
+            known[key.lstrip("+~")] = "" if override.is_delete() else override.get_value_element_as_str()
+        else:
+            distributions[key] = distribution
+    read = {key: _condition(key, text, distributions) for key, text in (conditions or {}).items()}
+    _refuse_circles(read)
+    return Space(distributions, fixed, read, known)
+
+
+def _condition(key: str, text: str, distributions: Mapping[str, BaseDistribution]) -> tuple[str, str]:
+    name = f"hydra.sweeper.conditions.{key}"
+    other, equals, wanted = (part.strip() for part in str(text).partition("="))
+    if not (equals and other and wanted):
+        raise UserError(f"{name} is {text!r}: write the key and the value it needs, as kl_schedule=cyclical")
+    if key not in distributions:
+        raise UserError(f"{name}: this sweep does not search {key}: remove the condition, or sweep {key}")
+    distribution = distributions.get(other)
+    if isinstance(distribution, CategoricalDistribution):
+        offered = [_written(choice) for choice in distribution.choices]
+        if wanted not in offered:
+            raise UserError(f"{name} needs {other}={wanted}, but {other} is one of {', '.join(offered)}")
+    return other, wanted
+
+
+def _refuse_circles(conditions: Mapping[str, tuple[str, str]]) -> None:
+    for start in conditions:
+        key, seen = start, {start}
+        while key in conditions:
+            key = conditions[key][0]
+            if key in seen:
+                raise UserError(
+                    f"hydra.sweeper.conditions go in a circle through {key}: let one of them stand without condition"
+                )
+            seen.add(key)
+
+
+def _distribution(override: Override) -> BaseDistribution | None:
+    """The distribution that a sweep override asks for; None for a fixed one.
+
+    Raises:
+        UserError: it is empty, upside down, or cannot be searched.
+    """
+    if not override.is_sweep_override():
+        return None
+    value, line = override.value(), override.input_line
+    try:
+        if override.is_interval_sweep():
+            assert isinstance(value, IntervalSweep)
+            return _interval(value, str(line))
+        if override.is_range_sweep() and not value.shuffle:  # type: ignore[union-attr]
+            assert isinstance(value, RangeSweep)
+            return _range(value, str(line))
+        choices: list[Any] = list(override.sweep_iterator(transformer=Transformer.encode))
+        return CategoricalDistribution(choices)
+    except ValueError as error:
+        raise UserError(f"{line}: {error}") from error
+
+
+def _interval(sweep: IntervalSweep, line: str) -> BaseDistribution:
+    low, high, log = sweep.start, sweep.end, "log" in sweep.tags
+    assert low is not None
+    assert high is not None
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise UserError(f"{line}: an interval needs two finite ends")
+    if low >= high:
+        raise UserError(f"{line}: the interval is upside down or empty: write interval({high:g}, {low:g}), or one value")
+    if log and low <= 0:
+        raise UserError(f"{line}: a logarithmic interval needs ends above 0")
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log)
+    return FloatDistribution(low, high, log=log)
+
+
+def _range(sweep: RangeSweep, line: str) -> BaseDistribution:
+    """A grid from start to stop; like the published sweeper's, and unlike Python's, it includes its stop."""
+    start, stop, step = sweep.start, sweep.stop, sweep.step
+    assert start is not None
+    assert stop is not None
+    if step <= 0 or stop < start:
+        raise UserError(f"{line}: a range to search goes up: range(low, high, step=...) with a step above 0")
+    if all(isinstance(number, int) for number in (start, stop, step)):
+        return IntDistribution(int(start), int(start + (stop - start) // step * step), step=int(step))
+    # In decimals, as written: 0.1 + 3 * 0.2 is 0.7.
+    first, last, by = (Decimal(str(number)) for number in (start, stop, step))
+    return FloatDistribution(float(first), float(first + (last - first) // by * by), step=float(by))
+
+
+def _suggest(trial: BaseTrial, key: str, distribution: BaseDistribution) -> Value:
+    if isinstance(distribution, FloatDistribution):
+        return trial.suggest_float(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+    assert isinstance(distribution, CategoricalDistribution)
+    return trial.suggest_categorical(key, distribution.choices)
+
+
+def _written(value: Any) -> str:
+    """A value as it stands in an override."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, float) else str(value)

@@ -1,0 +1,157 @@
+"""Where a study lives: a journal file that survives its writers, or a database that several hosts share.
+
+A storage is named by a URL: ``journal:///ABSOLUTE`` and ``journal://RELATIVE`` (to the working folder) are this module's, for
+one host; all others are SQLAlchemy's. A URL with a password is not for files that people share: ``hidden`` is what goes into
+them, and ``revealed`` finds the password again in a process that the sweeper started.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from cvae.errors import UserError
+
+_JOURNAL = "journal://"
+_VARIABLE = "CVAE_STORAGE"  # holds the URL with its password, for the jobs of a sweep
+
+
+def absolute(url: str) -> str:
+    """The URL as it holds in any working folder."""
+    if not url.startswith(_JOURNAL):
+        return url
+    path = Path(url.removeprefix(_JOURNAL)).expanduser()
+    if path.name in ("", ".", ".."):
+        raise UserError(f"storage={url} names no file: journal://multirun/studies/NAME.journal, say")
+    return f"{_JOURNAL}{path.absolute()}"
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Open a storage, creating what is not there.
+
+    Raises:
+        UserError: it cannot be reached, read or written; the message shows no password.
+    """
+    url = absolute(url)
+    if url.startswith(_JOURNAL):
+        return _open_journal(Path(url.removeprefix(_JOURNAL)))
+    try:
+        # A connection that a restarted server has closed is noticed and made anew.
+        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    except ImportError as error:
+        raise UserError(
+            f"storage={hidden(url)} needs a driver that is not installed ({error}): pip install 'cvae[sweep]'"
+        ) from error
+    except Exception as error:  # each driver has errors of its own
+        reason = " ".join(str(error.__cause__ or error).split())[:200].replace(url, hidden(url))
+        raise UserError(f"storage={hidden(url)} cannot be opened ({reason}): check the URL and that its server runs") from error
+
+
+def _open_journal(path: Path) -> JournalStorage:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(_Journal(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"storage=journal://{path} cannot be used ({error}): restore it from a copy, or name another"
+        ) from error
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's journal file, under a lock that a killed writer cannot leave behind, and mended where a full disk tore it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), lock_obj=_Flock(path))  # type: ignore[arg-type]
+        self._path = path
+        self._mend()
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self._mend()
+        super().append_logs(logs)
+
+    def _mend(self) -> None:
+        """Cut off a last line without an end: Optuna would append to it, and no later reader could read the study."""
+        with self._path.open("rb") as file:
+            if _ends_whole(file):
+                return
+        lock = _Flock(self._path)
+        lock.acquire()
+        try:
+            with self._path.open("rb+") as file:
+                if not _ends_whole(file):
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+        finally:
+            lock.release()
+
+
+def _ends_whole(file: Any) -> bool:
+    if file.seek(0, os.SEEK_END) == 0:
+        return True
+    file.seek(-1, os.SEEK_END)
+    return bool(file.read(1) == b"\n")
+
+
+class _Flock:
+    """Optuna's lock interface over flock(2) on a file beside the journal: the kernel drops it when its holder dies.
+
+    Not for NFS.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + ".flock")
+        self._descriptor = -1
+
+    def acquire(self) -> bool:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        os.close(self._descriptor)  # and the lock with it
+
+
+# --- passwords --------------------------------------------------------------------------------------------------------
+
+
+def hidden(url: str) -> str:
+    """The URL with ``***`` for its password."""
+    if url.startswith(_JOURNAL):
+        return url
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError as error:
+        raise UserError(
+            f"storage is no URL: write journal://FILE, sqlite:///FILE or postgresql://USER@HOST/NAME ({error})"
+        ) from None
+
+
+def hide(url: str) -> str:
+    """``hidden(url)``, after the password was put where this process and its children find it with ``revealed``."""
+    shown = hidden(url)
+    if shown != url:
+        os.environ[_VARIABLE] = url
+    return shown
+
+
+def revealed(shown: str) -> str:
+    """The URL that ``hide`` made ``shown`` of.
+
+    Raises:
+        UserError: its password is not known here.
+    """
+    url = os.environ.get(_VARIABLE, "")
+    if "***" not in shown:
+        return shown
+    if url and hidden(url) == shown:
+        return url
+    raise UserError(f"storage={shown}: its password is not known here; set {_VARIABLE} to the whole URL, or use PGPASSWORD")
