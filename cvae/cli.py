@@ -20,7 +20,7 @@ from cvae.errors import UserError, expanded
 
 CONF = Path(__file__).with_name("conf")
 MENDABLE = (UserError, HydraException, OmegaConfBaseException)  # shown in one line
-_RESUMABLE = ("device", "precision", "compile", "logger", "allow_targets")
+_RESUMABLE = ("device", "precision", "compile", "logger", "data.resident", "allow_targets")
 
 
 _asked_for_tracebacks = False
@@ -156,9 +156,9 @@ def reopen(overrides: Sequence[str]) -> tuple[DictConfig, Path]:
     if not path.is_file():
         raise UserError(f"resume={folder} is no run folder: it has no .hydra/config.yaml; runs are in multirun/single/")
     for key in values:
-        if key.split(".")[0].split("@")[0] not in _RESUMABLE:
+        if key not in _RESUMABLE and key.split(".")[0].split("@")[0] not in _RESUMABLE:
             raise UserError(
-                f"{key} cannot change in a resumed run: only {', '.join(_RESUMABLE[:4])} can; start a new run to change it"
+                f"{key} cannot change in a resumed run: only {', '.join(_RESUMABLE[:-1])} can; start a new run to change it"
             )
     try:
         cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))

@@ -160,8 +160,13 @@ _PLACES = ("root", "cache_dir", "workers", "resident")
 
 def signature(cfg: DictConfig) -> str:
     """A hash of what a run computes: its config without trial, paths, logger and device. Equal settings, equal signature."""
-    settings = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(settings, dict)
-    settings = {key: value for key, value in settings.items() if key not in _NO_IDENTITY}
-    settings["data"] = {key: value for key, value in settings["data"].items() if key not in _PLACES}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(identity(cfg), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """The settings that decide what a run computes, resolved."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    settings = {str(key): value for key, value in plain.items() if key not in _NO_IDENTITY}
+    settings["data"] = {key: value for key, value in settings.get("data", {}).items() if key not in _PLACES}
+    return settings

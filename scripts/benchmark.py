@@ -5,8 +5,9 @@ frame after the other), on the same in-memory batches, in turns A B A B. They do
 encodes every frame twice and also decodes and scores the given frame, 11 frames where cvae decodes 10; both take one
 optimizer step. Then the data path, the limit of the hardware, memory, and the time to the first step.
 
---quick leaves out tfr 0.5 and torch.compile. --profile DIR leaves a torch profiler trace of each planned step, for Perfetto or
-chrome://tracing. --gpu-check runs what touches CUDA (train, resume, bf16, compile, DDP, this table) and says what passed.
+--quick leaves out tfr 0.5, torch.compile and, on a CPU, VGG's peak memory. --profile DIR leaves a torch profiler trace of each
+planned step, for Perfetto or chrome://tracing. --gpu-check runs what touches CUDA (train, resume, bf16, compile, DDP, this
+table) and says what passed; where nothing can be installed, PYTHONPATH=. and the dependencies' wheels on it are enough.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,17 @@ import numpy as np
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own remarks
 import torch
+from device_limit import Step, best_rate, decoder_forms, flops, shares, side_by_side, timed
 from gpu_check import gpu_check
 from PIL import Image
 from report_loop import Nets, report_loss
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
 from cvae import config
 from cvae.cli import compose, fail
 from cvae.data.synthetic import synthetic_push
 from cvae.errors import UserError
-from cvae.model.backbones import summed_taps
+from cvae.evaluation.validation import to_unit
 from cvae.training.assembly import build_trainer
 from cvae.training.runtime import choose_device, device_name
 from cvae.training.trainer import Trainer
@@ -48,7 +49,6 @@ LENGTH, N_PAST, COND = 12, 2, 7
 BATCHES = 4  # in memory, taken in turns
 SECONDS = 2.0  # a round of one loop, in quick; five times that otherwise
 SEQUENCES = 96  # to train on
-Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def trainer_of(case: Case, tfr: float, device: torch.device, *words: str) -> Tra
 
 def planned(case: Case, tfr: float, device: torch.device) -> tuple[Trainer, Step]:
     trainer = trainer_of(case, tfr, device)
-    data = [(x.permute(0, 1, 4, 2, 3).float().div(255), cond) for x, cond in batches_of(case, device)]
+    data = [(to_unit(x), cond) for x, cond in batches_of(case, device)]
     turn = 0
 
     def step() -> None:
@@ -136,118 +136,6 @@ def planned(case: Case, tfr: float, device: torch.device) -> tuple[Trainer, Step
 
     trainer.model.train()
     return trainer, step
-
-
-def timed(step: Step, count: int, device: torch.device) -> list[float]:
-    """Seconds of each step; on a GPU their mean, as steps overlap."""
-    seconds = []
-    began = time.perf_counter()
-    for _ in range(count):
-        step()
-        if device.type == "cpu":
-            seconds.append(time.perf_counter() - began)
-            began = time.perf_counter()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        seconds = [(time.perf_counter() - began) / count] * count
-    return seconds
-
-
-def side_by_side(steps: list[Step], seconds: float, device: torch.device) -> list[list[float]]:
-    """Median seconds of a step in each of two rounds, in turns: ``[step][round]``; each is warmed up first."""
-    counts = []
-    for step in steps:
-        counts.append(max(1, min(50, round(seconds / timed(step, 1, device)[0]))))
-    rounds: list[list[float]] = [[] for _ in steps]
-    for _ in range(2):
-        for step, count, medians in zip(steps, counts, rounds, strict=True):
-            medians.append(statistics.median(timed(step, count, device)))
-    return rounds
-
-
-# --- the limit --------------------------------------------------------------------------------------------------------
-
-
-def best_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s: the best of some convolutions, forward and backward, and a matrix product, with nothing in between."""
-    rates = []
-    for batch, channels, side in [(48, 64, 64), (48, 128, 32), (48, 256, 16), (48, 512, 8)]:
-        x = torch.randn(batch, channels, side, side, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-        conv = nn.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-        grad = torch.ones_like(x)
-        x.requires_grad_()
-
-        def run(conv: nn.Conv2d = conv, x: Tensor = x, grad: Tensor = grad) -> None:
-            conv(x).backward(grad)
-
-        rates.append(3 * 2 * batch * side**2 * channels**2 * 9 / fastest(run, device))
-    a = torch.randn(2048, 2048, device=device, dtype=dtype)
-    rates.append(2 * 2048**3 / fastest(lambda: a @ a, device))
-    return max(rates)
-
-
-def fastest(run: Step, device: torch.device, count: int = 5) -> float:
-    timed(run, 1, device)
-    return min(timed(run, 1, device)[0] for _ in range(count))
-
-
-def flops(step: Step) -> int:
-    """FLOPs of a step by torch's counter, which leaves out fused recurrent layers, norms and activations."""
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return counter.get_total_flops()
-
-
-KINDS = {
-    "convolutions": ("conv",),
-    "norms and activations": ("batch_norm", "leaky_relu", "tanh", "sigmoid", "max_pool"),
-    "recurrent nets": ("rnn", "lstm", "addmm", "aten::mm", "thnn"),
-    "optimizer": ("adam", "optimizer"),
-}
-
-
-def shares(step: Step, device: torch.device, trace: Path | None) -> dict[str, float]:
-    """Share of a step's time by kind of work."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profile:
-        timed(step, 1, device)
-    if trace is not None:
-        profile.export_chrome_trace(str(trace))
-    spent = dict.fromkeys([*KINDS, "the rest"], 0.0)
-    for event in profile.key_averages():
-        name = event.key.lower()
-        kind = next((kind for kind, words in KINDS.items() if any(word in name for word in words)), list(spent)[-1])
-        spent[kind] += event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
-    total = sum(spent.values()) or 1.0
-    return {kind: value / total for kind, value in spent.items()}
-
-
-def decoder_forms(case: Case, device: torch.device, dtype: torch.dtype) -> dict[str, dict[str, float]]:
-    """Milliseconds, forward and backward, of nearest x2 + convolution and of the one transposed convolution it equals."""
-    forms: dict[str, dict[str, float]] = {}
-    channels = 8 * case.nf
-    for side in (4, 8, 16, 32):
-        x = torch.randn(case.batch * 10, channels, side, side, device=device, dtype=dtype)
-        x = x.to(memory_format=torch.channels_last).requires_grad_()
-        weight = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype, requires_grad=True)
-        grad = torch.ones(len(x), channels, 2 * side, 2 * side, device=device, dtype=dtype)
-        grad = grad.to(memory_format=torch.channels_last)
-
-        def upsampled(x: Tensor = x, weight: Tensor = weight, grad: Tensor = grad) -> None:
-            nn.functional.conv2d(nn.functional.interpolate(x, scale_factor=2), weight, padding=1).backward(grad)
-
-        def summed(x: Tensor = x, weight: Tensor = weight, grad: Tensor = grad) -> None:
-            nn.functional.conv_transpose2d(x, summed_taps(weight), stride=2, padding=1).backward(grad)
-
-        rounds = side_by_side([upsampled, summed], 0.3, device)
-        forms[f"{side}x{side}"] = {
-            "upsample_conv_ms": 1e3 * min(rounds[0]),
-            "summed_taps_ms": 1e3 * min(rounds[1]),
-        }
-        channels //= 2
-    return forms
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -279,22 +167,16 @@ def measure_training(device: torch.device, tfrs: list[float], seconds: float, tr
                 "utilisation": work / statistics.mean(planned_s) / rate[trainer.precision],
                 "time_shares": shares(ours, device, trace),
             }
-            if device.type == "cuda":
-                for name, step in (("literal", theirs), ("planned", ours)):
-                    torch.cuda.reset_peak_memory_stats(device)
-                    timed(step, 1, device)
-                    row[f"{name}_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
             results[case.name][f"tfr={tfr:g}"] = row
     return {"train": results, "best_gflops": {name: value / 1e9 for name, value in rate.items()}}
 
 
 def peak_memory(device: torch.device, quick: bool) -> dict[str, dict[str, float]]:
-    """Peak resident GiB of a process that does two steps, by case and loop; on a GPU the table of steps has it."""
-    if device.type == "cuda":
-        return {}
+    """Peak GiB of a process that does two steps, by case and loop: resident on a CPU, allocated on a GPU."""
     found: dict[str, dict[str, float]] = {}
-    for case in cases(device)[1 if quick else 0 :]:
-        found[case.name] = {loop: float(in_child("--memory", case.name, loop)) for loop in ("literal", "planned")}
+    for case in cases(device)[1 if quick and device.type == "cpu" else 0 :]:
+        loops = ("literal", "planned")
+        found[case.name] = {loop: float(in_child("--memory", case.name, loop, str(device))) for loop in loops}
     return found
 
 
@@ -305,11 +187,13 @@ def in_child(*words: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def print_memory(name: str, loop: str) -> None:
-    device = torch.device("cpu")
+def print_memory(name: str, loop: str, device: torch.device) -> None:
     case = next(case for case in cases(device) if case.name == name)
     step = literal(case, 0.0, device) if loop == "literal" else planned(case, 0.0, device)[1]
     timed(step, 2, device)
+    if device.type == "cuda":
+        print(torch.cuda.max_memory_allocated(device) / 2**30)
+        return
     # Not getrusage: its peak is inherited from the process that started this one.
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     print(int(peak.split()[1]) / 2**20)
@@ -324,11 +208,12 @@ def print_first_step(began: float, device: str) -> None:
     def first_step(self: Trainer, *batch: Tensor) -> None:
         whole_step(self, *batch).total.item()
         print(time.time() - began, flush=True)
+        shutil.rmtree(self.recorder.folder, ignore_errors=True)
         os._exit(0)  # nothing more is to be said
 
     Trainer.step = first_step  # type: ignore[method-assign, assignment]
-    folder = tempfile.mkdtemp()
-    sys.argv = ["cvae/train.py", "logger=none", f"device={device}", f"hydra.run.dir={folder}/run", *data_words()]
+    folder = Path(tempfile.gettempdir()) / f"cvae-first-step-{os.getpid()}"
+    sys.argv = ["cvae/train.py", "logger=none", f"device={device}", f"hydra.run.dir={folder}", *data_words()]
     train.main()
 
 
@@ -420,8 +305,6 @@ def print_table(results: dict[str, Any]) -> None:
                 f"{name + ' ' + tfr:17} {row['literal_s']:7.3f} s {row['planned_s']:7.3f} s  {row['ratio']:5.2f} "
                 f"({low:.2f}-{high:.2f})   {row['literal_gflop']:6.0f} -> {row['gflop']:.0f} GFLOP   {row['utilisation']:8.0%}"
             )
-            if "planned_gib" in row:
-                say(f"{'':17} peak memory {row['literal_gib']:.2f} -> {row['planned_gib']:.2f} GiB")
     say("  (batch " + ", ".join(f"{rows['batch']} {name}" for name, rows in results["train"].items()) + ";")
     say("   the literal loop is eager fp32, encodes each frame twice, and decodes the given frame too: 11 frames, not 10)")
     say()
@@ -450,7 +333,7 @@ def benchmark(device: torch.device, quick: bool, traces: Path | None) -> dict[st
     results |= measure_training(device, [1.0, 0.0] if quick else [1.0, 0.5, 0.0], SECONDS if quick else 5 * SECONDS, traces)
     dtype = torch.bfloat16 if "bf16" in results["best_gflops"] else torch.float32
     say("decoder forms, data path, memory, start ...")
-    results["forms"] = decoder_forms(cases(device)[0], device, dtype)
+    results["forms"] = decoder_forms(10 * cases(device)[0].batch, device, dtype)
     results["data"] = measure_data(device)
     results["memory_gib"] = peak_memory(device, quick)
     results["first_step_s"] = float(in_child("--first-step", repr(time.time()), str(device)))
@@ -469,8 +352,10 @@ def run(device: torch.device, words: argparse.Namespace) -> tuple[dict[str, Any]
         return table(), True
     if device.type != "cuda" and words.device == "auto":
         raise UserError("--gpu-check found no CUDA device: run it where there is one (--device cpu tries the list itself)")
-    found = gpu_check(device, table)
-    return found, all(check["passed"] for check in found.values() if isinstance(check, dict))
+    checks = gpu_check(device, table)
+    measured = checks.pop("table")
+    passed = measured["passed"] and all(check["passed"] for check in checks.values() if isinstance(check, dict))
+    return {**measured, "checks": checks}, passed
 
 
 def main() -> None:
@@ -480,13 +365,13 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, metavar="DIR", help="leave a profiler trace of each planned step there")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     parser.add_argument("--gpu-check", action="store_true", help="check and measure all that touches CUDA, under 9 minutes")
-    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--first-step", nargs=2, help=argparse.SUPPRESS)
     words = parser.parse_args()
     config.register()
     try:
         if words.memory:
-            return print_memory(*words.memory)
+            return print_memory(*words.memory[:2], torch.device(words.memory[2]))
         if words.first_step:
             return print_first_step(float(words.first_step[0]), words.first_step[1])
         device = choose_device(words.device)

@@ -11,15 +11,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from cvae.cli import fail
+from cvae.config import identity
 from cvae.errors import UserError
 from cvae.evaluation.intervals import mean_interval
 from cvae.training.recorder import read_metrics
 
-# What may differ between runs that compute the same.
-IRRELEVANT = ("logger", "device", "resume", "show", "allow_targets", "sample_every", "compile", "trial", "data.cache_dir")
+IRRELEVANT = ("sample_every", "compile")  # beside where a run runs and where its data lie
 
 Settings = dict[str, Any]
 
@@ -46,7 +46,7 @@ def table(runs: list[Path], metric: str) -> str:
     """A Markdown table of groups of runs.
 
     Raises:
-        UserError: a run lacks the metric, or there is only one group.
+        UserError: a run is not at its end or lacks the metric, two runs are the same, or there is only one group.
     """
     settings = {run: settings_of(run) for run in runs}
     keys = sorted({key for each in settings.values() for key in each})
@@ -54,7 +54,10 @@ def table(runs: list[Path], metric: str) -> str:
     groups: dict[str, dict[int, float]] = {}
     for run in runs:
         name = " ".join(f"{key}={settings[run].get(key)}" for key in differing)
-        groups.setdefault(name, {})[settings[run]["seed"]] = last(run, metric)
+        values, seed = groups.setdefault(name, {}), settings[run]["seed"]
+        if seed in values:
+            raise UserError(f"{run} has the settings and the seed of another run: leave one of them out")
+        values[seed] = last(run, metric, settings[run]["epochs"])
     if len(groups) < 2:
         raise UserError("these runs differ in nothing but the seed: give runs of two settings or more")
     (reference, first), *_ = groups.items()
@@ -65,7 +68,9 @@ def table(runs: list[Path], metric: str) -> str:
         shown = ""
         if name != reference and seeds:
             difference, low, high = mean_interval([values[seed] - first[seed] for seed in seeds])
-            shown = f"{difference:+.3f} [{low:+.3f}, {high:+.3f}], {len(seeds)} seeds"
+            shown = (
+                f"{difference:+.3f} [{low:+.3f}, {high:+.3f}], {len(seeds)} seeds" if len(seeds) > 1 else f"{difference:+.3f}"
+            )
         lines.append(f"| {name} | {len(values)} | {mean:.3f} | {shown} |")
     return "\n".join(lines)
 
@@ -78,17 +83,21 @@ def settings_of(run: Path) -> Settings:
         if isinstance(node, dict):
             for key, value in node.items():
                 walk(value, f"{prefix}.{key}" if prefix else str(key))
-        elif not any(prefix == key or prefix.startswith(key + ".") for key in IRRELEVANT):
+        elif prefix not in IRRELEVANT:
             flat[prefix] = node
 
-    walk(OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "config.yaml"), resolve=True), "")
+    cfg = OmegaConf.load(run / ".hydra" / "config.yaml")
+    assert isinstance(cfg, DictConfig)
+    walk(identity(cfg), "")
     return flat
 
 
-def last(run: Path, metric: str) -> float:
+def last(run: Path, metric: str, epochs: int) -> float:
     rows = read_metrics(run / "metrics.jsonl")
-    if not rows or metric not in rows[-1]:
-        raise UserError(f"{run} has no {metric} in its last epoch: let it end, or choose another --metric")
+    if not rows or rows[-1]["epoch"] < epochs:
+        raise UserError(f"{run} is not at its end: go on with python -m cvae.train resume={run}, or leave it out")
+    if metric not in rows[-1]:
+        raise UserError(f"{run} has no {metric} in its last epoch: choose another --metric")
     return float(rows[-1][metric])
 
 

@@ -183,3 +183,16 @@ def test_shell_completion_knows_groups_and_keys():
     command = [str(Path(sys.executable).with_name("cvae-train")), "-sc", "query=bash"]
     done = subprocess.run(command, env=words, capture_output=True, text=True, check=True)
     assert {"kl_schedule=constant", "kl_schedule=cosine", "kl_schedule=cyclical"} <= set(done.stdout.split())
+
+
+@pytest.mark.slow
+def test_a_compiled_run_computes_the_same(drawn):
+    """In a process of its own: torch.compile warns of what it does itself."""
+    found = []
+    for choice in ("false", "true"):
+        words = tiny(drawn, "epochs=1", "tf_schedule=constant", "tfr=0.5", f"compile={choice}", f"hydra.run.dir={choice}")
+        done = subprocess.run([sys.executable, "-m", "cvae.train", *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found += rows(Path(choice))
+    for key in ("train/mse", "train/kld", "val/psnr"):
+        assert found[1][key] == pytest.approx(found[0][key], rel=1e-3)

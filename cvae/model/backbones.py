@@ -26,10 +26,9 @@ Skips = list[Tensor]
 class Encoder(nn.Module):
     """Four stages whose outputs are the skips, then a head down to one feature vector."""
 
-    checkpointing = False
-
-    def __init__(self, stages: Sequence[nn.Module], head: nn.Module) -> None:
+    def __init__(self, stages: Sequence[nn.Module], head: nn.Module, checkpointing: bool) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         self.stages = nn.ModuleList(stages)
         self.head = head
 
@@ -47,6 +46,7 @@ class StageContext:
     """What a decoder stage takes from the past of B sequences, whatever it decodes next: computed once."""
 
     weight: Tensor  # of the convolution over the map
+    summed: bool  # whether the weight is the 4x4 one of ``summed_taps``
     term_BCHW: Tensor  # the skip's share of the convolution, bias included
 
 
@@ -76,17 +76,18 @@ class SkipStage(nn.Module):
             term_BCHW = nn.functional.conv_transpose2d(skip_BCHW, of_skip, conv.bias, conv.stride, conv.padding)  # type: ignore[arg-type]
         else:
             term_BCHW = nn.functional.conv2d(skip_BCHW, of_skip, conv.bias, conv.stride, conv.padding)
-        if self.upsample and summed_taps_pay(skip_BCHW.shape[-1] // 2):
+        summed = self.upsample and summed_taps_pay(skip_BCHW.shape[-1] // 2, skip_BCHW.device)
+        if summed:
             of_map = summed_taps(of_map)
         # Autocast would cast a part of a parameter again at every call.
-        return StageContext(of_map.to(term_BCHW.dtype), term_BCHW)
+        return StageContext(of_map.to(term_BCHW.dtype), summed, term_BCHW)
 
     def forward(self, x_NCHW: Tensor, context: StageContext) -> Tensor:
         """Decode N = B * k maps, k in a row for each of the B sequences that ``context`` is of."""
         conv, weight = self.conv, context.weight
         if isinstance(conv, nn.ConvTranspose2d):
             y_NCHW = nn.functional.conv_transpose2d(x_NCHW, weight, None, conv.stride, conv.padding)  # type: ignore[arg-type]
-        elif weight.shape[-1] == 4:
+        elif context.summed:
             y_NCHW = nn.functional.conv_transpose2d(x_NCHW, weight, None, stride=2, padding=1)
         else:
             if self.upsample:
@@ -105,21 +106,21 @@ def summed_taps(weight_OIHW: Tensor) -> Tensor:
     return weight_OIHW.transpose(0, 1).contiguous(memory_format=torch.channels_last)
 
 
-def summed_taps_pay(side: int) -> bool:
+def summed_taps_pay(side: int, device: torch.device) -> bool:
     """Whether the 4x4 form is the faster one over a map of ``side`` pixels.
 
-    Measured forward and backward (``scripts/benchmark.py``): on 4x4 maps, all border, transposed convolutions lose.
+    Measured on a CPU, forward and backward (docs/results.md): on 4x4 maps, all border, it loses. On GPUs nothing is
+    measured; they take the form with fewer multiplications.
     """
-    return side > 4
+    return side > 4 or device.type != "cpu"
 
 
 class Decoder(nn.Module):
     """A stem from the feature to a 4x4 map, then four stages, each fed the map and the skip of its size."""
 
-    checkpointing = False
-
-    def __init__(self, stem: nn.Module, stages: Sequence[SkipStage]) -> None:
+    def __init__(self, stem: nn.Module, stages: Sequence[SkipStage], checkpointing: bool) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         self.stem = stem
         self.stages = nn.ModuleList(stages)
 
@@ -139,16 +140,15 @@ class Decoder(nn.Module):
 class Backbone(nn.Module):
     """An encoder, the decoder that mirrors it, and the length G of the feature between them.
 
-    With ``checkpointing`` a training step keeps only what passes between stages and computes the inside of each once more
-    in the backward pass (Chen et al. 2016): the same gradients from less memory, for about a third more work.
+    With ``checkpointing`` a training step keeps only what passes between their stages and computes the inside of each once
+    more in the backward pass (Chen et al. 2016): the same gradients from less memory, for about a third more work.
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, feature_dim: int, checkpointing: bool = False) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, feature_dim: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.feature_dim = feature_dim
-        encoder.checkpointing = decoder.checkpointing = checkpointing
         self.apply(_initialise)
 
 
@@ -171,6 +171,7 @@ def vgg64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch", check
             block(c256, c512, c512, c512, pool=True),  # 16 -> 8
         ],
         nn.Sequential(nn.MaxPool2d(2), *_head(c512, feature_dim, norm)),  # 8 -> 4 -> 1
+        checkpointing,
     )
     decoder = Decoder(
         _conv_block(nn.ConvTranspose2d(feature_dim, c512, 4), norm),  # 1 -> 4
@@ -180,8 +181,9 @@ def vgg64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch", check
             first(2 * c128, c128, block(c128, c64)),  # 32
             first(2 * c64, c64, nn.ConvTranspose2d(c64, 3, 3, padding=1)),  # 64
         ],
+        checkpointing,
     )
-    return Backbone(encoder, decoder, feature_dim, checkpointing)
+    return Backbone(encoder, decoder, feature_dim)
 
 
 def dcgan64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch", checkpointing: bool = False) -> Backbone:
@@ -198,6 +200,7 @@ def dcgan64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch", che
     encoder = Encoder(
         [down(3, c64), down(c64, c128), down(c128, c256), down(c256, c512)],  # 64 -> 32 -> 16 -> 8 -> 4
         nn.Sequential(*_head(c512, feature_dim, norm)),  # 4 -> 1
+        checkpointing,
     )
     decoder = Decoder(
         _conv_block(nn.ConvTranspose2d(feature_dim, c512, 4), norm),  # 1 -> 4
@@ -207,8 +210,9 @@ def dcgan64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch", che
             up(2 * c128, c64),  # 16 -> 32
             up(2 * c64, 3),  # 32 -> 64
         ],
+        checkpointing,
     )
-    return Backbone(encoder, decoder, feature_dim, checkpointing)
+    return Backbone(encoder, decoder, feature_dim)
 
 
 def _run(stage: nn.Module, checkpointing: bool, *inputs: object) -> Tensor:

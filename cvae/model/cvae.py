@@ -154,7 +154,8 @@ class CVAE(nn.Module):
         """Decode in one call the scored steps that the loop did not have to; return all as ``BKCHW``."""
         times = range(self.first_scored, g_BTG.shape[1] + 1)
         rest = [t for t in times if t not in decoded]
-        g_BKG = g_BTG[:, [t - 1 for t in rest]]
+        # Slices and stacks: an index made of a list would be copied to the GPU, and the host would wait for it.
+        g_BKG = torch.stack([g_BTG[:, t - 1] for t in rest], dim=1) if decoded else g_BTG[:, self.first_scored - 1 :]
         x_NCHW: Tensor = self.backbone.decoder(g_BKG.flatten(0, 1), context)
         x_BKCHW: Tensor = x_NCHW.unflatten(0, g_BKG.shape[:2])
         if not decoded:
@@ -220,7 +221,8 @@ class CVAE(nn.Module):
             mu_NTZ, logvar_NTZ, prior_state = self.prior(h_NG[:, None], prior_state)
             z_NTZ = reparameterise(mu_NTZ, logvar_NTZ, noise_NTZ[:, t : t + 1])
             g_NTG, state = self.predictor(torch.cat([cond_NTA[:, t - 1 : t], h_NG[:, None], z_NTZ], dim=-1), state)
-            frames.append(self.backbone.decoder(g_NTG[:, 0], context))
+            # A copy: where the decoder is a CUDA graph, its next call writes over what this one returned.
+            frames.append(self.backbone.decoder(g_NTG[:, 0], context).clone())
         future_BSKCHW: Tensor = _in_sequence(frames).unflatten(0, (batch, samples))
         return future_BSKCHW.transpose(0, 1)
 

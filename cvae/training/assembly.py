@@ -89,7 +89,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
             f"kl_balance={cfg.kl_balance:g} weighs two KLs of a learned prior: set prior=learned, or kl_balance=null"
         )
     processes.pool_norms(model, device)
-    _compile(model, cfg.compile, device)
+    _compile(model, cfg.compile, device, processes.world)
     optimizer = build(cfg.optim, cfg.allow_targets, params=model.parameters())
     return Trainer(
         settings,
@@ -145,7 +145,7 @@ def _settings(cfg: DictConfig, beta: float) -> Settings:
     return Settings(**{**{name: cfg[name] for name in names}, "beta": beta})
 
 
-def _compile(model: CVAE, choice: str, device: torch.device) -> None:
+def _compile(model: CVAE, choice: str, device: torch.device, processes: int) -> None:
     """Compile encoder and decoder; ``graphs`` also replays their kernels as CUDA graphs, which spares a GPU their launches.
 
     ``auto`` compiles nothing: on a CPU it gains nothing and costs a minute (docs/results.md), on a GPU nothing is measured.
@@ -157,6 +157,8 @@ def _compile(model: CVAE, choice: str, device: torch.device) -> None:
         return
     if choice == "graphs" and device.type != "cuda":
         raise UserError("compile=graphs replays CUDA graphs and this run trains on the CPU: compile=auto")
+    if choice == "graphs" and processes > 1:
+        raise UserError(f"compile=graphs is for one process and this run has {processes}: compile=true, or one process")
     if model.backbone.encoder.checkpointing:
         raise UserError(f"model.backbone.checkpointing=true and compile={choice} do not go together: leave one out")
     compiler = os.environ.get("CXX", "g++")

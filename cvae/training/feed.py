@@ -1,4 +1,4 @@
-"""Batches on the device: bytes travel, and a GPU never waits for them."""
+"""Batches on the device: bytes travel, ahead of the step that needs them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Feed:
 
     def _gathered(self, wanted: Wanted) -> Batch:
         batch = tuple(map(torch.from_numpy, self.split.gather(*wanted, self.length)))
-        # Only from pinned memory does a copy run beside the GPU's work; PyTorch keeps it until the copy is done.
+        # Only from pinned memory can the copy be queued without waiting; PyTorch keeps the memory until it is done.
         frames, cond = (part.pin_memory() for part in batch) if self.device.type == "cuda" else batch
         return frames, cond
 

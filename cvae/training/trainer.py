@@ -67,8 +67,8 @@ class Trainer:
         self.kl_schedule, self.tf_schedule, self.learning_rate = kl_schedule, tf_schedule, learning_rate
         self.data, self.device, self.recorder = data, device, recorder
         self.precision, self.autocast = precision, autocast
-        self.feed = Feed(data.train, settings.length, device, data.resident)
         self.processes, self.rows = processes, processes.rows(settings.batch_size)
+        self.feed = Feed(data.train, settings.length, device, data.resident)
         self.network: nn.Module = model  # what a step calls: the model, or what joins it to the other processes' models
         self.lr = float(optimizer.param_groups[0]["lr"])  # before a checkpoint brings back a scheduled one
         self.generator = torch.Generator().manual_seed(settings.seed)
@@ -145,8 +145,10 @@ class Trainer:
         # not shift the noise; and for the whole batch, so that it does not depend on how many processes share it.
         forced = draw_forced(tf_ratio, settings.coin, settings.length, batch, self.generator)
         noise_TBZ = torch.randn(settings.length, batch, self.model.latent_dim, generator=self.generator)[:, self.rows]
+        if self.device.type == "cuda":
+            noise_TBZ = noise_TBZ.pin_memory().to(self.device, non_blocking=True)
         with self.autocast():
-            rollout = self.network(frames_BTCHW, cond_BTA, forced, noise_TBZ.to(self.device, non_blocking=True), self.rows)
+            rollout = self.network(frames_BTCHW, cond_BTA, forced, noise_TBZ, self.rows)
         losses = self.objective(rollout, frames_BTCHW, kl_weight)
         self._check_finite(losses)
         self.optimizer.zero_grad(set_to_none=True)

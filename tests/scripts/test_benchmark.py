@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import benchmark
+import device_limit
 import gpu_check
 import pytest
 import torch
@@ -43,13 +44,13 @@ def test_flops_are_those_of_the_layers():
     conv = nn.Conv2d(3, 8, 3, padding=1)
     x = torch.randn(2, 3, 16, 16)
     forward = 2 * 2 * 16 * 16 * 8 * 3 * 9
-    assert benchmark.flops(lambda: conv(x)) == forward
-    assert benchmark.flops(lambda: conv(x.requires_grad_()).sum().backward()) == 3 * forward
+    assert device_limit.flops(lambda: conv(x)) == forward
+    assert device_limit.flops(lambda: conv(x.requires_grad_()).sum().backward()) == 3 * forward
 
 
 def test_steps_are_timed_in_turns():
     order: list[str] = []
-    benchmark.side_by_side([lambda: order.append("a"), lambda: order.append("b")], 0.0, CPU)
+    device_limit.side_by_side([lambda: order.append("a"), lambda: order.append("b")], 0.0, CPU)
     assert "".join(order) == "ab" + "abab"
 
 
@@ -66,7 +67,7 @@ def test_no_gpu_no_gpu_check(monkeypatch, capsys):
 
 def test_the_gpu_check_goes_on_after_a_failure_and_reports_it(monkeypatch, capsys):
     """Every check stands alone: one that fails, in whichever way, does not hide the others."""
-    passed = {name: lambda self: {"gain": 1.25} for name in ("train", "bf16", "resident", "compile", "checkpointing")}
+    passed = {name: lambda self: {"gain": 1.25} for name in ("train", "bf16", "compile", "checkpointing")}
 
     def fail(self):
         raise gpu_check.Failed("exit 1: error: lost")
@@ -74,12 +75,19 @@ def test_the_gpu_check_goes_on_after_a_failure_and_reports_it(monkeypatch, capsy
     def crash(self):
         raise RuntimeError("CUDA out of memory")
 
-    for name, check in {**passed, "resume": fail, "ddp": crash}.items():
+    def stumble(self):
+        return [][0]
+
+    for name, check in {**passed, "resume": fail, "resident": stumble, "ddp": crash}.items():
         monkeypatch.setattr(gpu_check.Checks, name, check)
     steps = {"tfr=1": {"planned_s": 0.01}, "tfr=0": {"planned_s": 0.03}}
     found = gpu_check.gpu_check(CPU, lambda: {"train": {"vgg64": steps}})
-    assert [name for name, each in found.items() if isinstance(each, dict) and not each["passed"]] == ["resume", "ddp"]
-    assert found["resume"]["error"] == "exit 1: error: lost"
+    assert [name for name, each in found.items() if isinstance(each, dict) and not each["passed"]] == [
+        "resume",
+        "resident",
+        "ddp",
+    ]
+    assert found["resume"]["error"] == "Failed: exit 1: error: lost"
     # 90,000 steps of each kind: 15 and 45 minutes.
     assert found["projected_course_minutes"] == pytest.approx(60)
     out = capsys.readouterr().out

@@ -14,7 +14,7 @@ from cvae.errors import UserError
 
 def run(folder: Path, psnr: float, **settings) -> Path:
     (folder / ".hydra").mkdir(parents=True)
-    OmegaConf.save(settings, folder / ".hydra" / "config.yaml")
+    OmegaConf.save({"epochs": 2, "data": {"root": str(folder)}, **settings}, folder / ".hydra" / "config.yaml")
     rows = [{"epoch": 1, "val/psnr": 0.0}, {"epoch": 2, "val/psnr": psnr}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "run.json").write_text("{}")
@@ -40,5 +40,10 @@ def test_what_cannot_be_compared_is_one_line(tmp_path):
         compare_seeds.table(same, "val/psnr")
     with pytest.raises(UserError, match="no val/ssim"):
         compare_seeds.table(same, "val/ssim")
+    with pytest.raises(UserError, match="the seed of another run"):
+        compare_seeds.table([*same, run(tmp_path / "again", 20.0, seed=1)], "val/psnr")
+    unfinished = run(tmp_path / "unfinished", 20.0, seed=3, epochs=5)
+    with pytest.raises(UserError, match="not at its end"):
+        compare_seeds.table([*same, unfinished], "val/psnr")
     with pytest.raises(UserError, match="holds no run"):
         compare_seeds.runs_in(tmp_path / "nowhere")
