@@ -190,9 +190,9 @@ def test_a_compiled_run_computes_the_same(drawn):
     """In a process of its own: torch.compile warns of what it does itself."""
     found = []
     for choice in ("false", "true"):
-        words = tiny(drawn, "epochs=1", "tf_schedule=constant", "tfr=0.5", f"compile={choice}", f"hydra.run.dir={choice}")
+        words = tiny(drawn, "epochs=1", "tf_schedule=constant", "tfr=0.5", f"compile={choice}", f"hydra.run.dir=run_{choice}")
         done = subprocess.run([sys.executable, "-m", "cvae.train", *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        found += rows(Path(choice))
+        found += rows(Path(f"run_{choice}"))
     for key in ("train/mse", "train/kld", "val/psnr"):
         assert found[1][key] == pytest.approx(found[0][key], rel=1e-3)
