@@ -8,11 +8,13 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import draw_course
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -492,3 +494,17 @@ def test_without_random_starts_windows_begin_at_frame_0():
     indices, starts = windows(random_start=False)
     assert not starts.any()
     assert set(indices.ravel()) == set(range(7))
+
+
+def test_packing_holds_no_more_than_a_sequence_at_a_time(tmp_path):
+    """Frames go from their files into the array, so memory does not grow with the data set."""
+    peaks = []
+    for count in (8, 64):
+        root = draw_course(tmp_path / f"course{count}", train=count, validate=1, test=0, frames=12)
+        tracemalloc.start()
+        VideoData(str(root), workers=1, cache_dir=str(tmp_path / f"cache{count}")).train  # noqa: B018
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    sequence = 12 * 64 * 64 * 3
+    assert peaks[1] < 4 * sequence
+    assert peaks[1] - peaks[0] < (64 - 8) * sequence / 20
