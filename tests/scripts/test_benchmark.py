@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import benchmark
 import device_limit
@@ -22,7 +23,7 @@ def test_a_whole_benchmark_of_a_small_model(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "decoder_forms", lambda *_: {"4x4": {"upsample_conv_ms": 1.0, "summed_taps_ms": 2.0}})
     monkeypatch.setattr(benchmark, "in_child", lambda *words: "1.5")
     monkeypatch.setattr(benchmark, "SECONDS", 0.02)
-    monkeypatch.setattr("sys.argv", ["benchmark.py", "--quick", "--device=cpu", f"--json={tmp_path / 'a' / 'b.json'}"])
+    monkeypatch.setattr("sys.argv", ["benchmark.py", "--quick", "--device=cpu", "--json=a/b.json", "--profile=traces"])
     with pytest.raises(SystemExit) as stop:
         benchmark.main()
     assert stop.value.code == 0
@@ -38,6 +39,8 @@ def test_a_whole_benchmark_of_a_small_model(tmp_path, monkeypatch, capsys):
     assert found["data"]["ratio"] == pytest.approx(found["data"]["packed_per_s"] / found["data"]["png_per_s"])
     assert 0 < found["data"]["trainer_waits"] < 1
     assert "ratio" in capsys.readouterr().out
+    assert sorted(path.name for path in Path("traces").iterdir()) == ["default_tfr0.json", "default_tfr1.json"]
+    assert json.loads(Path("traces/default_tfr1.json").read_text())["traceEvents"]
 
 
 def test_flops_are_those_of_the_layers():
