@@ -7,13 +7,17 @@ them, and ``revealed`` finds the password again in a process that the sweeper st
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from cvae.errors import UserError
 
@@ -41,8 +45,7 @@ def open_storage(url: str) -> BaseStorage:
     if url.startswith(_JOURNAL):
         return _open_journal(Path(url.removeprefix(_JOURNAL)))
     try:
-        # A connection that a restarted server has closed is noticed and made anew.
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        return _open_database(url)
     except ImportError as error:
         raise UserError(
             f"storage={hidden(url)} needs a driver that is not installed ({error}): pip install 'cvae[sweep]'"
@@ -50,6 +53,16 @@ def open_storage(url: str) -> BaseStorage:
     except Exception as error:  # each driver has errors of its own
         reason = " ".join(str(error.__cause__ or error).split())[:200].replace(url, hidden(url))
         raise UserError(f"storage={hidden(url)} cannot be opened ({reason}): check the URL and that its server runs") from error
+
+
+def _open_database(url: str) -> RDBStorage:
+    for pause in (0.2, 0.5, 1.0):
+        # A connection that a restarted server has closed is noticed and made anew.
+        with contextlib.suppress(SQLAlchemyError):
+            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        # Of several processes that make the tables at once Optuna lets one succeed; the others find them the next time.
+        time.sleep(pause)
+    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
 
 
 def _open_journal(path: Path) -> JournalStorage:
@@ -124,9 +137,6 @@ def hidden(url: str) -> str:
     """The URL with ``***`` for its password."""
     if url.startswith(_JOURNAL):
         return url
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
     try:
         return make_url(url).render_as_string(hide_password=True)
     except ArgumentError as error:

@@ -1,0 +1,195 @@
+"""Claims: every trial is run by one process at a time, and none is lost with its process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from cvae.errors import UserError
+from cvae.sweep.storage import absolute
+from cvae.sweep.study import Owner, SweepStudy
+
+SPACE = {"space": {"x": "interval(0,1)"}, "fixed": {"epochs": "3"}}
+
+WORKER = """
+import os, sys, time, warnings
+warnings.filterwarnings("ignore")
+import optuna
+from cvae.sweep.study import SweepStudy
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+url, target, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+study = SweepStudy("s", url, {"space": {"x": "interval(0,1)"}, "fixed": {"epochs": "3"}}, ["maximize"], retry=100)
+while (trial := study.claim(target)) is not None:
+    x = trial.suggest_float("x", 0, 1)
+    with open("begun.txt", "a") as file:
+        file.write(f"{trial.number} {x}\\n")
+    time.sleep(seconds)
+    study.study.tell(trial, x)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@pytest.fixture(params=["journal://one.journal", "sqlite:///one.db"])
+def url(request: pytest.FixtureRequest) -> str:
+    return absolute(request.param)
+
+
+def study(url: str, retry: int = 1, **identity) -> SweepStudy:
+    return SweepStudy("s", url, {**SPACE, **identity}, ["maximize"], optuna.samplers.RandomSampler(seed=0), retry=retry)
+
+
+def worker(url: str, target: int, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WORKER, url, str(target), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def states(url: str) -> list[str]:
+    return [trial.state.name for trial in study(url).study.get_trials()]
+
+
+def test_several_processes_share_the_target(url: str) -> None:
+    workers = [worker(url, 12, 0.0) for _ in range(2)]
+    for each in workers:
+        _, error = each.communicate(timeout=60)
+        assert each.returncode == 0, error
+    assert states(url) == ["COMPLETE"] * 12
+    begun = [int(line.split()[0]) for line in Path("begun.txt").read_text().splitlines()]
+    assert sorted(begun) == list(range(12))
+
+
+@pytest.mark.slow
+def test_killed_workers_lose_no_trial_and_run_none_twice_to_the_end(url: str) -> None:
+    """After every kill a trial goes on as it was: the same number, the same parameters."""
+    for pause in (0.3, 0.0, 0.55, 0.1, 0.2, 0.7):
+        each = worker(url, 6, 0.2)
+        while not Path("begun.txt").exists():
+            time.sleep(0.01)
+        time.sleep(1.0 + pause)
+        each.kill()
+        each.communicate()
+    last = worker(url, 6, 0.05)
+    _, error = last.communicate(timeout=60)
+    assert last.returncode == 0, error
+    trials = study(url).study.get_trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
+    for line in Path("begun.txt").read_text().splitlines():
+        number, x = line.split()
+        assert trials[int(number)].params["x"] == float(x) == trials[int(number)].value
+
+
+def test_a_trial_without_its_owner_is_queued_as_it_is_then_failed(url: str) -> None:
+    ours = study(url, retry=1)
+    trial = ours.claim(5)
+    assert trial is not None
+    x = trial.suggest_float("x", 0, 1)
+    trial.report(0.5, step=1)
+    trial.set_user_attr("folder", "run/0")
+    dead = Owner(Owner.of().host, os.getpid(), started=1.0)  # another process had this id
+    ours.lease(trial, dead)
+    again = ours.claim(5)
+    assert again is not None
+    assert (again.number, again.suggest_float("x", 0, 1)) == (trial.number, x)
+    assert again.user_attrs["folder"] == "run/0"
+    assert ours.study.trials[0].intermediate_values == {1: 0.5}
+    ours.lease(again, dead)
+    following = ours.claim(5)
+    assert following is not None
+    assert following.number == 1
+    assert states(url) == ["FAIL", "RUNNING"]
+    assert "2 times" in ours.study.trials[0].user_attrs["failure"]
+
+
+def test_a_trial_with_a_living_owner_is_left_alone(url: str) -> None:
+    ours = study(url)
+    assert ours.claim(5) is not None
+    theirs = study(url)
+    assert [trial.number for trial in theirs.running()] == [0]
+    second = theirs.claim(5)
+    assert second is not None
+    assert second.number == 1
+
+
+def test_running_trials_count_towards_the_target_and_finished_ones_stay(url: str) -> None:
+    ours = study(url)
+    first, second = ours.claim(2), ours.claim(2)
+    assert ours.claim(2) is None
+    ours.study.tell(first, 1.0)
+    ours.study.tell(second, state=TrialState.PRUNED)
+    assert ours.claim(2) is None
+    assert len(ours.finished()) == 2
+    third = ours.claim(3)
+    assert third is not None
+    assert third.number == 2
+
+
+def test_enqueued_points_come_first(url: str) -> None:
+    ours = study(url)
+    ours.study.enqueue_trial({"x": 0.25})
+    trial = ours.claim(3)
+    assert trial is not None
+    assert trial.suggest_float("x", 0, 1) == 0.25
+
+
+# --- owners -----------------------------------------------------------------------------------------------------------
+
+
+def test_owners_on_this_host_are_seen_to_die_at_once() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    owner = Owner.of(process.pid)
+    far, past = time.time() + 1000, time.time() - 1000
+    assert owner.alive(past), "its lease does not matter while it can be seen"
+    process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while owner.alive(far):  # not even reaped
+        assert time.monotonic() < deadline
+    process.communicate()
+    assert not owner.alive(far)
+    assert Owner.of() == Owner.of(os.getpid())
+
+
+def test_owners_elsewhere_live_as_long_as_their_lease() -> None:
+    owner = Owner("another-host", 1, 0.0)
+    assert owner.alive(time.time() + 1)
+    assert not owner.alive(time.time() - 1)
+
+
+# --- identity ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("identity", "directions", "parts"),
+    [
+        ({"space": {"x": "interval(0,2)"}}, ["maximize"], ("space x: interval(0,1) there, interval(0,2) here",)),
+        (
+            {"space": {"y": "interval(0,1)"}},
+            ["maximize"],
+            ("space x: interval(0,1) there, nothing here", "space y: nothing there"),
+        ),
+        ({"fixed": {"epochs": "4"}}, ["maximize"], ("fixed epochs: 3 there, 4 here",)),
+    ],
+)
+def test_a_study_of_something_else_is_refused_with_the_difference(url: str, identity, directions, parts) -> None:
+    study(url)
+    study(url)
+    with pytest.raises(UserError) as caught:
+        SweepStudy("s", url, {**SPACE, **identity}, directions)
+    assert all(part in str(caught.value) for part in (*parts, "hydra.sweeper.study_name")), str(caught.value)
+
+
+@pytest.mark.parametrize("directions", [["maximise"], ["maximize", "down"], []])
+def test_a_direction_misspelt_is_named(directions: list[str]) -> None:
+    with pytest.raises(UserError, match="choose maximize or minimize"):
+        SweepStudy("s", absolute("journal://a"), SPACE, directions)
+    assert not Path("a").exists()
