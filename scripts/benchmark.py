@@ -39,7 +39,7 @@ from torch import Tensor
 from cvae import config
 from cvae.cli import compose, fail
 from cvae.data.synthetic import synthetic_push
-from cvae.errors import UserError
+from cvae.errors import UserError, writing
 from cvae.evaluation.validation import to_unit
 from cvae.training.assembly import build_trainer
 from cvae.training.runtime import choose_device, device_name
@@ -377,10 +377,12 @@ def main() -> None:
         device = choose_device(words.device)
         for path in (words.json.parent if words.json else None, words.profile):
             if path is not None:
-                path.mkdir(parents=True, exist_ok=True)
+                with writing(path, "name another place"):
+                    path.mkdir(parents=True, exist_ok=True)
         results, passed = run(device, words)
         if words.json:
-            words.json.write_text(json.dumps(results, indent=2) + "\n")
+            with writing(words.json, "name another place"):
+                words.json.write_text(json.dumps(results, indent=2) + "\n")
         raise SystemExit(0 if passed else 1)
     except UserError as error:
         fail(error)

@@ -76,7 +76,11 @@ def table(runs: list[Path], metric: str) -> str:
 
 
 def settings_of(run: Path) -> Settings:
-    """Every setting of a run by its full key."""
+    """Every setting of a run by its full key.
+
+    Raises:
+        UserError: its config is missing or damaged.
+    """
     flat: Settings = {}
 
     def walk(node: Any, prefix: str) -> None:
@@ -86,9 +90,15 @@ def settings_of(run: Path) -> Settings:
         elif prefix not in IRRELEVANT:
             flat[prefix] = node
 
-    cfg = OmegaConf.load(run / ".hydra" / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    walk(identity(cfg), "")
+    path = run / ".hydra" / "config.yaml"
+    try:
+        cfg = OmegaConf.load(path)
+        assert isinstance(cfg, DictConfig)
+        walk(identity(cfg), "")
+    except Exception as error:  # YAML and OmegaConf have many
+        raise UserError(f"{path} is missing or damaged ({type(error).__name__}): restore it, or leave the run out") from error
+    if not {"seed", "epochs"} <= flat.keys():
+        raise UserError(f"{path} names no seed or no epochs: it is no config of a run; leave it out")
     return flat
 
 

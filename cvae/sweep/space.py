@@ -43,7 +43,7 @@ class Space:
         values: dict[str, Value] = {}
         waiting = dict(self.distributions)
         while waiting:
-            for key in [key for key in waiting if self._settled(key, values, waiting)]:
+            for key in [key for key in waiting if self._settled(key, waiting)]:
                 distribution = waiting.pop(key)
                 if self._exists(key, values):
                     values[key] = _suggest(trial, key, distribution)
@@ -53,7 +53,7 @@ class Space:
         """A job's overrides: the fixed ones, then the suggested ones."""
         return [*self.fixed.values(), *(f"{key}={_written(value)}" for key, value in values.items())]
 
-    def _settled(self, key: str, values: Mapping[str, Value], waiting: Mapping[str, BaseDistribution]) -> bool:
+    def _settled(self, key: str, waiting: Mapping[str, BaseDistribution]) -> bool:
         return key not in self.conditions or self.conditions[key][0] not in waiting
 
     def _exists(self, key: str, values: Mapping[str, Value]) -> bool:

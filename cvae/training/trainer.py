@@ -23,6 +23,7 @@ from cvae.training.feed import Feed
 from cvae.training.recorder import Recorder
 from cvae.training.runtime import Autocast, Stopped, StopRequest
 from cvae.training.settings import Settings
+from cvae.training.sums import EpochSums
 from cvae.training.terminal import Advance
 
 _DEAD_LATENT = 0.1  # nats a step
@@ -74,7 +75,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.epoch = 0  # completed epochs
         self.iteration = 0  # completed iterations of the epoch after them
-        self.sums = _Sums(device)
+        self.sums = EpochSums(device)
         self.best = float("-inf")
         self.elapsed = 0.0  # seconds spent on the current epoch before an interruption
         self.psnr_copy, self.copy_rmse = score_copy(data.validate, settings.n_past, settings.length)
@@ -208,7 +209,7 @@ class Trainer:
         """Record, then best.pt, then last.pt: whatever a kill cuts off is done again, identically, on resume."""
         settings = self.settings
         self.epoch, self.iteration, self.elapsed = row["epoch"], 0, 0.0
-        self.sums = _Sums(self.device)
+        self.sums = EpochSums(self.device)
         better = row.get(settings.objective, float("-inf")) > self.best
         if better:
             self.best = row[settings.objective]
@@ -269,36 +270,3 @@ class Trainer:
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"{path} does not fit its run's config ({reason}): restore both from a copy") from error
         say(f"resumed at epoch {self.epoch}" + (f", iteration {self.iteration}" if self.iteration else ""))
-
-
-class _Sums:
-    """An epoch's sums: losses on the device, so that no step waits for them; schedule values in Python."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.losses = torch.zeros(3, dtype=torch.float64, device=device)
-        self.scheduled = [0.0, 0.0, 0.0]
-        self.count = 0
-
-    def add(self, losses: Losses, steps: int, kl_weight: float, tf_ratio: float, lr: float) -> None:
-        self.losses += torch.stack([losses.mse, losses.kld, losses.total.detach() / steps]).double()
-        self.scheduled = [a + b for a, b in zip(self.scheduled, (kl_weight, tf_ratio, lr), strict=True)]
-        self.count += 1
-
-    def means(self) -> dict[str, float]:
-        mse, kld, loss = (self.losses / self.count).tolist()
-        kl_weight, tf_ratio, lr = (value / self.count for value in self.scheduled)
-        return {
-            "train/mse": mse,
-            "train/kld": kld,
-            "train/loss": loss,
-            "kl_weight": kl_weight,
-            "tf_ratio": tf_ratio,
-            "lr": lr,
-        }
-
-    def state(self) -> dict[str, Any]:
-        return {"losses": self.losses.cpu(), "scheduled": self.scheduled, "count": self.count}
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.losses.copy_(state["losses"])
-        self.scheduled, self.count = list(state["scheduled"]), state["count"]

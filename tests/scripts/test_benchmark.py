@@ -68,6 +68,18 @@ def test_no_gpu_no_gpu_check(monkeypatch, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_place_that_cannot_be_written_is_named_before_anything_is_measured(monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "benchmark", None)
+    monkeypatch.setattr("sys.argv", ["benchmark.py", "--device=cpu", "--json=/proc/nowhere/a.json"])
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main()
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "/proc/nowhere" in error
+    assert error.count("\n") == 1
+
+
 def test_the_gpu_check_goes_on_after_a_failure_and_reports_it(monkeypatch, capsys):
     """Every check stands alone: one that fails, in whichever way, does not hide the others."""
     passed = {name: lambda self: {"gain": 1.25} for name in ("train", "bf16", "compile", "checkpointing")}

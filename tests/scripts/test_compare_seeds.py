@@ -45,5 +45,11 @@ def test_what_cannot_be_compared_is_one_line(tmp_path):
     unfinished = run(tmp_path / "unfinished", 20.0, seed=3, epochs=5)
     with pytest.raises(UserError, match="not at its end"):
         compare_seeds.table([*same, unfinished], "val/psnr")
+    damaged = run(tmp_path / "damaged", 20.0, seed=3)
+    for text in ("seed: [", "seed: 1", None):
+        path = damaged / ".hydra" / "config.yaml"
+        path.unlink() if text is None else path.write_text(text)
+        with pytest.raises(UserError, match=r"config\.yaml .*leave"):
+            compare_seeds.table([*same, damaged], "val/psnr")
     with pytest.raises(UserError, match="holds no run"):
         compare_seeds.runs_in(tmp_path / "nowhere")
