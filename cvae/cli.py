@@ -6,9 +6,9 @@ import difflib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -96,6 +96,20 @@ def refuse_torchrun(multirun: bool) -> None:
         raise UserError("a multirun starts its own jobs, while torchrun's processes share one run: leave torchrun out")
 
 
+def action(arguments: Sequence[str]) -> str | None:
+    """``resume`` or ``show`` if the command line asks for it, else None: a run or a multirun.
+
+    Raises:
+        UserError: it asks for one of them in a multirun.
+    """
+    if only_prints(arguments):
+        return None
+    asked = [key for key in ("resume", "show") if override_values(arguments).get(key, "null") != "null"]
+    if asked and is_multirun(arguments):
+        raise UserError(f"{asked[0]}= acts on one run: leave -m out")
+    return asked[0] if asked else None
+
+
 def only_prints(arguments: Sequence[str]) -> bool:
     """Whether Hydra will print something (--help, --cfg, completion ...) instead of running a job."""
     prints = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
@@ -106,6 +120,52 @@ def override_values(arguments: Sequence[str]) -> dict[str, str]:
     """The ``key=value`` words of a command line, unparsed; flags are left out."""
     words = (word for word in arguments if "=" in word and not word.startswith("-"))
     return {key.lstrip("+~"): value for key, _, value in (word.partition("=") for word in words)}
+
+
+def unfold(arguments: Sequence[str]) -> list[str]:
+    """The command line with ``experiment=FILE.yaml`` (a sweep's best.yaml, say) replaced by the overrides that it amounts to.
+
+    So the run's own record says what it was, whatever becomes of the file. What the user gave besides counts more.
+
+    Raises:
+        UserError: the file cannot be read, or sets up Hydra itself.
+    """
+    value = override_values(arguments).get("experiment", "")
+    if not value.endswith((".yaml", ".yml")):
+        return list(arguments)
+    path = expanded(value.strip("'\""), "experiment")
+    try:
+        file = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except Exception as error:
+        raise UserError(f"experiment={path} cannot be read ({' '.join(str(error).split())[:160]}): check the path") from error
+    if not isinstance(file, dict) or "hydra" in file:
+        raise UserError(f"experiment={path} is no list of settings, or sets up Hydra: put it into conf/experiment/ and name it")
+    words = []
+    for entry in file.pop("defaults", None) or []:
+        ((group, option),) = entry.items() if isinstance(entry, dict) else [(str(entry), None)]
+        if option is None or not str(group).startswith("override /"):
+            raise UserError(f"experiment={path}: cannot read {entry!r} in its defaults: write `override /group: option`")
+        words.append(f"{str(group).removeprefix('override /')}={option}")
+    words += [f"{key}={_as_word(value)}" for key, value in _leaves(file)]
+    rest = [word for word in arguments if not word.startswith("experiment=")]
+    return [*words, *rest]
+
+
+def _leaves(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _as_word(value: Any) -> str:
+    if value is None or isinstance(value, (bool, int, float)):
+        return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_as_word, value))}]"
+    quoted = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{quoted}'"
 
 
 def compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:

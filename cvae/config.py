@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class RunConfig:
     n_future: int = 10
     n_eval: int = 30
     n_samples: int = 1
-    objective: str = "val/psnr"
+    objective: Any = "val/psnr"
 
     coin: str = "per_step"
     schedule_step: str = "iteration"
@@ -58,15 +59,27 @@ class RunConfig:
     resume: str | None = None
     show: str | None = None
     allow_targets: list[str] = field(default_factory=list)
+    trial: Any = None
 
 
 def register() -> None:
-    """Tell Hydra of the schema and of ``${cvae.nonce:}``, the random end of a run folder's name."""
+    """Tell Hydra of the schema and of two resolvers.
+
+    ``${cvae.nonce:}`` is the random end of a run folder's name; ``${cvae.settled:EPOCHS,KL,TF}`` is the number of epochs after
+    which two schedules have settled (``cvae.schedules.settled``).
+    """
     from hydra.core.config_store import ConfigStore
 
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     # Cached like Hydra's own ${now:}, so that one start has one name however often it is resolved.
     OmegaConf.register_new_resolver("cvae.nonce", lambda: secrets.token_hex(2), use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("cvae.settled", _settled, replace=True)
+
+
+def _settled(epochs: int, kl_schedule: DictConfig, tf_schedule: DictConfig) -> int:
+    from cvae.schedules import settled
+
+    return math.ceil(epochs * settled(build(kl_schedule), build(tf_schedule)))
 
 
 # --- config -> object -------------------------------------------------------------------------------------------------
@@ -163,10 +176,11 @@ def signature(cfg: DictConfig) -> str:
     return hashlib.sha256(json.dumps(identity(cfg), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def identity(cfg: DictConfig) -> dict[str, Any]:
-    """The settings that decide what a run computes, resolved."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
+def identity(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """The settings that decide what a run computes."""
+    plain = OmegaConf.to_container(cfg, resolve=resolve)
     assert isinstance(plain, dict)
     settings = {str(key): value for key, value in plain.items() if key not in _NO_IDENTITY}
-    settings["data"] = {key: value for key, value in settings.get("data", {}).items() if key not in _PLACES}
+    if isinstance(settings.get("data"), dict):
+        settings["data"] = {key: value for key, value in settings["data"].items() if key not in _PLACES}
     return settings

@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
+import shlex
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -61,3 +65,22 @@ def progress(title: str, total: int, unit: str = "sequences") -> Iterator[Callab
     with Progress(*columns, console=console()) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done: bar.advance(task, done)
+
+
+def command() -> str:
+    """The command that started this process, as it can be pasted."""
+    return shlex.join([*program(), *sys.argv[1:]])
+
+
+def program() -> list[str]:
+    """The command without its arguments."""
+    path = Path(sys.argv[0])
+    if path.name == "train.py" and path.parent.name == "cvae":
+        return ["python", "-m", "cvae.train"]
+    return ["python", str(path)] if path.suffix == ".py" else [path.name]
+
+
+def short(path: Path) -> str:
+    """The path as the user would type it: relative where it lies below the working folder."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

@@ -30,6 +30,7 @@ __all__ = [
     "Schedule",
     "Sigmoid",
     "Step",
+    "settled",
 ]
 
 
@@ -210,6 +211,24 @@ class InverseSigmoid:
     def __call__(self, t: float) -> float:
         k = self.k
         return k / (k + math.exp(100 * t / k))
+
+
+# --- both -------------------------------------------------------------------------------------------------------------
+
+
+def settled(kl_schedule: Schedule, tf_schedule: Schedule) -> float:
+    """The progress at which two schedules are past their middle: KL has weighed half its most, forcing is at half or less.
+
+    From there on runs under the same schedules can be compared while they train; before, those that will be good after the
+    end of forcing look no better than others.
+    """
+    grid = [step / 1000 for step in range(1001)]
+    most = max(kl_schedule(t) for t in grid)
+    kl_end = next(t for t in grid if kl_schedule(t) >= most / 2)
+    ratios = [tf_schedule(t) for t in grid]
+    if min(ratios) > max(ratios) / 2:
+        return kl_end  # forcing does not end
+    return max(kl_end, next(t for t, ratio in zip(grid, ratios, strict=True) if ratio <= max(ratios) / 2))
 
 
 # --- learning rate ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""``python -m cvae.train [overrides]``: train one conditional VAE, or with -m every combination of choices."""
+"""``python -m cvae.train [overrides]``: train one conditional VAE; with -m every combination of choices, or an Optuna sweep."""
 
 from __future__ import annotations
 
@@ -12,60 +12,60 @@ from omegaconf import DictConfig
 
 from cvae import cli, config
 from cvae.console import say
-from cvae.errors import UserError
+from cvae.trial import current_trial
 
 config.register()
 
 
-def train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool = False) -> float:
-    """Build a run, train it in ``folder``, close it; return the best free-running value of the objective."""
-    # Late, so that --help and --cfg answer without loading torch.
-    from cvae.training.assembly import assemble
+def train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool = False) -> float | list[float]:
+    """Build a run, train it in ``folder``, close it; return the best free-running value of the objective, or of each."""
+    from cvae.training.assembly import assemble, facts  # late, so that --help and --cfg answer without loading torch
     from cvae.training.runtime import Stopped
 
-    trainer, recorder = assemble(cfg, folder, group, resumed)
-    exit_code = 1
+    trial = current_trial()
+    trainer, recorder = assemble(cfg, folder, group, resumed, trial)
+    stopped, exit_code, state = None, 1, "stopped"
     try:
         if trainer.finished:
-            say(f"this run is finished: {trainer.epoch} epochs, best {cfg.objective} {trainer.best:.3f}; nothing to do")
-        best = trainer.fit()
-        exit_code = 0
-        return best
-    except Stopped as stopped:
-        exit_code = stopped.exit_code(alone=group is None)
+            say(f"this run is finished: {trainer.epoch} epochs, best {trainer.best:.3f}; nothing to do")
+        best = trainer.fit(trial)
+        exit_code, state = 0, "pruned" if trial.pruned else "complete"
+        trial.record(found := facts(trainer))
+        return [best, *(found[name] for name in further)] if (further := trainer.settings.further) else best
+    except Stopped as signalled:
+        stopped, exit_code = signalled, signalled.exit_code(alone=group is None)
         say(f"stopped by {stopped}; go on with: {cli.resume_command(folder)}")
-        raise SystemExit(exit_code) from None
     finally:
-        recorder.finish(exit_code)
+        recorder.finish(exit_code, state if trial.number is not None else None)
+    stopped.leave(exit_code)
 
 
 @hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="config")
-def _job(cfg: DictConfig) -> float:
-    job = HydraConfig.get()
+def _job(cfg: DictConfig) -> float | list[float]:
+    job, folder = HydraConfig.get(), Path(HydraConfig.get().runtime.output_dir)
     alone = job.mode == RunMode.RUN
     cli.refuse_torchrun(multirun=not alone)
+    group = None if alone else cfg.trial.get("study") or Path(job.sweep.dir).name
+    again = current_trial().number is not None and (folder / "run.json").exists()
     try:
-        return train(cfg, Path(job.runtime.output_dir), group=None if alone else Path(job.sweep.dir).name)
+        return train(cfg, folder, group, resumed=again)
     except cli.MENDABLE as error:
         if alone:
             cli.fail(error)
-        # It fails this job only; say so now, not when the others are done.
         say(f"error: job {job.job.num} failed: {cli.explain(error)}", style="red")
-        raise
+        raise  # it fails this job only
 
 
 def _main() -> None:
-    words = sys.argv[1:]
-    asked = [key for key in ("resume", "show") if cli.override_values(words).get(key, "null") != "null"]
-    if not asked or cli.only_prints(words):
+    words = sys.argv[1:] = cli.unfold(sys.argv[1:])
+    action = cli.action(words)
+    if action == "show":
+        cli.show(cli.compose(words))
+    elif action == "resume":
+        train(*cli.reopen(words), resumed=True)
+    else:
         cli.refuse_start(words)
         _job()
-    elif cli.is_multirun(words):
-        raise UserError(f"{asked[0]}= acts on one run: leave -m out")
-    elif asked == ["show"]:
-        cli.show(cli.compose(words))
-    else:
-        train(*cli.reopen(words), resumed=True)
 
 
 def main() -> None:

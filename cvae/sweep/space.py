@@ -51,7 +51,7 @@ class Space:
 
     def overrides(self, values: Mapping[str, Value]) -> list[str]:
         """A job's overrides: the fixed ones, then the suggested ones."""
-        return [*self.fixed.values(), *(f"{key}={_written(value)}" for key, value in values.items())]
+        return [*self.fixed.values(), *(f"{key}={written(value)}" for key, value in values.items())]
 
     def _settled(self, key: str, waiting: Mapping[str, BaseDistribution]) -> bool:
         return key not in self.conditions or self.conditions[key][0] not in waiting
@@ -61,7 +61,7 @@ class Space:
             return True
         other, wanted = self.conditions[key]
         if other in values:
-            return _written(values[other]) == wanted
+            return written(values[other]) == wanted
         # Another parameter that does not exist itself has no value: what depends on it does not exist either.
         return other not in self.distributions and self.choices.get(other) == wanted
 
@@ -85,7 +85,7 @@ def read_space(
     Raises:
         UserError: a sweep cannot be read or is empty, or a condition names no parameter.
     """
-    lines = [f"{key}={_written(value)}" for key, value in (params or {}).items()]
+    lines = [f"{key}={written(value)}" for key, value in (params or {}).items()]
     distributions: dict[str, BaseDistribution] = {}
     fixed: dict[str, str] = {}
     known = dict(choices or {})
@@ -112,7 +112,7 @@ def _condition(key: str, text: str, distributions: Mapping[str, BaseDistribution
         raise UserError(f"{name}: this sweep does not search {key}: remove the condition, or sweep {key}")
     distribution = distributions.get(other)
     if isinstance(distribution, CategoricalDistribution):
-        offered = [_written(choice) for choice in distribution.choices]
+        offered = [written(choice) for choice in distribution.choices]
         if wanted not in offered:
             raise UserError(f"{name} needs {other}={wanted}, but {other} is one of {', '.join(offered)}")
     return other, wanted
@@ -190,7 +190,7 @@ def _suggest(trial: BaseTrial, key: str, distribution: BaseDistribution) -> Valu
     return trial.suggest_categorical(key, distribution.choices)
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """A value as it stands in an override."""
     if value is None:
         return "null"

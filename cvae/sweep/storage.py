@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
+from cvae.console import warn
 from cvae.errors import UserError
 
+T = TypeVar("T")
+
+PATIENCE = 600.0  # seconds that a database may be away before what needs it fails
 _JOURNAL = "journal://"
 _VARIABLE = "CVAE_STORAGE"  # holds the URL with its password, for the jobs of a sweep
 
@@ -35,13 +42,15 @@ def absolute(url: str) -> str:
     return f"{_JOURNAL}{path.absolute()}"
 
 
+@functools.cache
 def open_storage(url: str) -> BaseStorage:
-    """Open a storage, creating what is not there.
+    """Open a storage, creating what is not there; once a process, since a journal is read from its beginning.
 
     Raises:
         UserError: it cannot be reached, read or written; the message shows no password.
     """
-    url = absolute(url)
+    if absolute(url) != url:
+        return open_storage(absolute(url))
     if url.startswith(_JOURNAL):
         return _open_journal(Path(url.removeprefix(_JOURNAL)))
     try:
@@ -59,10 +68,50 @@ def _open_database(url: str) -> RDBStorage:
     for pause in (0.2, 0.5, 1.0):
         # A connection that a restarted server has closed is noticed and made anew.
         with contextlib.suppress(SQLAlchemyError):
-            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+            return _Patient(url, engine_kwargs={"pool_pre_ping": True})
         # Of several processes that make the tables at once Optuna lets one succeed; the others find them the next time.
         time.sleep(pause)
-    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    return _Patient(url, engine_kwargs={"pool_pre_ping": True})
+
+
+class _Patient(RDBStorage):
+    """A database that may be away for a while, as while it is restarted: all its methods wait for it."""
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """What ``call`` returns, tried again while the database is away, for up to ``PATIENCE`` seconds."""
+    deadline, pause = time.monotonic() + PATIENCE, 0.1
+    while True:
+        try:
+            return call()
+        except (SQLAlchemyError, StorageInternalError) as error:
+            if not _away(error) or time.monotonic() > deadline:
+                raise
+            if 1.0 < pause < 3.0:  # once, when it is more than a hiccup
+                warn("the sweep's storage does not answer: waiting for it")
+        time.sleep(pause)
+        pause = min(2 * pause, 5.0)
+
+
+def _away(error: BaseException | None) -> bool:
+    """Whether the reason is the connection, and not what was asked over it."""
+    while error is not None:
+        if isinstance(error, OperationalError) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _waiting(method: Callable[..., T]) -> Callable[..., T]:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> T:
+        return patiently(lambda: method(*args, **kwargs))
+
+    return call
+
+
+for _name in (*BaseStorage.__abstractmethods__, "_get_trials", "get_trial_system_attrs"):
+    setattr(_Patient, _name, _waiting(getattr(RDBStorage, _name)))
 
 
 def _open_journal(path: Path) -> JournalStorage:

@@ -1,8 +1,9 @@
 """One study that any number of processes and hosts work on: who runs which trial, and what becomes of it if they die.
 
-A trial is claimed under a lock, together with a lease that names its owner. An owner on this host is looked up by process
-id and start time; one on another host counts as dead when its lease has run out. A trial without a live owner is put
-back in the queue as it is, with its number, parameters, reports and run folder, until it has been tried often enough.
+A sweeper claims a trial under a lock and holds a lease on it; the job that it starts holds one of its own. A trial is owned
+as long as either lives: on this host that is looked up by process id and start time, on another one by the lease's end. A
+trial that nobody owns is put back in the queue as it is, with its number, parameters, reports and run folder, until it has
+been tried often enough. A claim has a token, by which a job that comes late sees that its trial was given to another.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import platform
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -24,10 +26,17 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cvae.errors import UserError
-from cvae.sweep.storage import absolute, hidden, open_storage
+from cvae.sweep.storage import absolute, hidden, open_storage, patiently
 
-LEASE = 90.0  # seconds that an owner may be silent; it speaks up every third of that
-_LEASE_KEY, _ATTEMPTS_KEY, _IDENTITY_KEY = "cvae:lease", "cvae:attempts", "cvae:identity"
+LEASE = 120.0  # seconds that an owner may be silent; it speaks up every quarter of that
+_IDENTITY = "cvae:identity"
+_QUEUED = "enqueued"
+# Attributes of a trial, the system's:
+CLAIM, STOP, ATTEMPTS = "cvae:claim", "cvae:stop", "cvae:attempts"
+SWEEPER, JOB = "cvae:sweeper", "cvae:job"  # leases
+PLACE = "cvae:sweep_dir"  # where its jobs' folders are
+# and the user's:
+FOLDER, FAILURE = "folder", "failure"
 
 
 @dataclass(frozen=True)
@@ -59,10 +68,10 @@ class SweepStudy:
 
     Args:
         name, url: where it lives; it is created if it is not there.
-        identity: what makes results comparable (search space, fixed overrides); a study of the same name with another one
+        identity: what makes results comparable (search space, fixed settings); a study of the same name with another one
             is refused.
         directions: ``maximize`` or ``minimize``, one an objective.
-        retry: how often a trial whose owner died is tried again.
+        retry: how often a trial that was cut off is tried again.
 
     Raises:
         UserError: the storage cannot be opened, or the study is of another identity or direction.
@@ -78,9 +87,6 @@ class SweepStudy:
         pruner: optuna.pruners.BasePruner | None = None,
         retry: int = 1,
     ) -> None:
-        wrong = [direction for direction in directions if direction not in ("maximize", "minimize")]
-        if wrong or not directions:
-            raise UserError(f"hydra.sweeper.direction is {wrong or 'empty'}: choose maximize or minimize, one an objective")
         self.name, self.url, self.retry = name, absolute(url), retry
         self.storage = open_storage(self.url)
         with self._locked():
@@ -95,58 +101,96 @@ class SweepStudy:
             )
             self._identify(identity, directions)
 
+    # --- claims -----------------------------------------------------------------------------------------------------------
+
     def claim(self, n_trials: int) -> Trial | None:
         """The next trial to run, leased to this process; None if ``n_trials`` are finished or running.
 
         Trials that lost their owner come first, then enqueued ones, then new ones.
         """
+        return patiently(lambda: self._claim(n_trials))
+
+    def _claim(self, n_trials: int) -> Trial | None:
         with self._locked():
-            self.reconcile()
+            self._reconcile()
             trials = self.study.get_trials(deepcopy=False)
             begun = sum(trial.state.is_finished() or trial.state == TrialState.RUNNING for trial in trials)
             if begun >= n_trials:
                 return None
             trial = self.study.ask()
-            self.lease(trial, Owner.of())
+            # An earlier attempt's last words; a fresh trial is spared the writing.
+            for key in {STOP, JOB} & self.storage.get_trial_system_attrs(trial._trial_id).keys():
+                self.storage.set_trial_system_attr(trial._trial_id, key, None)
+            self.storage.set_trial_system_attr(trial._trial_id, CLAIM, secrets.token_hex(4))
+            self.lease(trial._trial_id, SWEEPER)
             return trial
 
-    def lease(self, trial: Trial | FrozenTrial, owner: Owner) -> None:
-        """Say that ``owner`` runs a trial, from now for ``LEASE`` seconds."""
-        lease = {**asdict(owner), "until": time.time() + LEASE}
-        self.storage.set_trial_system_attr(trial._trial_id, _LEASE_KEY, lease)
+    def enqueue(self, points: Sequence[dict[str, Any]], **attributes: Sequence[Any]) -> None:
+        """Queue trials with given parameters, and an attribute each, once, however many sweepers ask for it."""
+        with self._locked():
+            for index, point in enumerate(points):
+                own = {key: values[index] for key, values in attributes.items()}
+                known = self.study.get_trials(deepcopy=False)
+                if not any(trial.user_attrs.get(_QUEUED) == index for trial in known):
+                    self.study.enqueue_trial(point, user_attrs={_QUEUED: index, **own})
 
-    def reconcile(self) -> list[int]:
-        """Queue or fail the running trials whose owner is dead; return their numbers. Call it under the lock only."""
-        lost = [
-            trial for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if not self._owned(trial)
-        ]
-        for trial in lost:
-            attempts = int(trial.system_attrs.get(_ATTEMPTS_KEY, 1))
-            if attempts > self.retry:
-                self.storage.set_trial_user_attr(trial._trial_id, "failure", f"its process died {attempts} times")
-                self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            else:
-                self.storage.set_trial_system_attr(trial._trial_id, _ATTEMPTS_KEY, attempts + 1)
-                self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-        return [trial.number for trial in lost]
+    def lease(self, trial_id: int, role: str, owner: Owner | None = None) -> None:
+        """Say that ``owner`` (this process) has a running trial, as its sweeper or its job, for the next ``LEASE`` seconds."""
+        self.storage.set_trial_system_attr(trial_id, role, lease_of(owner or Owner.of()))
+
+    def give_up(self, number: int, claim: str, reason: str, attempt: bool) -> None:
+        """Queue a claimed trial that its job left unfinished; fail it if this was an ``attempt`` and there were enough."""
+        with self._locked():
+            trial = self.study.get_trials(deepcopy=False)[number]
+            ours = trial.system_attrs.get(CLAIM) == claim
+            if ours and trial.state in (TrialState.RUNNING, TrialState.WAITING):
+                self._queue_or_fail(trial, reason, attempt)
+
+    def stop(self, trial_ids: Sequence[int]) -> None:
+        """Ask the jobs of running trials to save and end."""
+        for trial_id in trial_ids:
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                self.storage.set_trial_system_attr(trial_id, STOP, True)
+
+    def job_lost(self, number: int) -> bool:
+        """Whether a trial's job had begun and is silent now, though its launcher still waits for it."""
+        lease = self.study.get_trials(deepcopy=False)[number].system_attrs.get(JOB)
+        return lease is not None and time.time() > lease["until"] and not _lives(lease)
 
     def running(self) -> list[FrozenTrial]:
-        """Trials with a live owner."""
-        return [trial for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if self._owned(trial)]
+        """Trials with a living owner."""
+        return [trial for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if _owned(trial)]
 
     def finished(self) -> list[FrozenTrial]:
         """Trials that are complete, pruned, or failed for good."""
         return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
-    def _owned(self, trial: FrozenTrial) -> bool:
-        lease = trial.system_attrs.get(_LEASE_KEY)
-        return lease is not None and Owner(lease["host"], lease["pid"], lease["started"]).alive(lease["until"])
+    def _reconcile(self) -> None:
+        """Queue or fail the running trials that nobody owns."""
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if not _owned(trial):
+                # Without a claim it was asked for by a process that died before it could start it.
+                self._queue_or_fail(trial, "its process died", attempt=CLAIM in trial.system_attrs)
+
+    def _queue_or_fail(self, trial: FrozenTrial, reason: str, attempt: bool) -> None:
+        attempts = int(trial.system_attrs.get(ATTEMPTS, 0)) + attempt
+        self.storage.set_trial_system_attr(trial._trial_id, ATTEMPTS, attempts)
+        if attempts > self.retry:
+            if trial.state == TrialState.WAITING:
+                self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            text = reason if attempts == 1 else f"tried {attempts} times; {reason}"
+            self.storage.set_trial_user_attr(trial._trial_id, FAILURE, text)
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        elif trial.state == TrialState.RUNNING:
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+    # --- identity and lock ------------------------------------------------------------------------------------------------
 
     def _identify(self, identity: dict[str, Any], directions: Sequence[str]) -> None:
         given = json.loads(json.dumps({**identity, "directions": list(directions)}, sort_keys=True))
-        known = self.study.user_attrs.get(_IDENTITY_KEY)
+        known = self.study.user_attrs.get(_IDENTITY)
         if known is None:
-            self.study.set_user_attr(_IDENTITY_KEY, given)
+            self.study.set_user_attr(_IDENTITY, given)
         elif known != given:
             raise UserError(
                 f"study {self.name} in {hidden(self.url)} searches something else ({_difference(known, given)}): "
@@ -170,6 +214,7 @@ class SweepStudy:
     def _locked_in_database(self) -> Iterator[None]:
         assert isinstance(self.storage, RDBStorage)
         from sqlalchemy import text
+        from sqlalchemy.exc import SQLAlchemyError
 
         locks = {
             "postgresql": ("SELECT pg_advisory_lock(hashtext(:name))", "SELECT pg_advisory_unlock(hashtext(:name))"),
@@ -185,7 +230,22 @@ class SweepStudy:
             try:
                 yield
             finally:
-                connection.execute(text(release), name)
+                # A server that was restarted has let the lock go by itself.
+                with contextlib.suppress(SQLAlchemyError):
+                    connection.execute(text(release), name)
+
+
+def lease_of(owner: Owner) -> dict[str, Any]:
+    """A lease from now on, as it is kept with a trial."""
+    return {**asdict(owner), "until": time.time() + LEASE}
+
+
+def _owned(trial: FrozenTrial) -> bool:
+    return any(_lives(lease) for role in (SWEEPER, JOB) if (lease := trial.system_attrs.get(role)))
+
+
+def _lives(lease: dict[str, Any]) -> bool:
+    return Owner(lease["host"], lease["pid"], lease["started"]).alive(lease["until"])
 
 
 def _difference(known: dict[str, Any], given: dict[str, Any]) -> str:

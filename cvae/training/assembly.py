@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from cvae.config import build, signature
-from cvae.console import say, warn
+from cvae.console import say, short, warn
 from cvae.data.layout import IMAGE_SIZE
 from cvae.data.store import VideoData
 from cvae.errors import UserError
@@ -22,16 +22,17 @@ from cvae.model.recurrent import StandardNormal
 from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
 from cvae.training.distributed import current
-from cvae.training.recorder import Onlooker, Recorder, read_metrics, short
-from cvae.training.runtime import choose_device, choose_precision, device_name
+from cvae.training.recorder import Onlooker, Recorder, read_metrics
+from cvae.training.runtime import choose_device, choose_precision, device_name, peak_memory
 from cvae.training.settings import Settings
 from cvae.training.terminal import start_table
 from cvae.training.trainer import Trainer
+from cvae.trial import Trial
 
 _WIDE = 3  # a decoder this many times wider than the copy baseline's error leaves the latent nothing to explain
 
 
-def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool) -> tuple[Trainer, Recorder]:
+def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, trial: Trial) -> tuple[Trainer, Recorder]:
     """Build all parts of a run, print the start table, and restore the state of a resumed run.
 
     Raises:
@@ -47,9 +48,13 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool) ->
     if trainer.finished:
         return trainer, recorder
     choices = [_name(cfg[key]) for key in ("kl_schedule", "tf_schedule", "likelihood", "prior")]
+    config = {**_plain(cfg), "beta": settings.beta}
+    if trial.number is not None:
+        config["trial"] = {**config["trial"], "params": trial.params}
+    which = "" if trial.number is None else f"trial{trial.number}-"
     recorder.start(
         signature=signature(cfg),
-        config={**_plain(cfg), "beta": settings.beta},
+        config=config,
         facts={
             "device": device_name(trainer.device),
             "processes": trainer.processes.world,
@@ -57,7 +62,7 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool) ->
             "dataset": trainer.data.fingerprint,
         },
         group=group,
-        name=f"{choices[0]}-{choices[1]}-lr{trainer.lr:g}-tfr{settings.tfr:g}-beta{settings.beta:g}-seed{settings.seed}",
+        name=f"{which}{choices[0]}-{choices[1]}-lr{trainer.lr:g}-tfr{settings.tfr:g}-beta{settings.beta:g}-seed{settings.seed}",
         tags=[_name(cfg.model.backbone), *choices],
     )
     return trainer, recorder
@@ -141,8 +146,17 @@ def _model(cfg: DictConfig, data: VideoData) -> CVAE:
 
 
 def _settings(cfg: DictConfig, beta: float) -> Settings:
-    names = [field.name for field in dataclasses.fields(Settings)]
-    return Settings(**{**{name: cfg[name] for name in names}, "beta": beta})
+    names = [field.name for field in dataclasses.fields(Settings) if field.name != "further"]
+    first, *further = list(cfg.objective) if OmegaConf.is_list(cfg.objective) else [cfg.objective]
+    return Settings(**{**{name: cfg[name] for name in names}, "beta": beta, "objective": first}, further=tuple(further))
+
+
+def facts(trainer: Trainer) -> dict[str, float]:
+    """The numbers of a run's best epoch, and ``peak_memory`` in GiB."""
+    objective = trainer.settings.objective
+    rows = [row for row in read_metrics(trainer.recorder.folder / "metrics.jsonl") if objective in row]
+    best = max(rows, key=lambda row: row[objective], default={})
+    return {**best, "peak_memory": round(peak_memory(trainer.device), 3)}
 
 
 def _compile(model: CVAE, choice: str, device: torch.device, processes: int) -> None:

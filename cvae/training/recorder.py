@@ -8,9 +8,7 @@ import json
 import os
 import platform
 import secrets
-import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cvae import pictures
-from cvae.console import say, warn
+from cvae.console import command, say, short, warn
 from cvae.errors import UserError, writing
 from cvae.training.terminal import Advance, epoch_line, live_bar
 
@@ -48,7 +46,7 @@ class Mirror(Protocol):
     def start(self, info: RunInfo) -> None: ...
     def log(self, row: dict[str, Any]) -> None: ...
     def sample(self, gif: Path, epoch: int) -> None: ...
-    def finish(self, exit_code: int) -> None: ...
+    def finish(self, exit_code: int, state: str | None = None) -> None: ...
 
 
 class NoMirror:
@@ -57,7 +55,7 @@ class NoMirror:
     def start(self, info: RunInfo) -> None: ...
     def log(self, row: dict[str, Any]) -> None: ...
     def sample(self, gif: Path, epoch: int) -> None: ...
-    def finish(self, exit_code: int) -> None: ...
+    def finish(self, exit_code: int, state: str | None = None) -> None: ...
 
 
 class Recorder:
@@ -86,14 +84,14 @@ class Recorder:
             self.folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
             record = _read_record(path)
-            record["resumed"] = [*record.get("resumed", []), {"command": _command(), "at": _now(), **facts}]
+            record["resumed"] = [*record.get("resumed", []), {"command": command(), "at": _now(), **facts}]
         else:
             nonce = secrets.token_hex(8)
             record = {
                 "id": hashlib.sha256(f"{signature} {nonce}".encode()).hexdigest()[:12],
                 "signature": signature,
                 "nonce": nonce,
-                "command": _command(),
+                "command": command(),
                 "started": _now(),
                 "group": group,
                 "host": platform.node(),
@@ -146,15 +144,15 @@ class Recorder:
             pictures.gif(true_STHWC, predicted_STHWC, n_past, names, stem.with_suffix(".gif"))
         self.mirror.sample(stem.with_suffix(".gif"), epoch)
 
-    def finish(self, exit_code: int) -> None:
-        """Draw curves.png from metrics.jsonl, close the mirror, and say where everything is."""
+    def finish(self, exit_code: int, state: str | None = None) -> None:
+        """Draw curves.png from metrics.jsonl, close the mirror (with a trial's state), and say where everything is."""
         rows = read_metrics(self.folder / "metrics.jsonl")
         try:
             if rows:
                 pictures.curves(rows, self.folder / "curves.png")
         except OSError as error:  # the run itself may be whole, or end by an error that says more
             warn(f"curves.png was not drawn ({error.strerror})")
-        self.mirror.finish(exit_code)
+        self.mirror.finish(exit_code, state)
         say(f"run folder  {short(self.folder)}")
 
 
@@ -165,7 +163,7 @@ class Onlooker(Recorder):
     def truncate(self, epoch: int) -> None: ...
     def epoch(self, row: dict[str, Any], epochs: int, best: bool) -> None: ...
     def sample(self, *_: Any) -> None: ...
-    def finish(self, exit_code: int) -> None: ...
+    def finish(self, exit_code: int, state: str | None = None) -> None: ...
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -198,15 +196,6 @@ def _write(path: Path, text: str) -> None:
             scratch.unlink(missing_ok=True)
 
 
-def _command() -> str:
-    """The command as it can be pasted."""
-    program = Path(sys.argv[0])
-    if program.name == "train.py" and program.parent.name == "cvae":
-        return shlex.join(["python", "-m", "cvae.train", *sys.argv[1:]])
-    script = ["python", str(program)] if program.suffix == ".py" else [program.name]
-    return shlex.join([*script, *sys.argv[1:]])
-
-
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
@@ -232,9 +221,3 @@ def _git() -> dict[str, Any]:
     tracked = git("ls-files", "--error-unmatch", __file__) is not None
     status = git("status", "--porcelain") if tracked else None
     return {"git_sha": git("rev-parse", "HEAD") if tracked else None, "dirty": None if status is None else bool(status)}
-
-
-def short(path: Path) -> str:
-    """The path as the user would type it: relative where it lies below the working folder."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from cvae.errors import UserError
+from cvae.trial import NoTrial, Trial
+
+_PREEMPTIONS = (signal.SIGUSR1, signal.SIGUSR2)
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -66,6 +71,26 @@ def device_name(device: torch.device) -> str:
     return f"cpu, {torch.get_num_threads()} threads"
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to measure ``peak_memory`` anew, where the system can: a process may train several models, one after the other."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory in use so far, in GiB: a GPU's by tensors, or this process's own."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 2**20
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 class Stopped(Exception):
     """Training stopped at a safe point after a signal; the state is saved."""
 
@@ -77,20 +102,37 @@ class Stopped(Exception):
         """75 asks a scheduler to run the command again (EX_TEMPFAIL); a multirun would not go on where it was."""
         return 75 if alone and self.signum != signal.SIGINT else 128 + self.signum
 
+    def leave(self, exit_code: int) -> NoReturn:
+        """End this process's work: by the handler of whoever started it and listens for this signal, else by an exit.
+
+        submitit's handler for a preemption puts the job back into the scheduler's queue.
+        """
+        if self.signum in _PREEMPTIONS and callable(signal.getsignal(self.signum)):
+            signal.raise_signal(self.signum)
+        raise SystemExit(exit_code)
+
 
 class StopRequest:
-    """Turns SIGTERM, SIGUSR1 and the first Ctrl-C into a flag that the training loop reads between steps.
+    """Turns SIGTERM, SIGUSR1, the first Ctrl-C, and a sweep's end, into a flag that the training loop reads between steps.
 
-    A second Ctrl-C interrupts at once. Outside the main thread, where Python forbids handlers, it does nothing.
+    SIGUSR2 too, if who started this process listens for it. A second Ctrl-C interrupts at once. Outside the main thread,
+    where Python forbids handlers, signals are left alone.
     """
 
-    def __init__(self) -> None:
-        self.signum: int | None = None
+    def __init__(self, trial: Trial | None = None) -> None:
+        self.trial = trial or NoTrial()
+        self._signum: int | None = None
         self._previous: dict[int, Any] = {}
+
+    @property
+    def signum(self) -> int | None:
+        """The signal to stop for, if any."""
+        return self._signum or (signal.SIGTERM if self.trial.stopping else None)
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            heard = callable(signal.getsignal(signal.SIGUSR2))
+            for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, *([signal.SIGUSR2] if heard else [])):
                 self._previous[signum] = signal.signal(signum, self._note)
         return self
 
@@ -99,6 +141,6 @@ class StopRequest:
             signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.signum = signum
+        self._signum = signum
         if signum == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)

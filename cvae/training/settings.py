@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cvae.errors import UserError
 
 _OBJECTIVES = ("val/psnr", "val/ssim", "val/psnr_best")
+_FACTS = (*_OBJECTIVES, "train/mse", "train/kld", "train/loss", "frames_per_second", "peak_memory")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Settings:
     n_eval: int
     n_samples: int
     objective: str
+    further: tuple[str, ...]  # objectives that a sweep weighs against it
     coin: str
     schedule_step: str
     grad_clip: float | None
@@ -58,7 +60,10 @@ class Settings:
         ]:
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} is {getattr(self, name)!r}: choose {', '.join(choices)}")
-        if self.objective == "val/psnr_best" and self.n_samples < 2:
+        for name in self.further:
+            if name not in _FACTS:
+                raise UserError(f"objective is [{self.objective}, {name}]: after the first choose {', '.join(_FACTS)}")
+        if "val/psnr_best" in (self.objective, *self.further) and self.n_samples < 2:
             raise UserError("objective=val/psnr_best needs several futures to choose from: n_samples=10")
 
     @property

@@ -21,10 +21,11 @@ from cvae.training import checkpoint
 from cvae.training.distributed import Processes
 from cvae.training.feed import Feed
 from cvae.training.recorder import Recorder
-from cvae.training.runtime import Autocast, Stopped, StopRequest
+from cvae.training.runtime import Autocast, Stopped, StopRequest, reset_peak_memory
 from cvae.training.settings import Settings
 from cvae.training.sums import EpochSums
 from cvae.training.terminal import Advance
+from cvae.trial import NoTrial, Trial
 
 _DEAD_LATENT = 0.1  # nats a step
 _SHOWN = 4  # sequences in a sample picture
@@ -84,8 +85,8 @@ class Trainer:
     def finished(self) -> bool:
         return self.epoch >= self.settings.epochs
 
-    def fit(self) -> float:
-        """Train to the end; return the best value of the objective.
+    def fit(self, trial: Trial | None = None) -> float:
+        """Train to the end, or until a sweep's pruner says that ``trial`` is not worth it; return the best objective.
 
         Raises:
             Stopped: a signal asked for it; last.pt holds the state.
@@ -93,19 +94,23 @@ class Trainer:
             UserError: a checkpoint or a record could not be written.
         """
         row: dict[str, Any] = {}
-        done = self.epoch * self.settings.epoch_size + self.iteration
+        settings, trial = self.settings, trial or NoTrial()
+        reset_peak_memory(self.device)
+        done = self.epoch * settings.epoch_size + self.iteration
         with (
-            StopRequest() as stop,
+            StopRequest(trial) as stop,
             self.processes.in_step(),
-            self.recorder.live(self.settings.epochs * self.settings.epoch_size, done) as advance,
+            self.recorder.live(settings.epochs * settings.epoch_size, done) as advance,
         ):
             self.network = self.processes.wrap(self.model)
-            while not self.finished:
+            while not (self.finished or trial.pruned):
                 row = self._run_epoch(stop, advance)
-        if row and row["train/kld"] < _DEAD_LATENT:
+                if settings.objective in row:
+                    trial.report(self.epoch, row[settings.objective])
+        if self.finished and row and row["train/kld"] < _DEAD_LATENT:
             warn(
                 f"the latent is dead: the last epoch's KL is {row['train/kld']:.3f} nats a step; the model predicts "
-                f"without it. Lower beta (now {self.settings.beta:g}) or use likelihood=sigma_optimal"
+                f"without it. Lower beta (now {settings.beta:g}) or use likelihood=sigma_optimal"
             )
         return self.best
 

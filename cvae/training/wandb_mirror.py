@@ -70,10 +70,12 @@ class WandbMirror:
 
         self._calls.put(send)
 
-    def finish(self, exit_code: int) -> None:
+    def finish(self, exit_code: int, state: str | None = None) -> None:
         if self._thread is None:
             return
         self._exit_code = exit_code
+        if state is not None:
+            self._calls.put(lambda run: run.summary.update({"trial_state": state}))
         self._calls.put(None)
         self._thread.join(_FINISH_TIMEOUT + 5)
         if self._thread.is_alive():

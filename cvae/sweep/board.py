@@ -1,0 +1,129 @@
+"""A sweep as its user sees it while it runs: a line a finished trial, and in a terminal a table of those that run."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from cvae.console import console, say
+from cvae.sweep.plan import Plan
+from cvae.sweep.space import Value, written
+from cvae.sweep.study import FAILURE, SweepStudy
+
+# Their jobs print into this terminal themselves.
+_TALKING = ("BasicLauncher", "JoblibLauncher")
+
+
+class Board:
+    """Shows a study's progress; as a context manager it draws a table."""
+
+    def __init__(self, plan: Plan, study: SweepStudy, launcher: Any) -> None:
+        self.plan, self.study, self.n_trials = plan, study, plan.n_trials
+        self._began, self._before = time.monotonic(), len(study.finished())
+        self._stack = contextlib.ExitStack()
+        self._live: Any = None
+        self._table = console().is_terminal and type(launcher).__name__ not in _TALKING
+
+    def __enter__(self) -> Board:
+        if self._table:
+            from rich.live import Live
+
+            self._live = self._stack.enter_context(Live(console=console(), auto_refresh=False, transient=True))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def refresh(self, running: Mapping[int, float]) -> None:
+        """Draw the table of running trials (number to the time it began), if there is a terminal to draw it in."""
+        if self._live is None:
+            return
+        from rich.table import Table
+
+        table = Table(title=self._headline(), title_justify="left", box=None, pad_edge=False)
+        for column in ("trial", "step", self.plan.objective, "best", "minutes", "settings"):
+            table.add_column(column, justify="left" if column == "settings" else "right")
+        trials = self.study.study.get_trials(deepcopy=False)
+        for number, began in sorted(running.items()):
+            table.add_row(*_row(trials[number], self.study.study.directions[0], (time.monotonic() - began) / 60))
+        self._live.update(table, refresh=True)
+
+    def trial(self, trial: FrozenTrial, values: Mapping[str, Value]) -> None:
+        """Say what became of a trial."""
+        state = {"WAITING": "queued again", "FAIL": "failed", "RUNNING": "runs elsewhere"}.get(trial.state.name)
+        parts = [f"trial {trial.number}", state or trial.state.name.lower()]
+        if trial.state == TrialState.PRUNED and trial.last_step is not None:
+            parts.append(f"at {trial.last_step}")
+        if trial.state.is_finished() and trial.values:
+            parts.append(f"{self.plan.objective} {numbers(trial.values)}")
+        reason = trial.user_attrs.get(FAILURE)
+        if reason and trial.state != TrialState.COMPLETE:
+            parts.append(f"({str(reason).strip().splitlines()[-1]})")
+        parts.append(settings(values))
+        say("  ".join(parts), style="red" if trial.state == TrialState.FAIL else None)
+        if trial.state.is_finished():
+            say("         " + self._headline())
+
+    def _headline(self) -> str:
+        trials = self.study.study.get_trials(deepcopy=False)
+        finished = [trial for trial in trials if trial.state.is_finished()]
+        parts = [f"{len(finished)} of {self.n_trials} done", counts(finished)]
+        best = best_trial(trials, self.study.study.directions)
+        if best is not None and best.values:
+            parts.append(f"best {numbers(best.values)} (trial {best.number})")
+        here = len(finished) - self._before
+        if here > 0 and len(finished) < self.n_trials:
+            left = (self.n_trials - len(finished)) * (time.monotonic() - self._began) / here
+            parts.append(f"about {_span(left)} left")
+        return "  ".join(parts)
+
+
+def best_trial(trials: list[FrozenTrial], directions: list[StudyDirection]) -> FrozenTrial | None:
+    """The best complete trial of a study with one objective; None if there is none."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and feasible(trial)]
+    if len(directions) > 1 or not complete:
+        return None
+    sign = 1 if directions[0] == StudyDirection.MAXIMIZE else -1
+    return max(complete, key=lambda trial: sign * trial.values[0])
+
+
+def feasible(trial: FrozenTrial) -> bool:
+    """Whether a trial keeps all constraints."""
+    return all(value <= 0 for value in trial.constraints.values())
+
+
+def counts(finished: list[FrozenTrial]) -> str:
+    """How many are complete, pruned, failed."""
+    names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+    return ", ".join(f"{sum(trial.state == state for trial in finished)} {name}" for state, name in names.items())
+
+
+def numbers(values: list[float]) -> str:
+    """Values to four digits."""
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+def settings(values: Mapping[str, Value]) -> str:
+    """Parameters, short enough to be read."""
+    return " ".join(
+        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={written(value)}" for key, value in values.items()
+    )
+
+
+def _row(trial: FrozenTrial, direction: StudyDirection, minutes: float) -> list[str]:
+    reports = trial.intermediate_values
+    step, now, best = "", "", ""
+    if reports:
+        last = max(reports)
+        choose = max if direction == StudyDirection.MAXIMIZE else min
+        step, now, best = str(last), f"{reports[last]:.4g}", f"{choose(reports.values()):.4g}"
+    return [str(trial.number), step, now, best, f"{minutes:.1f}", settings(trial.params)]
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

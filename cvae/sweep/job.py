@@ -1,0 +1,253 @@
+"""A job of a sweep, in whatever process a launcher put it: it holds its trial, reports, is pruned, and tells the study itself.
+
+The storage is the only channel between a sweeper and its jobs. So a job needs nothing of the sweeper once it has begun: one
+that outlives a killed sweeper is not lost.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean
+from typing import Any
+
+import optuna
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+
+from cvae.console import say
+from cvae.errors import Diverged, UserError
+from cvae.sweep.plan import build_pruner
+from cvae.sweep.storage import open_storage, revealed
+from cvae.sweep.study import CLAIM, FAILURE, FOLDER, JOB, LEASE, STOP, Owner, lease_of
+from cvae.trial import NoTrial, running
+
+_BEAT = 2.0  # seconds between looks for a request to stop
+_PREEMPTED = -1  # submitit's exit status of a job that it has put back into the scheduler's queue
+_SEEDS = "cvae:seeds"
+
+
+@dataclass
+class Job:
+    """An app's task function as a job of a sweep: what the sweeper gives to its launcher. It travels pickled.
+
+    Args:
+        task: the app's; it returns its objective (several: a list), or ``{"state": "pruned" | "complete", "value": ...}``.
+        pruner: a ``_target_`` config, or None.
+        constraints: recorded fact to the most it may be.
+        seeds: jobs a trial; its value is their mean.
+        allow_targets: packages besides Optuna that a pruner may come from.
+    """
+
+    task: Callable[[DictConfig], Any]
+    pruner: dict[str, Any] | None = None
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    seeds: int = 1
+    allow_targets: Sequence[str] = ()
+
+    def __call__(self, cfg: DictConfig) -> dict[str, Any]:
+        """Run the task as its trial; return ``{"state": ..., "value": ...}``.
+
+        Raises:
+            Exception: the task's own. After a UserError the trial is failed, as a second attempt would meet it again; after
+                others the sweeper decides. An exit leaves the trial queued.
+        """
+        trial = JobTrial.open(self, cfg.trial)
+        if trial is None:
+            say(f"trial {cfg.trial.number} was given to another job: nothing to do")
+            return {"state": "taken over", "value": None}
+        if HydraConfig.initialized():
+            trial.note(FOLDER, HydraConfig.get().runtime.output_dir)
+        try:
+            with running(trial):
+                returned = self.task(cfg)
+        except (Diverged, optuna.TrialPruned) as error:
+            if isinstance(error, Diverged):
+                trial.note(FAILURE, str(error))
+            return trial.tell(TrialState.PRUNED)
+        except UserError as error:
+            trial.fail(str(error))
+            raise
+        except Exception:
+            trial.note(FAILURE, traceback.format_exc(limit=-8))
+            raise
+        except SystemExit as stop:
+            trial.let_go(queue=stop.code != _PREEMPTED)
+            raise
+        except KeyboardInterrupt:
+            trial.let_go(queue=True)
+            raise
+        finally:
+            trial.close()
+        return trial.finish(returned)
+
+
+class JobTrial(NoTrial):
+    """The trial of a job, re-opened from its storage, with a lease that a thread renews.
+
+    Args:
+        job: what it is run by; ``place``: ``number study storage claim`` as the sweeper passed them, and ``steps`` as the app
+            declares them.
+    """
+
+    def __init__(self, job: Job, place: DictConfig, study: optuna.Study, frozen: FrozenTrial) -> None:
+        super().__init__()
+        self.job, self.study, self.number, self.params = job, study, frozen.number, dict(frozen.params)
+        self.steps, self.seed = place.get("steps"), int(place.get("seed_index") or 0)
+        self._trial = optuna.Trial(study, frozen._trial_id)
+        self._storage, self._id = study._storage, frozen._trial_id
+        self._reported = set(frozen.intermediate_values)
+        self._facts: dict[str, float] = {}
+        self._by_seed = isinstance(study.pruner, optuna.pruners.WilcoxonPruner)
+        self._closed = threading.Event()
+        self._me = Owner.of()
+        self._renew()
+        threading.Thread(target=self._keep, name="trial-lease", daemon=True).start()
+
+    @classmethod
+    def open(cls, job: Job, place: DictConfig) -> JobTrial | None:
+        """The trial at ``place``; None if it is finished or was given to another job.
+
+        Raises:
+            UserError: its storage cannot be opened, or has no such study.
+        """
+        pruner = build_pruner(job.pruner, job.allow_targets)
+        storage = open_storage(revealed(place.storage))
+        try:
+            # Constructing a trial calls its sampler; only the sweeper's has work to do.
+            sampler = optuna.samplers.RandomSampler()
+            study = optuna.load_study(study_name=place.study, storage=storage, sampler=sampler, pruner=pruner)
+            frozen = study.get_trials(deepcopy=False)[place.number]
+        except (KeyError, IndexError):
+            raise UserError(f"trial.storage={place.storage} has no trial {place.number} of a study {place.study}") from None
+        if frozen.state != TrialState.RUNNING or frozen.system_attrs.get(CLAIM) != place.claim:
+            return None
+        return cls(job, place, study, frozen)
+
+    # --- while it runs ----------------------------------------------------------------------------------------------------
+
+    def report(self, step: int, value: float) -> bool:
+        if self._by_seed or not math.isfinite(value):
+            return False
+        self._report((self.steps or 0) * self.seed + step, value)
+        last = self.steps is not None and step >= self.steps
+        self.pruned = not last and self._should_prune()
+        return self.pruned
+
+    def record(self, facts: Mapping[str, float]) -> None:
+        self._facts |= facts
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep something for people to read with the trial."""
+        self._storage.set_trial_user_attr(self._id, key, value)
+
+    def _report(self, step: int, value: float) -> None:
+        if step not in self._reported:  # an earlier attempt's report of the same step is the same
+            self._reported.add(step)
+            self._trial.report(value, step)
+
+    def _should_prune(self) -> bool:
+        return len(self.study.directions) == 1 and self._trial.should_prune()
+
+    # --- its end ----------------------------------------------------------------------------------------------------------
+
+    def finish(self, returned: Any) -> dict[str, Any]:
+        """Tell the study what the task returned."""
+        state, value = TrialState.PRUNED if self.pruned else TrialState.COMPLETE, returned
+        if isinstance(returned, Mapping):
+            value = returned.get("value")
+            if str(returned.get("state", "complete")).lower() == "pruned":
+                state = TrialState.PRUNED
+        if state == TrialState.PRUNED:
+            return self.tell(state)
+        values = list(value) if isinstance(value, (list, tuple)) else [value]
+        wrong = next((each for each in values if not _is_number(each)), None)
+        if wrong is not None or not values or len(values) != len(self.study.directions) or None in values:
+            wanted = len(self.study.directions)
+            what = "a number" if wanted == 1 else f"{wanted} numbers"
+            return self.fail(f"the job returned {value!r}, where the study needs {what}")
+        numbers = [float(each) for each in values]
+        return self._one_of_seeds(numbers) if self.job.seeds > 1 else self.tell(state, numbers)
+
+    def _one_of_seeds(self, numbers: list[float]) -> dict[str, Any]:
+        told = {**self._storage.get_trial_system_attrs(self._id).get(_SEEDS, {}), str(self.seed): numbers}
+        self._storage.set_trial_system_attr(self._id, _SEEDS, told)
+        if self._by_seed:
+            self._report(self.seed, numbers[0])
+        if len(told) == self.job.seeds:
+            return self.tell(TrialState.COMPLETE, [mean(column) for column in zip(*told.values(), strict=True)])
+        if self._by_seed and self._should_prune():
+            return self.tell(TrialState.PRUNED)
+        self._storage.set_trial_system_attr(self._id, JOB, None)
+        return {"state": "running", "value": numbers[0] if len(numbers) == 1 else numbers}
+
+    def tell(self, state: TrialState, values: Sequence[float] | None = None) -> dict[str, Any]:
+        """The trial's last state, with what was recorded. Told once more, after a lost answer, it changes nothing."""
+        try:
+            if self._facts:
+                self.note("facts", self._facts)
+            for key, most in self.job.constraints.items():
+                if key not in self._facts:
+                    if state == TrialState.PRUNED:
+                        continue
+                    known = ", ".join(sorted(self._facts)) or "nothing"
+                    return self.fail(f"hydra.sweeper.constraints.{key}: the job records no {key}; it records {known}")
+                self._trial.set_constraint(key, self._facts[key] - most)
+            self.study.tell(self._trial.number, values, state, skip_if_finished=True)
+        except UpdateFinishedTrialError:
+            pass
+        shown = None if values is None else values[0] if len(values) == 1 else list(values)
+        return {"state": state.name.lower(), "value": shown}
+
+    def fail(self, reason: str) -> dict[str, Any]:
+        """Fail the trial for good."""
+        self.note(FAILURE, reason)
+        self.study.tell(self._trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        return {"state": "fail", "value": None}
+
+    def let_go(self, queue: bool) -> None:
+        """Leave it unfinished: to whoever claims it next, or to this job itself, if the scheduler will start it again."""
+        self._storage.set_trial_system_attr(self._id, JOB, None)
+        if queue:
+            self._storage.set_trial_state_values(self._id, TrialState.WAITING)
+
+    # --- the lease --------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Renew the lease no longer."""
+        self._closed.set()
+
+    def _renew(self) -> None:
+        self._storage.set_trial_system_attr(self._id, JOB, lease_of(self._me))
+
+    def _keep(self) -> None:
+        renewed = time.monotonic()
+        while not self._closed.wait(_BEAT):
+            try:
+                if self._storage.get_trial_system_attrs(self._id).get(STOP):
+                    self.stopping = True
+                if time.monotonic() - renewed > LEASE / 4 and not self._closed.is_set():
+                    self._renew()
+                    renewed = time.monotonic()
+            except UpdateFinishedTrialError:
+                return
+            except optuna.exceptions.OptunaError:
+                continue  # the storage is away; the job itself notices when it reports
+
+
+def seed_values(attributes: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The values of a trial's seeds that are done, by their index, from its system attributes."""
+    return dict(attributes.get(_SEEDS, {}))
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False

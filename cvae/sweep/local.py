@@ -1,0 +1,210 @@
+"""Jobs as processes of this machine: a pool of slots, each with its GPU or its share of the CPU.
+
+A job that runs out of memory, crashes or hangs costs itself alone; what it prints goes to ``job.log`` in its folder. Processes
+outlive this one, in sessions of their own: a job that tells its study itself is not lost with its sweeper.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict
+
+from cvae.errors import UserError
+
+_composing = threading.Lock()  # Hydra's loader is not made for several threads
+_GRACE = 10.0  # seconds between asking a job that overran its time to save and ending it
+
+
+class JobFailed(Exception):
+    """A job's process ended without a result."""
+
+
+class Pool:
+    """Slots for the jobs of a launcher.
+
+    Args:
+        n_jobs: slots.
+        gpus: which GPUs to share out, by number; None for all that this process may use.
+        threads: CPU threads a job; None for an equal share.
+        timeout_min: minutes after which a job is asked to save and end, and soon killed; None for none.
+
+    Raises:
+        UserError: a setting makes no sense.
+    """
+
+    def __init__(self, n_jobs: int, gpus: Sequence[int] | None, threads: int | None, timeout_min: float | None) -> None:
+        for name, value in (("n_jobs", n_jobs), ("threads", threads), ("timeout_min", timeout_min)):
+            if value is not None and not value > 0:
+                raise UserError(f"hydra.launcher.{name} is {value}: give a number above 0, or null")
+        self.n_jobs, self.timeout_min = n_jobs, timeout_min
+        found = visible_gpus() if gpus is None else [str(gpu) for gpu in gpus]
+        share = threads or max(1, len(os.sched_getaffinity(0)) // n_jobs)
+        self._free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+        for slot in range(n_jobs):
+            environment = {name: str(share) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+            if found:
+                environment["CUDA_VISIBLE_DEVICES"] = found[slot % len(found)]
+            self._free.put(environment)
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+
+    def run(self, call: Callable[[], JobReturn], log: Path) -> JobReturn:
+        """Run ``call`` in a process of its own, in the next free slot; what it prints is added to ``log``.
+
+        Raises:
+            JobFailed: the process was killed, or overran its time.
+        """
+        environment = self._free.get()
+        try:
+            with tempfile.TemporaryDirectory(prefix="cvae-job-") as scratch:
+                return self._run(call, log, environment, Path(scratch))
+        finally:
+            self._free.put(environment)
+
+    def _run(self, call: Callable[[], JobReturn], log: Path, environment: dict[str, str], scratch: Path) -> JobReturn:
+        work, result = scratch / "job.pkl", scratch / "result.pkl"
+        work.write_bytes(cloudpickle.dumps(call))
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cvae.sweep.local", str(work), str(result)],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                # What the app could import, its job must be able to import.
+                env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)},
+                start_new_session=True,
+            )
+        with self._lock:
+            self._processes.add(process)
+        try:
+            code = self._wait(process, log)
+        finally:
+            with self._lock:
+                self._processes.discard(process)
+        if result.exists():
+            returned: JobReturn = pickle.loads(result.read_bytes())
+            return returned
+        raise JobFailed(_ending(code, log))
+
+    def _wait(self, process: subprocess.Popen[bytes], log: Path) -> int:
+        if self.timeout_min is None:
+            return process.wait()
+        try:
+            return process.wait(self.timeout_min * 60)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            try:
+                process.wait(_GRACE)
+            except subprocess.TimeoutExpired:
+                _kill(process)
+            raise JobFailed(f"it ran longer than hydra.launcher.timeout_min={self.timeout_min:g}; see {log}") from None
+
+    def stop(self) -> None:
+        """Ask all running jobs to save and end."""
+        with self._lock:
+            for process in self._processes:
+                process.terminate()
+
+    def kill(self) -> None:
+        """End all running jobs, with what they started."""
+        for process in list(self._processes):
+            _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait()
+
+
+def _ending(code: int, log: Path) -> str:
+    if code >= 0:
+        return f"its process exited with {code}; see {log}"
+    name = signal.Signals(-code).name
+    hint = " (out of memory?)" if name == "SIGKILL" else ""
+    return f"its process was ended by {name}{hint}; see {log}"
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; found without loading torch."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [gpu.strip() for gpu in given.split(",") if gpu.strip() not in ("", "-1")]
+    return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+
+
+# --- launching --------------------------------------------------------------------------------------------------------
+
+
+def launch(
+    pool: Pool,
+    context: HydraContext,
+    task: Callable[[DictConfig], Any],
+    config: DictConfig,
+    job_overrides: Sequence[Sequence[str]],
+    initial_job_idx: int,
+) -> list[JobReturn]:
+    """Run jobs, as many at a time as the pool has slots; a job whose process died is a failed one."""
+
+    def run(number: int, overrides: Sequence[str]) -> JobReturn:
+        with _composing:
+            job = context.config_loader.load_sweep_config(config, list(overrides))
+            with open_dict(job):
+                job.hydra.job.id = job.hydra.job.num = number
+            folder = Path(job.hydra.sweep.dir, str(job.hydra.sweep.subdir))
+        state = Singleton.get_state()
+        try:
+            return pool.run(lambda: _job(context, task, job, state), folder.absolute() / "job.log")
+        except JobFailed as error:
+            failed = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
+            failed.return_value = error
+            return failed
+
+    numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
+    if len(job_overrides) == 1:
+        return [run(initial_job_idx, job_overrides[0])]
+    with ThreadPoolExecutor(pool.n_jobs) as threads:
+        return list(threads.map(run, numbers, job_overrides))
+
+
+def _job(context: HydraContext, task: Callable[[DictConfig], Any], config: DictConfig, state: Any) -> JobReturn:
+    """In the job's process: the app's task, with Hydra's state as it was in the app."""
+    setup_globals()
+    Singleton.set_state(state)
+    return run_job(
+        hydra_context=context,
+        task_function=task,
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+
+
+def _work(work: Path, result: Path) -> None:
+    returned = pickle.loads(work.read_bytes())()
+    scratch = result.with_suffix(".partial")
+    scratch.write_bytes(cloudpickle.dumps(returned))
+    scratch.replace(result)
+
+
+if __name__ == "__main__":
+    _work(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,392 @@
+"""What a sweep is asked to do: ``hydra.sweeper`` and the command line, read and checked before the first job starts."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from cvae.config import build, identity
+from cvae.console import warn
+from cvae.errors import UserError
+from cvae.sweep.space import Space, Value, read_space
+from cvae.sweep.storage import absolute
+
+Compose = Callable[[Sequence[str]], DictConfig]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep, checked. Names are those of ``hydra.sweeper``; ``seed`` is the first of a trial's seeds."""
+
+    space: Space
+    identity: dict[str, Any]
+    study_name: str
+    storage: str
+    directions: list[str]
+    sampler: optuna.samplers.BaseSampler
+    pruner: dict[str, Any] | None
+    extend: Callable[[DictConfig, optuna.Trial], None] | None
+    n_trials: int
+    n_jobs: int
+    timeout: float | None
+    enqueue: list[dict[str, Value]]
+    seeds_per_trial: int
+    seed: int
+    retry: int
+    max_failures: int
+    max_failure_rate: float | None
+    top_k: int
+    top_k_seeds: int
+    constraints: dict[str, float]
+    allow_targets: list[str]
+    objective: str  # what the app calls what it returns
+
+
+def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: DictConfig, compose: Compose, loader: Any) -> Plan:
+    """Read a sweep.
+
+    Args:
+        settings: ``hydra.sweeper``, as plain values.
+        arguments: the command's overrides for the task.
+        config: the app's, with ``hydra``, sweeps left out.
+        compose: a job's whole config from its overrides.
+        loader: Hydra's config loader.
+
+    Raises:
+        UserError: a setting is bad; the message names it.
+        HydraException: a job's config cannot be composed: a parameter is no key, a group has no such option.
+    """
+    app = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    declared = config.get("trial")
+    if declared is not None and not isinstance(declared, DictConfig):
+        raise UserError("this app has a key `trial` that is a plain value: a sweep passes trial.number there; rename the key")
+    space = _space(settings, arguments, config, loader)
+    if not space.distributions and not settings.get("custom_search_space"):
+        raise UserError("this sweep searches nothing: give an interval, a range or choices, as lr='interval(1e-4, 1e-3)'")
+    steps, warmup = _declared(declared, "steps"), _declared(declared, "warmup")
+    pruner = _pruner(settings.get("pruner"), steps, warmup)
+    directions = _directions(settings.get("direction"), declared, config)
+    if pruner is not None and len(directions) > 1:
+        raise UserError("hydra.sweeper.pruner: Optuna prunes for one objective only: hydra/sweeper/pruner=none")
+    seeds = _whole(settings, "seeds_per_trial", 1)
+    if pruner is not None and pruner["_target_"].endswith("WilcoxonPruner") and seeds < 2:
+        raise UserError("hydra.sweeper.pruner: Wilcoxon's compares seeds, not epochs: hydra.sweeper.seeds_per_trial=5, say")
+    top_k = _whole(settings, "top_k", 0)
+    if (seeds > 1 or top_k) and ("seed" not in app or "seed" in space.distributions):
+        raise UserError("hydra.sweeper.seeds_per_trial and top_k set `seed`: the app needs such a key, and no sweep of it")
+    if top_k and len(directions) > 1:
+        raise UserError("hydra.sweeper.top_k needs one objective: with several there is no best: hydra.sweeper.top_k=0")
+    _refuse_bad_jobs(space, compose)
+    what = _identity(space, settings, app, seeds)
+    name = settings.get("study_name") or _name(config, what)
+    rate = settings.get("max_failure_rate")
+    if rate is not None and not 0 <= float(rate) <= 1:
+        raise UserError(f"hydra.sweeper.max_failure_rate is {rate}: give a fraction in [0, 1], or null")
+    timeout = settings.get("timeout")
+    if timeout is not None and not float(timeout) > 0:
+        raise UserError(f"hydra.sweeper.timeout is {timeout}: give seconds above 0, or null")
+    allow_targets = list(settings.get("allow_targets") or [])
+    build_pruner(pruner, allow_targets)
+    _warn_of_phases(pruner, space)
+    return Plan(
+        space=space,
+        identity=what,
+        study_name=name,
+        storage=absolute(settings.get("storage") or f"journal://multirun/studies/{name}.journal"),
+        directions=directions,
+        sampler=_sampler(settings, space),
+        pruner=pruner,
+        extend=_method(settings.get("custom_search_space")),
+        n_trials=_trials(settings, space),
+        n_jobs=_whole(settings, "n_jobs", 1),
+        timeout=None if timeout is None else float(timeout),
+        enqueue=_enqueued(settings.get("enqueue") or [], space),
+        seeds_per_trial=seeds,
+        seed=int(app.get("seed") or 0) if seeds > 1 or top_k else 0,
+        retry=_whole(settings, "retry", 0),
+        max_failures=_whole(settings, "max_failures", 1),
+        max_failure_rate=None if rate is None else float(rate),
+        top_k=top_k,
+        top_k_seeds=_whole(settings, "top_k_seeds", 2),
+        constraints={str(key): float(most) for key, most in (settings.get("constraints") or {}).items()},
+        allow_targets=allow_targets,
+        objective=_objective(app),
+    )
+
+
+# --- the space --------------------------------------------------------------------------------------------------------
+
+
+def _space(settings: Mapping[str, Any], arguments: Sequence[str], config: DictConfig, loader: Any) -> Space:
+    params = dict(settings.get("params") or {})
+    old = settings.get("search_space") or {}
+    if old:
+        warn("hydra.sweeper.search_space is the old way: write hydra.sweeper.params")
+    choices = {str(key): str(value) for key, value in config.hydra.runtime.choices.items()}
+    space = read_space(arguments, params, settings.get("conditions"), choices, loader)
+    for key, entry in old.items():
+        space.distributions.setdefault(str(key), _old_distribution(str(key), entry))
+    return space
+
+
+def _old_distribution(key: str, entry: Any) -> BaseDistribution:
+    """``{type: categorical | int | float, choices | low, high, step, log}``, as sweeps were written before ``params``."""
+    try:
+        kind, rest = entry["type"], {name: value for name, value in entry.items() if name != "type" and value is not None}
+        kinds: dict[str, type[BaseDistribution]] = {
+            "categorical": CategoricalDistribution,
+            "int": IntDistribution,
+            "float": FloatDistribution,
+        }
+        return kinds[kind](**rest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"hydra.sweeper.search_space.{key} cannot be read ({error}): write hydra.sweeper.params.{key}: interval(0, 1)"
+        ) from error
+
+
+def _refuse_bad_jobs(space: Space, compose: Compose) -> None:
+    """Compose jobs that together have every parameter and every choice, before the first one starts."""
+    rounds = max((len(_corners(distribution)) for distribution in space.distributions.values()), default=1)
+    for number in range(rounds):
+        values = {key: _corners(each)[number % len(_corners(each))] for key, each in space.distributions.items()}
+        unconditional = {key: value for key, value in values.items() if key not in space.conditions}
+        compose(space.overrides(unconditional))
+    for key, (other, wanted) in space.conditions.items():
+        value = _corners(space.distributions[key])[0]
+        if other in space.distributions or other in space.choices:
+            compose([*space.overrides({}), f"{other}={wanted}", *Space({}).overrides({key: value})])
+
+
+def _corners(distribution: BaseDistribution) -> list[Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    return [distribution.low, distribution.high]
+
+
+def _enqueued(points: Sequence[Any], space: Space) -> list[dict[str, Value]]:
+    for number, point in enumerate(points):
+        if not isinstance(point, Mapping):
+            raise UserError(f"hydra.sweeper.enqueue[{number}] is {point!r}: write a mapping, as {{lr: 1e-3, tfr: 0.5}}")
+        for key, value in point.items():
+            distribution = space.distributions.get(key)
+            if distribution is None:
+                known = ", ".join(space.distributions)
+                raise UserError(f"hydra.sweeper.enqueue[{number}]: this sweep does not search {key}; it searches {known}")
+            try:
+                inside = distribution._contains(distribution.to_internal_repr(value))
+            except (ValueError, TypeError):
+                inside = False
+            if not inside:
+                raise UserError(f"hydra.sweeper.enqueue[{number}]: {key}={value} lies outside of what is searched")
+    return [dict(point) for point in points]
+
+
+def _method(path: str | None) -> Callable[[DictConfig, optuna.Trial], None] | None:
+    if not path:
+        return None
+    module, _, name = path.rpartition(".")
+    try:
+        found: Callable[[DictConfig, optuna.Trial], None] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"hydra.sweeper.custom_search_space={path} cannot be imported ({error}): check the path") from error
+    return found
+
+
+# --- identity ---------------------------------------------------------------------------------------------------------
+
+
+def _identity(space: Space, settings: Mapping[str, Any], app: DictConfig, seeds: int) -> dict[str, Any]:
+    """What makes two trials comparable: the space and every setting that is not searched, unresolved, paths left out."""
+    kept = identity(app, resolve=False)
+    for key in space.distributions:
+        _drop(kept, key.lstrip("+~").split("@")[0].replace("/", ".").split("."))
+    what: dict[str, Any] = {
+        "space": {key: _shown(distribution) for key, distribution in space.distributions.items()},
+        "settings": kept,
+    }
+    if space.conditions:
+        what["conditions"] = {key: "=".join(condition) for key, condition in space.conditions.items()}
+    if settings.get("custom_search_space"):
+        what["custom_search_space"] = settings["custom_search_space"]
+    if seeds > 1:
+        what["seeds_per_trial"] = seeds
+    return what
+
+
+def _drop(tree: Any, path: Sequence[str]) -> None:
+    for part in path[:-1]:
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    if isinstance(tree, dict):
+        tree.pop(path[-1], None)
+
+
+def _shown(distribution: BaseDistribution) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return f"choice({', '.join(map(str, distribution.choices))})"
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    text = f"{distribution.low:g}..{distribution.high:g}"
+    return text + (" log" if distribution.log else "") + (f" step {distribution.step:g}" if distribution.step else "")
+
+
+def _name(config: DictConfig, what: dict[str, Any]) -> str:
+    title = config.hydra.runtime.choices.get("experiment") or config.hydra.job.name
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return f"{str(title).replace('/', '-')}-{digest}"
+
+
+# --- direction, sampler, pruner ---------------------------------------------------------------------------------------
+
+
+def _declared(trial: DictConfig | None, key: str) -> int | None:
+    """What the app declares of its jobs in ``trial.steps`` (reports a job makes) and ``trial.warmup`` (none prunes before)."""
+    value = None if trial is None else trial.get(key)
+    return None if value is None else int(value)
+
+
+def _objective(app: DictConfig) -> str:
+    names = app.get("objective")
+    return ", ".join(map(str, names)) if OmegaConf.is_list(names) else str(names or "value")
+
+
+def _directions(given: Any, declared: DictConfig | None, config: DictConfig) -> list[str]:
+    if given is None:
+        direction = None if declared is None else declared.get("direction")
+        objectives = config.get("objective")
+        count = len(objectives) if OmegaConf.is_list(objectives) else 1
+        given = [direction if direction in ("maximize", "minimize") else "minimize"] * count
+    names = [str(getattr(each, "name", each)) for each in (given if isinstance(given, (list, tuple)) else [given])]
+    for name in names:
+        if name not in ("maximize", "minimize"):
+            raise UserError(f"hydra.sweeper.direction is {name!r}: choose maximize or minimize, one an objective")
+    if not names:
+        raise UserError("hydra.sweeper.direction is empty: give maximize or minimize, one an objective")
+    return names
+
+
+def _sampler(settings: Mapping[str, Any], space: Space) -> optuna.samplers.BaseSampler:
+    spec = _given(_spec(settings.get("sampler"), "sampler") or {"_target_": "optuna.samplers.TPESampler"})
+    kind = spec["_target_"].rpartition(".")[2]
+    if kind == "MOTPESampler" and not hasattr(optuna.samplers, kind):
+        warn("hydra/sweeper/sampler=motpe is gone from Optuna: NSGA-II takes its place")
+        spec = {"_target_": "optuna.samplers.NSGAIISampler", **({"seed": spec["seed"]} if "seed" in spec else {})}
+    if kind == "GridSampler" and "search_space" not in spec:
+        spec["search_space"] = _grid(space)
+    sampler: optuna.samplers.BaseSampler = _built(
+        "sampler", spec, list(settings.get("allow_targets") or []), optuna.samplers.BaseSampler
+    )
+    return sampler
+
+
+def _grid(space: Space) -> dict[str, list[Any]]:
+    grid: dict[str, list[Any]] = {}
+    for key, distribution in space.distributions.items():
+        if isinstance(distribution, CategoricalDistribution):
+            grid[key] = list(distribution.choices)
+        elif isinstance(distribution, (IntDistribution, FloatDistribution)) and distribution.step and not distribution.log:
+            count = round((distribution.high - distribution.low) / distribution.step) + 1
+            grid[key] = [type(distribution.low)(distribution.low + index * distribution.step) for index in range(count)]
+        else:
+            raise UserError(f"hydra/sweeper/sampler=grid needs values to choose from: {key} is {_shown(distribution)}")
+    return grid
+
+
+def _trials(settings: Mapping[str, Any], space: Space) -> int:
+    n_trials = _whole(settings, "n_trials", 1)
+    spec = _spec(settings.get("sampler"), "sampler")
+    if spec and spec["_target_"].endswith("GridSampler"):
+        cells = 1
+        for values in (spec.get("search_space") or _grid(space)).values():
+            cells *= len(values)
+        if cells < n_trials:
+            warn(f"the grid has {cells} points: n_trials={cells}")
+        return min(cells, n_trials)
+    return n_trials
+
+
+def _pruner(given: Any, steps: int | None, warmup: int | None) -> dict[str, Any] | None:
+    """A pruner's config, with what is left open filled in by what the app declares of its jobs.
+
+    Jobs whose schedules move are compared only once these have come to rest: earlier values are of another phase.
+    """
+    spec = _spec(given, "pruner")
+    if spec is None or spec["_target_"].endswith("NopPruner"):
+        return None
+    open_keys = {key for key, value in spec.items() if value is None}
+    if "max_resource" in open_keys:
+        if steps is None:
+            raise UserError("hydra.sweeper.pruner.max_resource is open: give the number of reports that a job makes")
+        spec["max_resource"] = steps
+    if "min_resource" in open_keys and warmup:
+        spec["min_resource"] = warmup
+    if "n_warmup_steps" in open_keys:
+        spec["n_warmup_steps"] = warmup or 0
+    if spec.get("wrapped_pruner") is not None:
+        spec["wrapped_pruner"] = _pruner(spec["wrapped_pruner"], steps, warmup)
+    return _given(spec)
+
+
+def build_pruner(spec: dict[str, Any] | None, allow_targets: Sequence[str]) -> optuna.pruners.BasePruner:
+    """The pruner of a plan. The sweeper and its jobs build the same one.
+
+    Raises:
+        UserError: it does not exist, or refuses its arguments.
+    """
+    if spec is None:
+        return optuna.pruners.NopPruner()
+    pruner: optuna.pruners.BasePruner = _built("pruner", spec, allow_targets, optuna.pruners.BasePruner)
+    return pruner
+
+
+def _built(name: str, spec: dict[str, Any], allow_targets: Sequence[str], kind: type) -> Any:
+    try:
+        found = build(OmegaConf.create({name: spec})[name], allow_targets)
+    except UserError as error:
+        raise UserError(f"hydra.sweeper.{error}") from error
+    if not isinstance(found, kind):
+        raise UserError(f"hydra.sweeper.{name}._target_={spec['_target_']} is no {name} of Optuna's")
+    return found
+
+
+def _warn_of_phases(pruner: Mapping[str, Any] | None, space: Space) -> None:
+    schedules = [key for key in space.distributions if "schedule" in key]
+    if pruner and schedules and not pruner["_target_"].endswith("WilcoxonPruner"):
+        warn(
+            f"{', '.join(schedules)} is searched under a pruner: at one epoch such trials are in different phases, and those "
+            "that learn late are pruned; hydra/sweeper/pruner=none compares them fairly"
+        )
+
+
+def _spec(given: Any, name: str) -> dict[str, Any] | None:
+    if given is None:
+        return None
+    spec = OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else given
+    if not isinstance(spec, dict) or not isinstance(spec.get("_target_"), str):
+        raise UserError(f"hydra.sweeper.{name} needs a _target_, as optuna.{name}s.{'TPESampler' if name == 'sampler' else ''}")
+    return {str(key): value for key, value in spec.items()}
+
+
+def _given(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is null: there Optuna's own default holds."""
+    return {key: value for key, value in spec.items() if value is not None}
+
+
+def _whole(settings: Mapping[str, Any], key: str, least: int) -> int:
+    value = settings.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"hydra.sweeper.{key} is {value!r}: give a whole number of at least {least}")
+    return value

@@ -1,0 +1,217 @@
+"""What a sweep leaves behind: its last words, sweep.json, best.yaml, and what the best trials score on fresh seeds."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from optuna.trial import FrozenTrial, TrialState
+
+from cvae.console import command, program, say, short
+from cvae.errors import writing
+from cvae.evaluation.intervals import mean_interval
+from cvae.sweep.board import best_trial, counts, feasible, numbers
+from cvae.sweep.plan import Plan
+from cvae.sweep.study import ATTEMPTS, FAILURE, FOLDER, PLACE
+
+
+@dataclass(frozen=True)
+class Top:
+    """The best trials once more: the values that each one scored on seeds which the sweep had not seen, best mean first."""
+
+    seeds: list[int]
+    values: dict[int, list[float]]  # by trial
+
+    def lines(self, objective: str) -> list[str]:
+        """A line a trial, the winner first."""
+        lines: list[str] = []
+        for number, values in self.values.items():
+            mean, low, high = mean_interval(values)
+            name = "          " if lines else "winner    "
+            lines.append(f"{name} trial {number}: {objective} {mean:.4g} [{low:.4g}, {high:.4g}] on {len(values)} fresh seeds")
+        return lines
+
+
+class Scribe:
+    """Writes down what came of a study."""
+
+    def __init__(self, plan: Plan, study: optuna.Study, folder: Path, storage: str, config: DictConfig, loader: Any) -> None:
+        self.plan, self.study, self.folder, self.storage = plan, study, folder, storage
+        self.config, self.loader = config, loader
+
+    def conclude(self, top: Top | None) -> None:
+        """Say the outcome, and write it into the sweep's folder; if this sweep ran nothing, into that of the last trial."""
+        trials = self.study.get_trials(deepcopy=False)
+        finished = [trial for trial in trials if trial.state.is_finished()]
+        best = _best(trials, self.study)
+        importances = _importances(self.study)
+        say("")
+        say(f"trials     {len(finished)} of {self.plan.n_trials} done: {counts(finished)}")
+        for trial in best[:8]:
+            say(f"best       trial {trial.number}: {self.plan.objective} {numbers(trial.values)}")
+        for line in top.lines(self.plan.objective) if top else []:
+            say(line)
+        if importances:
+            say("importance " + "  ".join(f"{key} {value:.2f}" for key, value in importances.items()))
+        winner = self._winner(best, top)
+        if winner is not None:
+            say(f"again      {shlex.join([*program(), *self._again(winner)])}")
+        folder = self._place(trials)
+        if folder is not None:
+            self._write(folder, best, winner, top, importances)
+            say(f"results    {short(folder / 'sweep.json')}" + (f", {short(folder / 'best.yaml')}" if winner else ""))
+        say(f"look       optuna-dashboard {shlex.quote(self.storage.removeprefix('journal://'))}")
+
+    def _winner(self, best: list[FrozenTrial], top: Top | None) -> FrozenTrial | None:
+        if top is not None and top.values:
+            return self.study.get_trials(deepcopy=False)[next(iter(top.values))]
+        return best[0] if len(best) == 1 else None
+
+    def _place(self, trials: list[FrozenTrial]) -> Path | None:
+        if self.folder.is_dir():
+            return self.folder
+        folders = [Path(trial.system_attrs[PLACE]) for trial in trials if PLACE in trial.system_attrs]
+        return next((folder for folder in reversed(folders) if folder.is_dir()), None)
+
+    def _write(
+        self, folder: Path, best: list[FrozenTrial], winner: FrozenTrial | None, top: Top | None, importances: dict[str, float]
+    ) -> None:
+        trials = self.study.get_trials(deepcopy=False)
+        record = {
+            "study": self.study.study_name,
+            "storage": self.storage,
+            "command": command(),
+            "objective": self.plan.objective,
+            "directions": self.plan.directions,
+            "n_trials": self.plan.n_trials,
+            "space": self.plan.identity["space"],
+            "best": [trial.number for trial in best],
+            "importances": importances,
+            "top_k": None if top is None else {"seeds": top.seeds, "values": top.values},
+            "trials": [_entry(trial) for trial in trials],
+        }
+        with writing(folder, "free some space, then run the command once more: only this is missing"):
+            _replace(folder / "sweep.json", json.dumps(record, indent=2) + "\n")
+            _replace(folder / "optimization_results.yaml", OmegaConf.to_yaml(_published(best, self.plan)))
+            if winner is not None:
+                _replace(folder / "best.yaml", self._experiment(winner))
+
+    def _again(self, trial: FrozenTrial) -> list[str]:
+        """The overrides of a single run with a trial's settings."""
+        words = self.plan.space.overrides(trial.params)
+        # With -m Hydra notes the mode among the overrides; without, a config file set it.
+        by_file = "hydra.mode=MULTIRUN" not in self.config.hydra.overrides.hydra
+        return [*words, "hydra.mode=RUN"] if by_file else words
+
+    def _experiment(self, trial: FrozenTrial) -> str:
+        """A trial's settings as an experiment file of their own: chosen options, then every value that differs from them."""
+        job = self.loader.load_sweep_config(self.config, self.plan.space.overrides(trial.params))
+        usual = _choices(self._compose([]))
+        chosen = {group: option for group, option in _choices(job).items() if option != usual.get(group)}
+        base = self._compose([f"{group}={option}" for group, option in chosen.items()])
+        values = _changes(_plain(base), _plain(job))
+        lines = [
+            "# @package _global_",
+            f"# Trial {trial.number} of {self.study.study_name}: {self.plan.objective} {numbers(trial.values)}",
+        ]
+        if chosen:
+            lines += ["defaults:", *(f"  - override /{group}: {option}" for group, option in chosen.items()), ""]
+        return "\n".join(lines) + "\n" + OmegaConf.to_yaml(OmegaConf.create(values))
+
+    def _compose(self, words: Sequence[str]) -> DictConfig:
+        name = self.config.hydra.job.config_name
+        config: DictConfig = self.loader.load_configuration(name, list(words), RunMode.RUN)
+        return config
+
+
+def ranked(study: optuna.Study) -> list[FrozenTrial]:
+    """The complete trials that keep all constraints, best first, for one objective."""
+    rest = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    order = []
+    while (best := best_trial(rest, study.directions)) is not None:
+        order.append(best)
+        rest.remove(best)
+    return order
+
+
+def _best(trials: list[FrozenTrial], study: optuna.Study) -> list[FrozenTrial]:
+    """The best trial; with several objectives those that no other one beats in all."""
+    if len(study.directions) > 1:
+        return [trial for trial in study.best_trials if feasible(trial)]
+    best = best_trial(trials, study.directions)
+    return [] if best is None else [best]
+
+
+def _importances(study: optuna.Study) -> dict[str, float]:
+    """How much of the values' variance each parameter explains; empty where there are too few trials to tell."""
+    if len(study.directions) > 1:
+        return {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = optuna.importance.get_param_importances(study)
+    except (ValueError, RuntimeError):
+        return {}
+    return {key: round(value, 4) for key, value in found.items()}
+
+
+def _entry(trial: FrozenTrial) -> dict[str, Any]:
+    began, ended = trial.datetime_start, trial.datetime_complete
+    return {
+        "number": trial.number,
+        "state": trial.state.name.lower(),
+        "values": trial.values,
+        "params": trial.params,
+        "steps": len(trial.intermediate_values),
+        "seconds": (ended - began).total_seconds() if began and ended else None,
+        "attempts": int(trial.system_attrs.get(ATTEMPTS, 0)) + 1,
+        "folder": trial.user_attrs.get(FOLDER),
+        "failure": trial.user_attrs.get(FAILURE),
+        "facts": trial.user_attrs.get("facts"),
+    }
+
+
+def _published(best: list[FrozenTrial], plan: Plan) -> dict[str, Any]:
+    """The file that scripts for the published sweeper read."""
+    if len(plan.directions) > 1:
+        return {"name": "optuna", "solutions": [{"params": trial.params, "values": trial.values} for trial in best]}
+    if not best:
+        return {"name": "optuna"}
+    return {"name": "optuna", "best_params": best[0].params, "best_value": best[0].values[0]}
+
+
+def _choices(config: DictConfig) -> dict[str, str]:
+    groups = config.hydra.runtime.choices.items()
+    return {str(group): option for group, option in groups if option and not str(group).startswith(("hydra/", "experiment"))}
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key not in ("hydra", "trial")}
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``after`` has that ``before`` has not, or otherwise."""
+    changes: dict[str, Any] = {}
+    for key, value in after.items():
+        if isinstance(value, dict) and isinstance(before.get(key), dict):
+            if below := _changes(before[key], value):
+                changes[key] = below
+        elif key not in before or before[key] != value:
+            changes[key] = value
+    return changes
+
+
+def _replace(path: Path, text: str) -> None:
+    scratch = path.with_name(path.name + ".partial")
+    scratch.write_text(text)
+    scratch.replace(path)

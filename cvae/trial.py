@@ -1,0 +1,60 @@
+"""The trial that this process runs: what a training run reports its values to. It loads nothing of Optuna's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+
+class Trial(Protocol):
+    """What a job may use of its trial."""
+
+    number: int | None
+    params: dict[str, Any]
+    pruned: bool
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the sweep was asked to stop: save what a later attempt can go on from, then end."""
+
+    def report(self, step: int, value: float) -> bool:
+        """Report the objective after ``step`` of the job; return whether the pruner says to stop here."""
+
+    def record(self, facts: Mapping[str, float]) -> None:
+        """Keep facts with the trial; ``hydra.sweeper.constraints`` holds them to limits."""
+
+
+class NoTrial:
+    """Outside a sweep: nothing is kept and nothing is pruned."""
+
+    number: int | None = None
+    pruned = False
+    stopping = False
+
+    def __init__(self) -> None:
+        self.params: dict[str, Any] = {}
+
+    def report(self, step: int, value: float) -> bool:
+        return False
+
+    def record(self, facts: Mapping[str, float]) -> None: ...
+
+
+_current: Trial = NoTrial()
+
+
+def current_trial() -> Trial:
+    """The trial of the job that runs in this process, or one that does nothing."""
+    return _current
+
+
+@contextlib.contextmanager
+def running(trial: Trial) -> Iterator[None]:
+    """Make ``trial`` the current one."""
+    global _current
+    before, _current = _current, trial
+    try:
+        yield
+    finally:
+        _current = before

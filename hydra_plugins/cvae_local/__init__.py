@@ -1,0 +1,51 @@
+"""``hydra/launcher=local``: jobs as processes of this machine. See ``cvae.sweep.local``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+ConfigStore.instance().store(
+    group="hydra/launcher",
+    name="local",
+    node={
+        "_target_": "hydra_plugins.cvae_local.LocalLauncher",
+        "n_jobs": None,  # slots; null: the sweeper's n_jobs, else one a GPU, else 2
+        "gpus": None,  # a list of numbers; null: all that are visible
+        "threads": None,  # CPU threads a job; null: an equal share
+        "timeout_min": None,  # of a job
+    },
+    provider="cvae",
+)
+
+
+class LocalLauncher(Launcher):
+    """A pool of processes, each with a slot of its own; ``stop`` asks them to save and end, ``kill`` ends them."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from cvae.sweep.local import Pool, visible_gpus
+
+        self._context, self._task, self._config = hydra_context, task_function, config
+        given = dict(self._settings)
+        n_jobs = given.pop("n_jobs") or config.hydra.sweeper.get("n_jobs") or len(visible_gpus()) or 2
+        self._pool = Pool(n_jobs, **given)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from cvae.sweep.local import launch
+
+        return launch(self._pool, self._context, self._task, self._config, job_overrides, initial_job_idx)
+
+    def stop(self) -> None:
+        self._pool.stop()
+
+    def kill(self) -> None:
+        self._pool.kill()

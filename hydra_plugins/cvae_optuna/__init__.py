@@ -1,0 +1,137 @@
+"""``hydra/sweeper=optuna``: the names and defaults of its settings. The sweeper itself is ``cvae.sweep``.
+
+Hydra imports this file at every start of every app, so it loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+_SWEEPER: dict[str, Any] = {
+    "_target_": "hydra_plugins.cvae_optuna.OptunaSweeper",
+    "_recursive_": False,  # sampler and pruner are built by the sweeper
+    "defaults": [{"sampler": "tpe"}, {"pruner": "none"}],
+    "params": None,  # parameter to what stands behind its equals sign on a command line
+    "conditions": None,  # parameter to the key=value under which it exists
+    "direction": None,  # maximize, minimize, or a list; null: what the app declares as trial.direction, else minimize
+    "study_name": None,  # null: the experiment's or app's name and a hash of what is searched
+    "storage": None,  # null: journal://multirun/studies/<study_name>.journal
+    "n_trials": 20,  # in all, over all starts and hosts
+    "n_jobs": 2,  # trials at a time, of this start
+    "timeout": None,  # seconds after which no more trials are started
+    "enqueue": None,  # points to try first, as {lr: 1e-3}
+    "seeds_per_trial": 1,  # a trial's value is their mean
+    "retry": 1,  # how often a trial that was cut off or crashed is tried again
+    "max_failures": 5,  # in a row
+    "max_failure_rate": None,  # of n_trials
+    "top_k": 0,  # best trials to run again on fresh seeds at the end
+    "top_k_seeds": 5,
+    "constraints": None,  # recorded fact to the most it may be
+    "custom_search_space": None,  # a function of (cfg, trial)
+    "search_space": None,  # old name of params
+    "allow_targets": [],  # packages besides Optuna that sampler and pruner may come from
+}
+# What is null is left to Optuna; the keys are there to be set.
+_SAMPLERS: dict[str, dict[str, Any]] = {
+    "tpe": {
+        "_target_": "optuna.samplers.TPESampler",
+        **dict.fromkeys(("seed", "n_startup_trials", "n_ei_candidates", "multivariate", "group", "constant_liar")),
+        **dict.fromkeys(("consider_prior", "prior_weight", "consider_magic_clip", "consider_endpoints")),
+        "warn_independent_sampling": None,
+    },
+    "random": {"_target_": "optuna.samplers.RandomSampler", "seed": None},
+    "gp": {"_target_": "optuna.samplers.GPSampler", **dict.fromkeys(("seed", "n_startup_trials", "deterministic_objective"))},
+    "cmaes": {
+        "_target_": "optuna.samplers.CmaEsSampler",
+        **dict.fromkeys(("seed", "x0", "sigma0", "n_startup_trials", "independent_sampler", "warn_independent_sampling")),
+        **dict.fromkeys(("consider_pruned_trials", "restart_strategy", "inc_popsize", "use_separable_cma", "source_trials")),
+    },
+    "nsgaii": {
+        "_target_": "optuna.samplers.NSGAIISampler",
+        **dict.fromkeys(("seed", "population_size", "mutation_prob", "crossover_prob", "swapping_prob", "constraints_func")),
+    },
+    "motpe": {
+        "_target_": "optuna.samplers.MOTPESampler",
+        **dict.fromkeys(("seed", "consider_prior", "prior_weight", "consider_magic_clip", "consider_endpoints")),
+        **dict.fromkeys(("n_startup_trials", "n_ehvi_candidates")),
+    },
+    "grid": {"_target_": "optuna.samplers.GridSampler", "search_space": None, "seed": None},
+}
+# null: filled in from trial.steps and trial.warmup, which an app may declare; else left to Optuna.
+_MEDIAN = {
+    "_target_": "optuna.pruners.MedianPruner",
+    **dict.fromkeys(("n_startup_trials", "n_warmup_steps", "interval_steps", "n_min_trials")),
+}
+_PRUNERS: dict[str, dict[str, Any]] = {
+    "none": {"_target_": "optuna.pruners.NopPruner"},
+    "median": _MEDIAN,
+    "halving": {
+        "_target_": "optuna.pruners.SuccessiveHalvingPruner",
+        **dict.fromkeys(("min_resource", "reduction_factor", "min_early_stopping_rate", "bootstrap_count")),
+    },
+    "hyperband": {
+        "_target_": "optuna.pruners.HyperbandPruner",
+        **dict.fromkeys(("min_resource", "max_resource", "reduction_factor", "bootstrap_count")),
+    },
+    "patient": {"_target_": "optuna.pruners.PatientPruner", "wrapped_pruner": _MEDIAN, "patience": 2, "min_delta": None},
+    "wilcoxon": {"_target_": "optuna.pruners.WilcoxonPruner", **dict.fromkeys(("p_threshold", "n_startup_steps"))},
+}
+
+
+def _register() -> None:
+    store = ConfigStore.instance()
+    store.store(group="hydra/sweeper", name="optuna", node=_SWEEPER, provider="cvae")
+    for kind, options in (("sampler", _SAMPLERS), ("pruner", _PRUNERS)):
+        for name, node in options.items():
+            store.store(group=f"hydra/sweeper/{kind}", name=name, node=node, provider="cvae")
+
+
+_register()
+
+
+class OptunaName(SearchPathPlugin):
+    """Takes the name ``optuna`` back from the published plugin, which would silently win it by being found later."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if _published():
+            _register()
+
+
+class OptunaSweeper(Sweeper):
+    """Optuna on Hydra. See ``cvae.sweep.engine.sweep``."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self._context, self._task, self._config = hydra_context, task_function, config
+
+    def sweep(self, arguments: Sequence[str]) -> None:
+        from cvae import cli
+        from cvae.errors import UserError
+        from cvae.sweep.engine import sweep
+
+        try:
+            if _published():
+                raise UserError(
+                    "hydra-optuna-sweeper is installed too and claims the same name, hydra/sweeper=optuna: "
+                    "pip uninstall hydra-optuna-sweeper"
+                )
+            settings = OmegaConf.to_container(OmegaConf.create(self._settings), resolve=True)
+            assert isinstance(settings, dict)
+            sweep({str(key): value for key, value in settings.items()}, arguments, self._context, self._task, self._config)
+        except cli.MENDABLE as error:
+            cli.fail(error)
+
+
+def _published() -> bool:
+    return find_spec("hydra_plugins.hydra_optuna_sweeper") is not None
