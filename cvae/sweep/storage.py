@@ -28,12 +28,14 @@ from cvae.errors import UserError
 T = TypeVar("T")
 
 PATIENCE = 600.0  # seconds that a database may be away before what needs it fails
-_JOURNAL = "journal://"
+_JOURNAL, _SQLITE = "journal://", "sqlite:///"
 _VARIABLE = "CVAE_STORAGE"  # holds the URL with its password, for the jobs of a sweep
 
 
 def absolute(url: str) -> str:
     """The URL as it holds in any working folder."""
+    if url.startswith(_SQLITE) and not url.startswith((_SQLITE + "/", _SQLITE + ":memory:")):
+        return f"{_SQLITE}{Path(url.removeprefix(_SQLITE)).absolute()}"
     if not url.startswith(_JOURNAL):
         return url
     path = Path(url.removeprefix(_JOURNAL)).expanduser()

@@ -157,10 +157,6 @@ class SweepStudy:
         lease = self.study.get_trials(deepcopy=False)[number].system_attrs.get(JOB)
         return lease is not None and time.time() > lease["until"] and not _lives(lease)
 
-    def running(self) -> list[FrozenTrial]:
-        """Trials with a living owner."""
-        return [trial for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if _owned(trial)]
-
     def finished(self) -> list[FrozenTrial]:
         """Trials that are complete, pruned, or failed for good."""
         return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
@@ -178,7 +174,7 @@ class SweepStudy:
         if attempts > self.retry:
             if trial.state == TrialState.WAITING:
                 self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-            text = reason if attempts == 1 else f"tried {attempts} times; {reason}"
+            text = reason if attempts <= 1 else f"tried {attempts} times; {reason}"
             self.storage.set_trial_user_attr(trial._trial_id, FAILURE, text)
             self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         elif trial.state == TrialState.RUNNING:

@@ -88,7 +88,7 @@ def test_a_torn_last_line_is_cut_off(when: str) -> None:
 def test_urls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert absolute("journal://a/b.journal") == f"journal://{tmp_path}/a/b.journal"
     assert absolute("journal:///a/b.journal") == "journal:///a/b.journal"
-    assert absolute("sqlite:///a.db") == "sqlite:///a.db"
+    assert absolute("sqlite:///a.db") == f"sqlite:///{Path.cwd() / 'a.db'}"
     monkeypatch.chdir("/")
     assert absolute(f"journal://{tmp_path}/b") == f"journal://{tmp_path}/b"
 

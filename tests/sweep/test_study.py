@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from cvae.errors import UserError
 from cvae.sweep.storage import absolute
-from cvae.sweep.study import Owner, SweepStudy
+from cvae.sweep.study import CLAIM, JOB, SWEEPER, Owner, SweepStudy
 
 SPACE = {"space": {"x": "interval(0,1)"}, "fixed": {"epochs": "3"}}
 
@@ -97,25 +97,24 @@ def test_a_trial_without_its_owner_is_queued_as_it_is_then_failed(url: str) -> N
     trial.report(0.5, step=1)
     trial.set_user_attr("folder", "run/0")
     dead = Owner(Owner.of().host, os.getpid(), started=1.0)  # another process had this id
-    ours.lease(trial, dead)
+    ours.lease(trial._trial_id, SWEEPER, dead)
     again = ours.claim(5)
     assert again is not None
     assert (again.number, again.suggest_float("x", 0, 1)) == (trial.number, x)
     assert again.user_attrs["folder"] == "run/0"
     assert ours.study.trials[0].intermediate_values == {1: 0.5}
-    ours.lease(again, dead)
+    ours.lease(again._trial_id, SWEEPER, dead)
     following = ours.claim(5)
     assert following is not None
     assert following.number == 1
     assert states(url) == ["FAIL", "RUNNING"]
-    assert "2 times" in ours.study.trials[0].user_attrs["failure"]
+    assert "tried 2 times" in ours.study.trials[0].user_attrs["failure"]
 
 
 def test_a_trial_with_a_living_owner_is_left_alone(url: str) -> None:
     ours = study(url)
     assert ours.claim(5) is not None
     theirs = study(url)
-    assert [trial.number for trial in theirs.running()] == [0]
     second = theirs.claim(5)
     assert second is not None
     assert second.number == 1
@@ -136,10 +135,42 @@ def test_running_trials_count_towards_the_target_and_finished_ones_stay(url: str
 
 def test_enqueued_points_come_first(url: str) -> None:
     ours = study(url)
-    ours.study.enqueue_trial({"x": 0.25})
-    trial = ours.claim(3)
-    assert trial is not None
-    assert trial.suggest_float("x", 0, 1) == 0.25
+    ours.enqueue([{"x": 0.25}, {"x": 0.75}], note=["a", "b"])
+    study(url).enqueue([{"x": 0.25}, {"x": 0.75}], note=["a", "b"])  # another sweeper asks for the same
+    found = [ours.claim(3) for _ in range(3)]
+    assert [trial.user_attrs.get("note") for trial in found] == ["a", "b", None]
+    assert [trial.suggest_float("x", 0, 1) for trial in found[:2]] == [0.25, 0.75]
+
+
+def test_a_trial_is_owned_by_its_sweeper_or_its_job(url: str) -> None:
+    """A job outlives its sweeper, and a sweeper waits for a job that a scheduler has put back into its queue."""
+    ours = study(url, retry=0)
+    dead = Owner(Owner.of().host, os.getpid(), started=1.0)
+    outlived, waiting, lost = (ours.claim(9) for _ in range(3))
+    ours.lease(outlived._trial_id, SWEEPER, dead)
+    ours.lease(outlived._trial_id, JOB)
+    ours.lease(waiting._trial_id, JOB, dead)
+    ours.lease(lost._trial_id, SWEEPER, dead)
+    ours.lease(lost._trial_id, JOB, dead)
+    ours.claim(9)
+    assert states(url) == ["RUNNING", "RUNNING", "FAIL", "RUNNING"]
+
+
+def test_a_claim_given_up_is_queued_unless_another_has_it(url: str) -> None:
+    ours = study(url, retry=1)
+    trial = ours.claim(9)
+    claim = ours.storage.get_trial_system_attrs(trial._trial_id)[CLAIM]
+    ours.give_up(trial.number, "another claim", "late", attempt=True)
+    assert states(url) == ["RUNNING"]
+    for _ in range(3):  # stopped by its user: no attempt
+        ours.give_up(trial.number, claim, "stopped", attempt=False)
+        assert states(url) == ["WAITING"]
+        claim = ours.storage.get_trial_system_attrs(ours.claim(9)._trial_id)[CLAIM]
+    ours.give_up(trial.number, claim, "ValueError: no", attempt=True)
+    claim = ours.storage.get_trial_system_attrs(ours.claim(9)._trial_id)[CLAIM]
+    ours.give_up(trial.number, claim, "ValueError: no", attempt=True)
+    assert states(url) == ["FAIL"]
+    assert ours.study.trials[0].user_attrs["failure"] == "tried 2 times; ValueError: no"
 
 
 # --- owners -----------------------------------------------------------------------------------------------------------
@@ -186,10 +217,3 @@ def test_a_study_of_something_else_is_refused_with_the_difference(url: str, iden
     with pytest.raises(UserError) as caught:
         SweepStudy("s", url, {**SPACE, **identity}, directions)
     assert all(part in str(caught.value) for part in (*parts, "hydra.sweeper.study_name")), str(caught.value)
-
-
-@pytest.mark.parametrize("directions", [["maximise"], ["maximize", "down"], []])
-def test_a_direction_misspelt_is_named(directions: list[str]) -> None:
-    with pytest.raises(UserError, match="choose maximize or minimize"):
-        SweepStudy("s", absolute("journal://a"), SPACE, directions)
-    assert not Path("a").exists()

@@ -40,8 +40,8 @@ class Spy:
         assert gif.exists()
         self.told.append(("sample", gif, epoch))
 
-    def finish(self, exit_code: int) -> None:
-        self.told.append(("finish", exit_code))
+    def finish(self, exit_code: int, state: str | None = None) -> None:
+        self.told.append(("finish", exit_code, state))
 
 
 def begin(folder: Path, mirror: Any = None, **changes: Any) -> Recorder:
@@ -349,7 +349,7 @@ def test_a_mirror_is_told_everything_in_turn(run, monkeypatch):
     spy = Spy()
     live(begin(run, spy))
     gif = run / "samples/epoch_0001.gif"
-    assert spy.told[1:] == [("log", row(1)), ("sample", gif, 1), ("finish", 0)]
+    assert spy.told[1:] == [("log", row(1)), ("sample", gif, 1), ("finish", 0, None)]
     with Image.open(gif) as image:
         assert image.n_frames == 3
 
@@ -358,7 +358,7 @@ def test_a_run_that_ends_before_its_first_epoch_has_no_curves(run):
     spy = Spy()
     begin(run, spy).finish(1)
     assert not (run / "curves.png").exists()
-    assert spy.told[-1] == ("finish", 1)
+    assert spy.told[-1] == ("finish", 1, None)
 
 
 def test_curves_that_cannot_be_drawn_are_a_warning(run, capsys):
@@ -370,7 +370,7 @@ def test_curves_that_cannot_be_drawn_are_a_warning(run, capsys):
     said = capsys.readouterr().out
     assert "warning: curves.png was not drawn" in said
     assert "run folder" in said
-    assert spy.told[-1] == ("finish", 0)
+    assert spy.told[-1] == ("finish", 0, None)
 
 
 def test_samples_that_cannot_be_written_are_one_line(run):
