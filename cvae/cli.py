@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -190,7 +191,10 @@ def refuse_start(overrides: Sequence[str]) -> None:
     if not {"hydra.run.dir", "hydra.sweep.dir"} & override_values(overrides).keys():
         return
     # The rest may be sweeps, which compose into no single config.
-    hydra = compose([word for word in overrides if word.startswith("hydra.")], with_hydra=True).hydra
+    hydra = compose([word for word in overrides if word.startswith(("hydra", "experiment="))], with_hydra=True).hydra
+    multirun = multirun or hydra.mode == RunMode.MULTIRUN
+    if multirun and "n_trials" in hydra.sweeper:
+        return  # a study goes on in the folders where its trials began
     folder = Path(hydra.sweep.dir if multirun else hydra.run.dir)
     used = next(iter(sorted(folder.glob("*/run.json" if multirun else "run.json"))), None)
     if used is not None:

@@ -66,7 +66,7 @@ class Board:
             parts.append(f"({str(reason).strip().splitlines()[-1]})")
         parts.append(settings(values))
         say("  ".join(parts), style="red" if trial.state == TrialState.FAIL else None)
-        if trial.state.is_finished():
+        if trial.state.is_finished() and self._live is None:
             say("         " + self._headline())
 
     def _headline(self) -> str:

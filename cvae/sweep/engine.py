@@ -26,7 +26,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from cvae.console import command, say, warn
-from cvae.errors import writing
+from cvae.errors import UserError, writing
 from cvae.sweep.board import Board
 from cvae.sweep.job import Job, seed_values
 from cvae.sweep.plan import Plan, build_pruner, read_plan
@@ -194,7 +194,7 @@ class Engine:
         self.slots: dict[int, Slot] = {}
         self.returned: queue.SimpleQueue[tuple[Slot, Any]] = queue.SimpleQueue()
         self.deadline = None if plan.timeout is None else time.monotonic() + plan.timeout
-        self.stopping = False
+        self.stopping = self.asked_to_stop = False
         self.failed_in_a_row = 0
         self.over = threading.Event()
 
@@ -249,6 +249,9 @@ class Engine:
                 while self.slots or not self._done():
                     while not self.stopping and len(self.slots) < self.plan.n_jobs and (slot := self._claim()):
                         threading.Thread(target=self._work, args=(slot,), daemon=True).start()
+                    if self.stopping and not self.asked_to_stop:
+                        say("stopping: running trials save their state and end; Ctrl-C again ends them at once", style="yellow")
+                        self._stop_jobs()
                     if self.stopping and not self.slots:
                         raise Stop(self._go_on(), _INTERRUPTED)
                     self._await_one(_TICK if self.slots else _ELSEWHERE)
@@ -279,15 +282,12 @@ class Engine:
             os.write(2, f"\nended at once; {self._go_on()}\n".encode())
             # Launchers wait for their jobs at exit. Whose trials these were is queued again when the sweep goes on.
             os._exit(_INTERRUPTED)
-        self.stopping = True
-        os.write(2, b"\nstopping: running trials save their state; Ctrl-C again ends them at once\n")
-        # Not from here: this signal may have interrupted who holds the storage's lock.
-        threading.Thread(target=self._stop_jobs, daemon=True).start()
+        self.stopping = True  # no more here: this signal may have interrupted who holds the storage's lock
 
     def _stop_jobs(self) -> None:
-        self.study.stop([slot.trial._trial_id for slot in list(self.slots.values())])
-        if hasattr(self.launcher, "stop"):
-            self.launcher.stop()
+        """Ask the running jobs, through the storage, to save and end."""
+        self.asked_to_stop = True
+        self.study.stop([slot.trial._trial_id for slot in self.slots.values()])
 
     def _drop_silent(self) -> None:
         """Free the slots of jobs that fell silent: a scheduler may never say that a job is gone."""
@@ -312,6 +312,9 @@ class Engine:
         place = attributes.get(PLACE)
         if place is None or not Path(place).is_dir():
             place = str(self.sweeper.folder)
+            if (self.sweeper.folder / str(trial.number)).exists():
+                self.study.give_up(trial.number, attributes[CLAIM], "its folder was taken", attempt=False)
+                raise UserError(f"{place} holds other jobs' folders: choose another with hydra.sweep.dir=FOLDER")
             with writing(self.sweeper.folder, "choose another with hydra.sweep.dir=FOLDER"):
                 self.sweeper.folder.mkdir(parents=True, exist_ok=True)
                 if not (self.sweeper.folder / "multirun.yaml").exists():

@@ -182,8 +182,14 @@ def launch(
     numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
     if len(job_overrides) == 1:
         return [run(initial_job_idx, job_overrides[0])]
-    with ThreadPoolExecutor(pool.n_jobs) as threads:
+    threads = ThreadPoolExecutor(pool.n_jobs)
+    try:
         return list(threads.map(run, numbers, job_overrides))
+    except BaseException:  # Ctrl-C
+        pool.stop()
+        raise
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _job(context: HydraContext, task: Callable[[DictConfig], Any], config: DictConfig, state: Any) -> JobReturn:

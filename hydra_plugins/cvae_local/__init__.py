@@ -26,7 +26,7 @@ ConfigStore.instance().store(
 
 
 class LocalLauncher(Launcher):
-    """A pool of processes, each with a slot of its own; ``stop`` asks them to save and end, ``kill`` ends them."""
+    """A pool of processes, each with a slot of its own."""
 
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
@@ -44,8 +44,6 @@ class LocalLauncher(Launcher):
 
         return launch(self._pool, self._context, self._task, self._config, job_overrides, initial_job_idx)
 
-    def stop(self) -> None:
-        self._pool.stop()
-
     def kill(self) -> None:
+        """End all running jobs at once."""
         self._pool.kill()

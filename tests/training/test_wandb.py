@@ -65,6 +65,21 @@ def test_a_multirun_over_both_schedules_is_four_runs_that_compare(train, drawn):
     }
 
 
+def test_trials_of_a_sweep_share_a_group_and_say_what_they_are(train, drawn):
+    sweep = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.study_name=ours", "tfr=interval(0,1)"]
+    assert train(*sweep, *tiny(drawn), *WANDB, "hydra.sweep.dir=sweep").code == 0
+    for number in (0, 1):
+        told = records(Path("sweep") / str(number))
+        about = next(record["run"] for record in told if record["type"] == "run")
+        config = about["config"]["update"]
+        summary = {key: value for record in told for key, value in record.get("summary", {}).get("update", {}).items()}
+        assert about["run_group"] == "ours"
+        assert about["display_name"].startswith(f"trial{number}-")
+        assert config["trial"]["number"] == number
+        assert config["trial"]["params"] == {"tfr": config["tfr"]}
+        assert summary["trial_state"] == "complete"
+
+
 def test_wandb_mode_rules_where_the_mode_is_auto(train, drawn, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert train(*tiny(drawn), *WANDB, "hydra.run.dir=run").code == 0
