@@ -32,13 +32,12 @@ from cvae.sweep.job import Job, seed_values
 from cvae.sweep.plan import Plan, build_pruner, read_plan
 from cvae.sweep.space import Space, Value
 from cvae.sweep.storage import hide
-from cvae.sweep.study import CLAIM, FAILURE, LEASE, PLACE, SWEEPER, SweepStudy
+from cvae.sweep.study import CLAIM, FAILURE, LEASE, OF, PLACE, SWEEPER, SweepStudy
 from cvae.sweep.summary import Scribe, Top, ranked
 
 _TICK = 0.5  # seconds between looks at what runs here
 _ELSEWHERE = 2.0  # and at what other sweepers run
 _INTERRUPTED = 128 + signal.SIGINT
-_OF = "of"  # attribute of a trial that repeats another one: its number
 
 
 class Stop(Exception):
@@ -164,7 +163,7 @@ def _once_more(plan: Plan, study: SweepStudy, sweeper: Sweeper) -> Top:
     values: dict[int, list[float]] = {}
     for trial in theirs.finished():
         if trial.state == TrialState.COMPLETE:
-            values.setdefault(trial.user_attrs[_OF], []).append(trial.values[0])
+            values.setdefault(trial.user_attrs[OF], []).append(trial.values[0])
     sign = 1 if plan.directions[0] == "maximize" else -1
     order = sorted(values, key=lambda number: -sign * sum(values[number]) / len(values[number]))
     return Top(seeds, {number: values[number] for number in order})
@@ -312,7 +311,7 @@ class Engine:
         place = attributes.get(PLACE)
         if place is None or not Path(place).is_dir():
             place = str(self.sweeper.folder)
-            if (self.sweeper.folder / str(trial.number)).exists():
+            if OF not in trial.user_attrs and (self.sweeper.folder / str(trial.number)).exists():
                 self.study.give_up(trial.number, attributes[CLAIM], "its folder was taken", attempt=False)
                 raise UserError(f"{place} holds other jobs' folders: choose another with hydra.sweep.dir=FOLDER")
             with writing(self.sweeper.folder, "choose another with hydra.sweep.dir=FOLDER"):
@@ -325,7 +324,7 @@ class Engine:
         return slot
 
     def _values(self, trial: optuna.Trial) -> dict[str, Value]:
-        if _OF in trial.user_attrs:
+        if OF in trial.user_attrs:
             return dict(trial.user_attrs["values"])
         values = self.plan.space.suggest(trial)
         if self.plan.extend is not None:
@@ -352,8 +351,8 @@ class Engine:
         words.append(f"hydra.sweeper.storage={_quoted(self.sweeper.storage)}")
         trial = {"number": number, "study": _quoted(self.study.name), "storage": _quoted(self.sweeper.storage)}
         trial["claim"] = _quoted(slot.claim)
-        if _OF in attributes:
-            words.append(f"hydra.sweep.subdir=top/trial_{attributes[_OF]}_seed_{slot.values['seed']}")
+        if OF in attributes:
+            words.append(f"hydra.sweep.subdir=top/trial_{attributes[OF]}_seed_{slot.values['seed']}")
         elif plan.seeds_per_trial > 1:
             words += [f"seed={plan.seed + index}", f"hydra.sweep.subdir={number}/seed_{plan.seed + index}"]
             trial["seed_index"] = index

@@ -37,6 +37,7 @@ SWEEPER, JOB = "cvae:sweeper", "cvae:job"  # leases
 PLACE = "cvae:sweep_dir"  # where its jobs' folders are
 # and the user's:
 FOLDER, FAILURE = "folder", "failure"
+OF = "of"  # the number of the trial that this one repeats
 
 
 @dataclass(frozen=True)
