@@ -6,11 +6,12 @@ that outlives a killed sweeper is not lost.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
@@ -24,8 +25,8 @@ from optuna.trial import FrozenTrial, TrialState
 from cvae.console import say
 from cvae.errors import Diverged, UserError
 from cvae.sweep.plan import build_pruner
-from cvae.sweep.storage import open_storage, revealed
-from cvae.sweep.study import CLAIM, FAILURE, FOLDER, JOB, LEASE, STOP, Owner, lease_of
+from cvae.sweep.storage import absolute, open_storage, patiently, revealed
+from cvae.sweep.study import CLAIM, FAILURE, FOLDER, JOB, LEASE, STOP, Owner, lease_of, locked
 from cvae.trial import NoTrial, running
 
 _BEAT = 2.0  # seconds between looks for a request to stop
@@ -93,11 +94,12 @@ class JobTrial(NoTrial):
 
     Args:
         job: what it is run by; ``place``: ``number study storage claim`` as the sweeper passed them, and ``steps`` as the app
-            declares them.
+            declares them; ``url``: the storage's.
     """
 
-    def __init__(self, job: Job, place: DictConfig, study: optuna.Study, frozen: FrozenTrial) -> None:
+    def __init__(self, job: Job, place: DictConfig, study: optuna.Study, frozen: FrozenTrial, url: str) -> None:
         super().__init__()
+        self._url, self._claim = url, str(place.claim)
         self.job, self.study, self.number, self.params = job, study, frozen.number, dict(frozen.params)
         self.steps, self.seed = place.get("steps"), int(place.get("seed_index") or 0)
         self._trial = optuna.Trial(study, frozen._trial_id)
@@ -118,17 +120,24 @@ class JobTrial(NoTrial):
             UserError: its storage cannot be opened, or has no such study.
         """
         pruner = build_pruner(job.pruner, job.allow_targets)
-        storage = open_storage(revealed(place.storage))
+        url = absolute(revealed(place.storage))
+        storage = open_storage(url)
         try:
             # Constructing a trial calls its sampler; only the sweeper's has work to do.
             sampler = optuna.samplers.RandomSampler()
             study = optuna.load_study(study_name=place.study, storage=storage, sampler=sampler, pruner=pruner)
-            frozen = study.get_trials(deepcopy=False)[place.number]
+            return patiently(lambda: cls._take(job, place, study, url))
         except (KeyError, IndexError):
             raise UserError(f"trial.storage={place.storage} has no trial {place.number} of a study {place.study}") from None
-        if frozen.state != TrialState.RUNNING or frozen.system_attrs.get(CLAIM) != place.claim:
-            return None
-        return cls(job, place, study, frozen)
+
+    @classmethod
+    def _take(cls, job: Job, place: DictConfig, study: optuna.Study, url: str) -> JobTrial | None:
+        # From the look at the claim to the job's own lease nobody else may claim the trial.
+        with locked(study._storage, url, study.study_name):
+            frozen = study.get_trials(deepcopy=False)[place.number]
+            if frozen.state != TrialState.RUNNING or frozen.system_attrs.get(CLAIM) != place.claim:
+                return None
+            return cls(job, place, study, frozen, url)
 
     # --- while it runs ----------------------------------------------------------------------------------------------------
 
@@ -187,29 +196,47 @@ class JobTrial(NoTrial):
         self._storage.set_trial_system_attr(self._id, JOB, None)
         return {"state": "running", "value": numbers[0] if len(numbers) == 1 else numbers}
 
-    def tell(self, state: TrialState, values: Sequence[float] | None = None) -> dict[str, Any]:
+    def tell(self, state: TrialState, values: Sequence[float] | None = None, reason: str | None = None) -> dict[str, Any]:
         """The trial's last state, with what was recorded. Told once more, after a lost answer, it changes nothing."""
-        try:
-            if self._facts:
-                self.note("facts", self._facts)
-            for key, most in self.job.constraints.items():
-                if key not in self._facts:
-                    if state == TrialState.PRUNED:
-                        continue
-                    known = ", ".join(sorted(self._facts)) or "nothing"
-                    return self.fail(f"hydra.sweeper.constraints.{key}: the job records no {key}; it records {known}")
-                self._trial.set_constraint(key, self._facts[key] - most)
-            self.study.tell(self._trial.number, values, state, skip_if_finished=True)
-        except UpdateFinishedTrialError:
-            pass
+        return patiently(lambda: self._tell(state, values, reason))
+
+    def _tell(self, state: TrialState, values: Sequence[float] | None, reason: str | None) -> dict[str, Any]:
+        with self._ours() as ours:
+            if not ours:
+                return {"state": "taken over", "value": None}
+            try:
+                if self._facts:
+                    self.note("facts", self._facts)
+                if missing := self._constrain(state):
+                    state, values, reason = TrialState.FAIL, None, missing
+                if reason is not None:
+                    self.note(FAILURE, reason)
+                self.study.tell(self._trial.number, values, state, skip_if_finished=True)
+            except UpdateFinishedTrialError:
+                pass
         shown = None if values is None else values[0] if len(values) == 1 else list(values)
         return {"state": state.name.lower(), "value": shown}
 
+    def _constrain(self, state: TrialState) -> str | None:
+        """Hold recorded facts to their limits; return what is missing from a complete trial."""
+        for key, most in self.job.constraints.items():
+            if key in self._facts:
+                self._trial.set_constraint(key, self._facts[key] - most)
+            elif state == TrialState.COMPLETE:
+                known = ", ".join(sorted(self._facts)) or "nothing"
+                return f"hydra.sweeper.constraints.{key}: the job records no {key}; it records {known}"
+        return None
+
+    @contextlib.contextmanager
+    def _ours(self) -> Iterator[bool]:
+        """Whether the trial is still this job's, neither queued nor claimed anew: true as long as this is held."""
+        with locked(self._storage, self._url, self.study.study_name):
+            trial = self._storage.get_trial(self._id)
+            yield trial.state != TrialState.WAITING and trial.system_attrs.get(CLAIM) == self._claim
+
     def fail(self, reason: str) -> dict[str, Any]:
         """Fail the trial for good."""
-        self.note(FAILURE, reason)
-        self.study.tell(self._trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        return {"state": "fail", "value": None}
+        return self.tell(TrialState.FAIL, reason=reason)
 
     def let_go(self, queue: bool) -> None:
         """Leave it unfinished: to whoever claims it next, or to this job itself, if the scheduler will start it again."""

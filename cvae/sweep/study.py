@@ -21,7 +21,7 @@ from typing import Any
 
 import optuna
 import psutil
-from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -194,42 +194,47 @@ class SweepStudy:
                 "give this sweep another hydra.sweeper.study_name, or the study's own settings"
             )
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold what all who claim in this study wait for. It is let go when its holder dies."""
-        if isinstance(self.storage, JournalStorage):
-            path = Path(self.url.removeprefix("journal://"))
-        elif isinstance(self.storage, RDBStorage) and self.storage.engine.dialect.name == "sqlite":
-            path = Path(self.storage.engine.url.database or "")
-        else:
-            yield from self._locked_in_database()
-            return
-        with path.with_name(path.name + ".claim").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        return locked(self.storage, self.url, self.name)
+
+
+@contextlib.contextmanager
+def locked(storage: BaseStorage, url: str, name: str) -> Iterator[None]:
+    """Hold what all who claim in this study wait for. It is let go when its holder dies."""
+    if isinstance(storage, JournalStorage):
+        path = Path(url.removeprefix("journal://"))
+    elif isinstance(storage, RDBStorage) and storage.engine.dialect.name == "sqlite":
+        path = Path(storage.engine.url.database or "")
+    else:
+        yield from _locked_in_database(storage, url, name)
+        return
+    with path.with_name(path.name + ".claim").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _locked_in_database(storage: BaseStorage, url: str, study: str) -> Iterator[None]:
+    assert isinstance(storage, RDBStorage)
+    from sqlalchemy import text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    locks = {
+        "postgresql": ("SELECT pg_advisory_lock(hashtext(:name))", "SELECT pg_advisory_unlock(hashtext(:name))"),
+        "mysql": ("SELECT GET_LOCK(:name, -1)", "SELECT RELEASE_LOCK(:name)"),
+    }
+    dialect = storage.engine.dialect.name
+    if dialect not in locks:
+        raise UserError(f"storage={hidden(url)}: {dialect} is not supported; use postgresql, mysql, sqlite or journal")
+    take, release = locks[dialect]
+    name = {"name": f"cvae {study}"[:64]}
+    with storage.engine.connect() as connection:
+        connection.execute(text(take), name)
+        try:
             yield
-
-    def _locked_in_database(self) -> Iterator[None]:
-        assert isinstance(self.storage, RDBStorage)
-        from sqlalchemy import text
-        from sqlalchemy.exc import SQLAlchemyError
-
-        locks = {
-            "postgresql": ("SELECT pg_advisory_lock(hashtext(:name))", "SELECT pg_advisory_unlock(hashtext(:name))"),
-            "mysql": ("SELECT GET_LOCK(:name, -1)", "SELECT RELEASE_LOCK(:name)"),
-        }
-        dialect = self.storage.engine.dialect.name
-        if dialect not in locks:
-            raise UserError(f"storage={hidden(self.url)}: {dialect} is not supported; use postgresql, mysql, sqlite or journal")
-        take, release = locks[dialect]
-        name = {"name": f"cvae {self.name}"[:64]}
-        with self.storage.engine.connect() as connection:
-            connection.execute(text(take), name)
-            try:
-                yield
-            finally:
-                # A server that was restarted has let the lock go by itself.
-                with contextlib.suppress(SQLAlchemyError):
-                    connection.execute(text(release), name)
+        finally:
+            # A server that was restarted has let the lock go by itself.
+            with contextlib.suppress(SQLAlchemyError):
+                connection.execute(text(release), name)
 
 
 def lease_of(owner: Owner) -> dict[str, Any]:

@@ -1,0 +1,11 @@
+"""Killed at random moments, a sweep of ``hydra/launcher=joblib`` and its jobs lose nothing."""
+
+from __future__ import annotations
+
+import pytest
+from toys import kill_at_random
+
+
+@pytest.mark.slow
+def test_kills_lose_nothing() -> None:
+    kill_at_random("joblib", 20, 2, 25, "seconds=1")

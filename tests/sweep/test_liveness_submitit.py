@@ -1,0 +1,11 @@
+"""Killed at random moments, a sweep of ``hydra/launcher=submitit_local`` and its jobs lose nothing."""
+
+from __future__ import annotations
+
+import pytest
+from toys import kill_at_random
+
+
+@pytest.mark.slow
+def test_kills_lose_nothing() -> None:
+    kill_at_random("submitit", 20, 3, 25, "seconds=1")
