@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -68,6 +68,8 @@ def explain(error: BaseException) -> str:
         key = text.split("'", 2)[1]
         meant = _meant(key, list(RunConfig.__dataclass_fields__))
         return f"{key}: there is no such key{meant}; --cfg job shows all (+{key}=... would add it)"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read ({text.splitlines()[0]}): check brackets and quotes"
     if "Missing mandatory value" in text and (missing := getattr(error, "full_key", None)):
         return f"{missing} must be given: add {missing}=... to the command"
     return " ".join(text.split())

@@ -112,7 +112,7 @@ def build(node: DictConfig, allow_targets: Sequence[str] = (), **kwargs: Any) ->
             cause = cause.__cause__
         if isinstance(cause, UserError):
             raise cause from None
-        reason = " ".join(str(cause).replace("__init__() ", "").split()) or type(cause).__name__
+        reason = " ".join(str(cause).replace(".__init__()", "").replace("__init__() ", "").split()) or type(cause).__name__
         raise UserError(f"{key}: {reason}; --cfg job shows its keys") from error
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import runpy
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,3 +156,77 @@ def slurm(slurm_cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slu
         monkeypatch.setenv(name, value)
     yield slurm_cluster
     slurm_cluster.clear()
+
+
+# --- another app ------------------------------------------------------------------------------------------------------
+
+_CODE = """
+import hydra
+
+@hydra.main(version_base="1.3", config_path=".", config_name="config")
+def main(cfg):
+BODY
+
+if __name__ == "__main__":
+    main()
+"""
+_CONFIG = """
+defaults:
+  - override hydra/sweeper: optuna
+  - override hydra/sweeper/sampler: random
+  - _self_
+hydra:
+  sweeper: {n_trials: 3, n_jobs: 1, sampler: {seed: 1}, params: PARAMS}
+x: 1.0
+y: 1
+"""
+
+
+class App:
+    """A Hydra app that knows nothing of this package: ``app.py`` and ``config.yaml`` in the working folder."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._patch, self._capfd = monkeypatch, capfd
+
+    def write(
+        self, body: str = "return cfg.x ** 2 + cfg.y", config: str = "", params: str = "{x: 'interval(-1.0, 1.0)'}"
+    ) -> App:
+        """The app's function, by its body; the config is 3 random trials of ``params``, and what ``config`` adds."""
+        Path("app.py").write_text(_CODE.replace("BODY", textwrap.indent(textwrap.dedent(body).strip(), "    ")))
+        Path("config.yaml").write_text(_CONFIG.replace("PARAMS", params) + textwrap.dedent(config))
+        return self
+
+    def __call__(self, *words: object, script: str = "app.py") -> Result:
+        """Run ``python app.py -m WORDS`` in this process."""
+        from cvae.console import console
+
+        console.cache_clear()
+        environment = dict(os.environ)
+        self._patch.setattr(sys, "argv", [script, "-m", *map(str, words)])
+        code: Any = 0
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            os.environ.clear()
+            os.environ.update(environment)
+            console.cache_clear()
+            _drop_hydras_handlers()
+        out, err = self._capfd.readouterr()
+        return Result(0 if code is None else int(code), out, err)
+
+    def folders(self) -> list[Path]:
+        """The folders of its sweeps, the newest last."""
+        found = [path.parent for path in Path("multirun").rglob("multirun.yaml")]
+        return sorted(found, key=lambda folder: (folder / "multirun.yaml").stat().st_mtime_ns)
+
+    def record(self) -> dict[str, Any]:
+        """``sweep.json`` of its newest sweep."""
+        return json.loads((self.folders()[-1] / "sweep.json").read_text())
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> App:
+    monkeypatch.syspath_prepend(tmp_path)
+    return App(monkeypatch, capfd)

@@ -91,10 +91,10 @@ def sweep(
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     loader = context.config_loader
+    _silence(config)
     plan = read_plan(settings, arguments, config, lambda words: loader.load_sweep_config(config, list(words)), loader)
     shown = hide(plan.storage)
     _prepare(settings.get("storage"), shown, config)
-    configure_log(config.hydra.hydra_logging)
     pruner = build_pruner(plan.pruner, plan.allow_targets)
     study = SweepStudy(plan.study_name, plan.storage, plan.identity, plan.directions, plan.sampler, pruner, plan.retry)
     study.enqueue(plan.enqueue)
@@ -112,11 +112,16 @@ def sweep(
         raise SystemExit(stopped.exit_code)
 
 
-def _prepare(given: str | None, shown: str, config: DictConfig) -> None:
-    """Put the storage's URL without its password wherever jobs and people read it, and keep Hydra's log off the screen."""
+def _silence(config: DictConfig) -> None:
+    """Keep Hydra's log off the screen: the board says what is launched, and Hydra would repeat what we say."""
     with read_write(config), open_dict(config):
-        # The board says what is launched; Hydra would say it in its own way in between.
         config.hydra.hydra_logging = {"version": 1, "root": {"handlers": []}, "disable_existing_loggers": False}
+    configure_log(config.hydra.hydra_logging)
+
+
+def _prepare(given: str | None, shown: str, config: DictConfig) -> None:
+    """Put the storage's URL without its password wherever jobs and people read it."""
+    with read_write(config), open_dict(config):
         config.hydra.sweeper.storage = shown
         if given and "***" in shown:
             config.hydra.overrides.hydra = [word.replace(given, shown) for word in config.hydra.overrides.hydra]
@@ -381,7 +386,7 @@ class Engine:
         self.failed_in_a_row += 1
         rate, n_trials = self.plan.max_failure_rate, self.plan.n_trials
         failed = sum(each.state == TrialState.FAIL for each in self.study.finished())
-        if self.failed_in_a_row >= self.plan.max_failures:
+        if self.failed_in_a_row >= min(self.plan.max_failures, n_trials):
             self._fail(f"{self.failed_in_a_row} trials failed in a row (hydra.sweeper.max_failures)", trial)
         elif rate is not None and failed > rate * n_trials:
             self._fail(f"{failed} of {n_trials} trials failed (hydra.sweeper.max_failure_rate={rate:g})", trial)

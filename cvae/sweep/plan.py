@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -21,7 +22,7 @@ from optuna.distributions import (
 from cvae.config import build, identity
 from cvae.console import warn
 from cvae.errors import UserError
-from cvae.sweep.space import Space, Value, read_space
+from cvae.sweep.space import Space, Value, read_space, written
 from cvae.sweep.storage import absolute
 
 Compose = Callable[[Sequence[str]], DictConfig]
@@ -69,7 +70,7 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
         UserError: a setting is bad; the message names it.
         HydraException: a job's config cannot be composed: a parameter is no key, a group has no such option.
     """
-    app = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    _refuse_wrong_shapes(settings)
     declared = config.get("trial")
     if declared is not None and not isinstance(declared, DictConfig):
         raise UserError("this app has a key `trial` that is a plain value: a sweep passes trial.number there; rename the key")
@@ -81,6 +82,7 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
     directions = _directions(settings.get("direction"), declared, config)
     if pruner is not None and len(directions) > 1:
         raise UserError("hydra.sweeper.pruner: Optuna prunes for one objective only: hydra/sweeper/pruner=none")
+    app = _first_job(space, compose)
     seeds = _whole(settings, "seeds_per_trial", 1)
     if pruner is not None and pruner["_target_"].endswith("WilcoxonPruner") and seeds < 2:
         raise UserError("hydra.sweeper.pruner: Wilcoxon's compares seeds, not epochs: hydra.sweeper.seeds_per_trial=5, say")
@@ -89,15 +91,13 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
         raise UserError("hydra.sweeper.seeds_per_trial and top_k set `seed`: the app needs such a key, and no sweep of it")
     if top_k and len(directions) > 1:
         raise UserError("hydra.sweeper.top_k needs one objective: with several there is no best: hydra.sweeper.top_k=0")
-    _refuse_bad_jobs(space, compose)
     what = _identity(space, settings, app, seeds)
-    name = settings.get("study_name") or _name(config, what)
-    rate = settings.get("max_failure_rate")
-    if rate is not None and not 0 <= float(rate) <= 1:
-        raise UserError(f"hydra.sweeper.max_failure_rate is {rate}: give a fraction in [0, 1], or null")
-    timeout = settings.get("timeout")
-    if timeout is not None and not float(timeout) > 0:
-        raise UserError(f"hydra.sweeper.timeout is {timeout}: give seconds above 0, or null")
+    name = str(settings.get("study_name") or _name(config, what))
+    rate, timeout = settings.get("max_failure_rate"), settings.get("timeout")
+    if rate is not None and not (_is_number(rate) and 0 <= rate <= 1):
+        raise UserError(f"hydra.sweeper.max_failure_rate is {rate!r}: give a fraction in [0, 1], or null")
+    if timeout is not None and not (_is_number(timeout) and timeout > 0):
+        raise UserError(f"hydra.sweeper.timeout is {timeout!r}: give seconds above 0, or null")
     allow_targets = list(settings.get("allow_targets") or [])
     build_pruner(pruner, allow_targets)
     _warn_of_phases(pruner, space)
@@ -121,10 +121,42 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
         max_failure_rate=None if rate is None else float(rate),
         top_k=top_k,
         top_k_seeds=_whole(settings, "top_k_seeds", 2),
-        constraints={str(key): float(most) for key, most in (settings.get("constraints") or {}).items()},
+        constraints=_constraints(settings.get("constraints") or {}),
         allow_targets=allow_targets,
         objective=_objective(app),
     )
+
+
+_SHAPES: dict[str, tuple[type, str]] = {
+    "params": (dict, "{lr: 'interval(1e-4, 1e-3)'}"),
+    "search_space": (dict, "hydra.sweeper.params={lr: 'interval(1e-4, 1e-3)'}"),
+    "conditions": (dict, "{kl_schedule.cycles: kl_schedule=cyclical}"),
+    "constraints": (dict, "{peak_memory: 8e9}"),
+    "sampler": (dict, "hydra/sweeper/sampler=tpe"),
+    "pruner": (dict, "hydra/sweeper/pruner=median"),
+    "enqueue": (list, "[{lr: 1e-3, tfr: 0.5}]"),
+    "allow_targets": (list, "[my_package]"),
+    "storage": (str, "journal://FILE"),
+    "custom_search_space": (str, "my_module.my_function"),
+}
+
+
+def _refuse_wrong_shapes(settings: Mapping[str, Any]) -> None:
+    for key, (shape, example) in _SHAPES.items():
+        value = settings.get(key)
+        if value is not None and not isinstance(value, shape):
+            raise UserError(f"hydra.sweeper.{key} is {value!r}: write {example}, say")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _constraints(given: Mapping[Any, Any]) -> dict[str, float]:
+    for key, most in given.items():
+        if not _is_number(most):
+            raise UserError(f"hydra.sweeper.constraints.{key} is {most!r}: give the most that {key} may be, a number")
+    return {str(key): float(most) for key, most in given.items()}
 
 
 # --- the space --------------------------------------------------------------------------------------------------------
@@ -135,11 +167,28 @@ def _space(settings: Mapping[str, Any], arguments: Sequence[str], config: DictCo
     old = settings.get("search_space") or {}
     if old:
         warn("hydra.sweeper.search_space is the old way: write hydra.sweeper.params")
+    conditions = settings.get("conditions") or {}
     choices = {str(key): str(value) for key, value in config.hydra.runtime.choices.items()}
-    space = read_space(arguments, params, settings.get("conditions"), choices, loader)
+    for text in conditions.values():
+        other = str(text).partition("=")[0].strip()
+        if other not in choices and (value := _plain_value(config, other)) is not None:
+            choices[other] = value
+    space = read_space(arguments, params, conditions, choices, loader)
+    for key, (other, _) in space.conditions.items():
+        if other not in space.distributions and other not in space.choices:
+            raise UserError(f"hydra.sweeper.conditions.{key} needs {other}, which is no key of the app: check the spelling")
     for key, entry in old.items():
         space.distributions.setdefault(str(key), _old_distribution(str(key), entry))
     return space
+
+
+def _plain_value(config: DictConfig, key: str) -> str | None:
+    """A value of the app's config as an override would have it; None if there is no such key, or a group of them."""
+    try:
+        value = OmegaConf.select(config, key)
+    except OmegaConfBaseException:
+        return None
+    return None if value is None or OmegaConf.is_config(value) else written(value)
 
 
 def _old_distribution(key: str, entry: Any) -> BaseDistribution:
@@ -158,17 +207,19 @@ def _old_distribution(key: str, entry: Any) -> BaseDistribution:
         ) from error
 
 
-def _refuse_bad_jobs(space: Space, compose: Compose) -> None:
-    """Compose jobs that together have every parameter and every choice, before the first one starts."""
+def _first_job(space: Space, compose: Compose) -> DictConfig:
+    """Compose jobs that together have every parameter and every choice, before the first one starts; the first one's config."""
     rounds = max((len(_corners(distribution)) for distribution in space.distributions.values()), default=1)
+    jobs: list[DictConfig] = []
     for number in range(rounds):
         values = {key: _corners(each)[number % len(_corners(each))] for key, each in space.distributions.items()}
         unconditional = {key: value for key, value in values.items() if key not in space.conditions}
-        compose(space.overrides(unconditional))
+        jobs.append(compose(space.overrides(unconditional)))
     for key, (other, wanted) in space.conditions.items():
         value = _corners(space.distributions[key])[0]
         if other in space.distributions or other in space.choices:
             compose([*space.overrides({}), f"{other}={wanted}", *Space({}).overrides({key: value})])
+    return OmegaConf.masked_copy(jobs[0], [str(key) for key in jobs[0] if key != "hydra"])
 
 
 def _corners(distribution: BaseDistribution) -> list[Any]:
@@ -199,11 +250,13 @@ def _enqueued(points: Sequence[Any], space: Space) -> list[dict[str, Value]]:
 def _method(path: str | None) -> Callable[[DictConfig, optuna.Trial], None] | None:
     if not path:
         return None
-    module, _, name = path.rpartition(".")
+    module, _, name = path.lstrip(".").rpartition(".")  # the published example begins with a dot, without a meaning
     try:
         found: Callable[[DictConfig, optuna.Trial], None] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"hydra.sweeper.custom_search_space={path} cannot be imported ({error}): check the path") from error
+    if not callable(found):
+        raise UserError(f"hydra.sweeper.custom_search_space={path} is no function: give a function of (cfg, trial)")
     return found
 
 
@@ -329,7 +382,10 @@ def _pruner(given: Any, steps: int | None, warmup: int | None) -> dict[str, Any]
     open_keys = {key for key, value in spec.items() if value is None}
     if "max_resource" in open_keys:
         if steps is None:
-            raise UserError("hydra.sweeper.pruner.max_resource is open: give the number of reports that a job makes")
+            raise UserError(
+                "hydra.sweeper.pruner.max_resource is open: give the number of reports that a job makes, "
+                "or let the app's config declare trial.steps"
+            )
         spec["max_resource"] = steps
     if "min_resource" in open_keys and warmup:
         spec["min_resource"] = warmup
@@ -356,7 +412,8 @@ def _built(name: str, spec: dict[str, Any], allow_targets: Sequence[str], kind: 
     try:
         found = build(OmegaConf.create({name: spec})[name], allow_targets)
     except UserError as error:
-        raise UserError(f"hydra.sweeper.{error}") from error
+        text = str(error).replace("--cfg job shows", f"--cfg hydra -p hydra.sweeper.{name} shows")
+        raise UserError(f"hydra.sweeper.{text}") from error
     if not isinstance(found, kind):
         raise UserError(f"hydra.sweeper.{name}._target_={spec['_target_']} is no {name} of Optuna's")
     return found
@@ -376,7 +433,9 @@ def _spec(given: Any, name: str) -> dict[str, Any] | None:
         return None
     spec = OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else given
     if not isinstance(spec, dict) or not isinstance(spec.get("_target_"), str):
-        raise UserError(f"hydra.sweeper.{name} needs a _target_, as optuna.{name}s.{'TPESampler' if name == 'sampler' else ''}")
+        raise UserError(
+            f"hydra.sweeper.{name} needs a _target_, as optuna.{name}s.{'TPESampler' if name == 'sampler' else 'MedianPruner'}"
+        )
     return {str(key): value for key, value in spec.items()}
 
 

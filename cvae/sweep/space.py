@@ -17,6 +17,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
+from hydra.errors import OverrideParseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial
 
@@ -85,11 +86,16 @@ def read_space(
     Raises:
         UserError: a sweep cannot be read or is empty, or a condition names no parameter.
     """
-    lines = [f"{key}={written(value)}" for key, value in (params or {}).items()]
+    words = [f"{key}={written(value)}" for key, value in (params or {}).items()]
     distributions: dict[str, BaseDistribution] = {}
     fixed: dict[str, str] = {}
     known = dict(choices or {})
-    for override in OverridesParser.create(config_loader=config_loader).parse_overrides([*lines, *arguments]):
+    try:
+        parsed = OverridesParser.create(config_loader=config_loader).parse_overrides([*words, *arguments])
+    except OverrideParseException as error:
+        lines = [line for line in str(error).splitlines() if not line.startswith(("Error parsing override", "See http"))]
+        raise UserError(f"{error.override}: cannot be read ({' '.join(lines)}): check brackets and quotes") from error
+    for override in parsed:
         key = override.get_key_element()
         distributions.pop(key, None), fixed.pop(key, None)
         distribution = _distribution(override)

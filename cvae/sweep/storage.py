@@ -13,6 +13,7 @@ import functools
 import os
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,6 +68,7 @@ def open_storage(url: str) -> BaseStorage:
 
 
 def _open_database(url: str) -> RDBStorage:
+    url = _with_driver(url)
     for pause in (0.2, 0.5, 1.0):
         # A connection that a restarted server has closed is noticed and made anew.
         with contextlib.suppress(SQLAlchemyError):
@@ -74,6 +76,15 @@ def _open_database(url: str) -> RDBStorage:
         # Of several processes that make the tables at once Optuna lets one succeed; the others find them the next time.
         time.sleep(pause)
     return _Patient(url, engine_kwargs={"pool_pre_ping": True})
+
+
+def _with_driver(url: str) -> str:
+    """The URL with a driver that is installed, if it names none: which one that means differs between SQLAlchemy's versions."""
+    given = make_url(url)
+    found = next((name for name in ("psycopg2", "psycopg") if find_spec(name)), None)
+    if given.drivername != "postgresql" or found is None:
+        return url
+    return given.set(drivername=f"postgresql+{found}").render_as_string(hide_password=False)
 
 
 class _Patient(RDBStorage):

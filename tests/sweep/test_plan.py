@@ -1,0 +1,230 @@
+"""A sweep's settings: each mistake is one line before the first job, and a study goes on only as what it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import App, Result
+
+
+def refused(result: Result, *parts: str) -> None:
+    """One line on standard error that names what is wrong, and no job's folder."""
+    assert result.code == 1, result.out + result.err
+    (line,) = result.err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert [part for part in parts if part not in line] == [], line
+    assert list(Path.cwd().rglob(".hydra")) == []
+
+
+BAD = [
+    # what is searched
+    (["x=interval(1,0)"], ("x=interval(1,0)", "upside down", "interval(0, 1)")),
+    (["nokey=interval(0,1)"], ("nokey", "no such key", "+nokey")),
+    (["x.deep=1,2"], ("x.deep",)),
+    (["hydra.sweeper.params=null"], ("searches nothing", "interval")),
+    (["hydra.sweeper.params=5"], ("hydra.sweeper.params is 5", "interval(")),
+    (["hydra.sweeper.params={x:{a:1}}"], ("x={'a': 1}", "cannot be read")),
+    (["hydra.sweeper.params={x:'interval(0'}"], ("x=interval(0", "brackets")),
+    (["hydra.sweeper.params={x:'between(0,1)'}"], ("x=between(0,1)", "Unknown function 'between'", "interval")),
+    (["hydra.sweeper.search_space=5"], ("hydra.sweeper.search_space is 5", "params")),
+    (["hydra.sweeper.search_space={x:{type:odd}}"], ("hydra.sweeper.search_space.x", "hydra.sweeper.params.x")),
+    (["hydra.sweeper.search_space={x:{type:int}}"], ("hydra.sweeper.search_space.x", "'low' and 'high'")),
+    (["hydra.sweeper.custom_search_space=nowhere.configure"], ("custom_search_space=nowhere.configure", "check the path")),
+    (["hydra.sweeper.custom_search_space=os.sep"], ("custom_search_space=os.sep", "function of (cfg, trial)")),
+    (["hydra.sweeper.enqueue=[{x:5}]"], ("hydra.sweeper.enqueue[0]", "x=5", "outside")),
+    (["hydra.sweeper.enqueue=[{x:0},{q:5}]"], ("hydra.sweeper.enqueue[1]", "does not search q", "searches x")),
+    (["hydra.sweeper.enqueue=[5]"], ("hydra.sweeper.enqueue[0] is 5", "mapping")),
+    (["hydra.sweeper.enqueue=5"], ("hydra.sweeper.enqueue is 5", "[{lr: 1e-3")),
+    (["hydra.sweeper.conditions={y:'x=1'}"], ("hydra.sweeper.conditions.y", "does not search y")),
+    (["hydra.sweeper.conditions={x:'nokey=1'}"], ("hydra.sweeper.conditions.x", "nokey", "spelling")),
+    (["hydra.sweeper.conditions={x:always}"], ("hydra.sweeper.conditions.x", "'always'", "kl_schedule=cyclical")),
+    # where
+    (["hydra.sweeper.storage=studies"], ("no URL", "journal://FILE")),
+    (["hydra.sweeper.storage=5"], ("hydra.sweeper.storage is 5", "journal://FILE")),
+    (["hydra.sweeper.storage=postgresql://bob:s3cret@127.0.0.1:9/studies"], ("bob:***@127.0.0.1:9", "server runs")),
+    (["hydra.sweeper.storage=journal:///proc/nowhere/a"], ("journal:///proc/nowhere/a", "cannot be used")),
+    (["hydra.sweeper.storage=journal://app.py/a"], ("app.py/a", "cannot be used")),
+    (["hydra.sweeper.storage=journal://FOLDER"], ("FOLDER", "directory")),
+    (["hydra.sweeper.storage=sqlite:///FOLDER"], ("FOLDER", "unable to open")),
+    (["hydra.sweep.dir=app.py"], ("app.py", "hydra.sweep.dir=FOLDER")),
+    # how many
+    (["hydra.sweeper.n_trials=0"], ("hydra.sweeper.n_trials is 0", "at least 1")),
+    (["hydra.sweeper.n_trials=null"], ("hydra.sweeper.n_trials is None",)),
+    (["hydra.sweeper.timeout=0"], ("hydra.sweeper.timeout is 0", "seconds above 0")),
+    (["hydra.sweeper.timeout=soon"], ("hydra.sweeper.timeout is 'soon'",)),
+    (["hydra.sweeper.max_failure_rate=2"], ("hydra.sweeper.max_failure_rate is 2", "[0, 1]")),
+    (["hydra.sweeper.max_failure_rate=few"], ("hydra.sweeper.max_failure_rate is 'few'",)),
+    (["hydra.sweeper.retry=-1"], ("hydra.sweeper.retry is -1",)),
+    # how
+    (["hydra.sweeper.direction=maximise"], ("hydra.sweeper.direction is 'maximise'", "maximize or minimize")),
+    (["hydra.sweeper.direction=[]"], ("hydra.sweeper.direction is empty",)),
+    (["hydra/sweeper/sampler=grid"], ("hydra/sweeper/sampler=grid", "x is -1..1")),
+    (["hydra.sweeper.sampler._target_=optuna.samplers.OddSampler"], ("optuna.samplers.OddSampler", "does not exist")),
+    (["hydra.sweeper.sampler._target_=os.system"], ("os.system", "not allowed")),
+    (["hydra.sweeper.sampler={_target_:optuna.pruners.NopPruner,seed:null}"], ("optuna.pruners.NopPruner", "no sampler")),
+    (["hydra.sweeper.sampler=tpe"], ("hydra.sweeper.sampler is 'tpe'", "hydra/sweeper/sampler=tpe")),
+    (["+hydra.sweeper.sampler.odd=3"], ("hydra.sweeper.sampler", "'odd'", "--cfg hydra")),
+    (
+        ["hydra/sweeper/pruner=median", "hydra.sweeper.direction=[minimize,minimize]"],
+        ("pruner", "one objective", "pruner=none"),
+    ),
+    (["hydra/sweeper/pruner=wilcoxon"], ("hydra.sweeper.pruner", "hydra.sweeper.seeds_per_trial=5")),
+    (["hydra/sweeper/pruner=hyperband"], ("hydra.sweeper.pruner.max_resource", "trial.steps")),
+    (
+        ["hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=-1"],
+        ("hydra.sweeper.pruner", "n_startup_trials=-1"),
+    ),
+    (["hydra.sweeper.pruner=5"], ("hydra.sweeper.pruner is 5", "hydra/sweeper/pruner=median")),
+    (["hydra.sweeper.pruner={_target_:2}"], ("hydra.sweeper.pruner", "_target_", "optuna.pruners.MedianPruner")),
+    (["hydra.sweeper.seeds_per_trial=3"], ("seeds_per_trial", "`seed`")),
+    (["hydra.sweeper.top_k=2"], ("top_k", "`seed`")),
+    (
+        ["+seed=1", "hydra.sweeper.top_k=2", "hydra.sweeper.direction=[minimize,minimize]"],
+        ("top_k", "one objective", "top_k=0"),
+    ),
+    (["hydra.sweeper.constraints={memory:much}"], ("hydra.sweeper.constraints.memory is 'much'", "number")),
+    (["hydra.sweeper.allow_targets=5"], ("hydra.sweeper.allow_targets is 5",)),
+    (["+trial=3"], ("`trial`", "rename")),
+]
+
+
+@pytest.mark.parametrize(("words", "parts"), BAD, ids=[" ".join(words)[:60] for words, _ in BAD])
+def test_a_mistake_is_one_line(app: App, words: list[str], parts: tuple[str, ...]) -> None:
+    Path("FOLDER").mkdir()
+    refused(app.write()(*words), *parts)
+
+
+def test_a_fact_that_no_job_records(app: App) -> None:
+    """That can only be seen when jobs have run: they fail, and the sweep ends with the reason."""
+    done = app.write()("hydra.sweeper.constraints={memory: 3}")
+    assert done.code == 1
+    assert "hydra.sweeper.constraints.memory: the job records no memory; it records nothing" in done.out.splitlines()[-1]
+
+
+OPTUNA = "hydra/sweeper=optuna"
+BAD_HERE = [
+    (["hydra/sweeper/sampler=tep", "lr=interval(1e-4,1e-3)"], ("hydra/sweeper/sampler=tep", "no such option", "mean tpe")),
+    (["lr=interval(1e-3,1e-4)"], ("lr=interval(1e-3,1e-4)", "upside down")),
+    (["lr=interval(1e-4"], ("lr=interval(1e-4", "brackets")),
+    (["lrr=interval(1e-4,1e-3)"], ("lrr", "no such key", "mean lr")),
+    (["kl_schedule=cyclical,monotnic"], ("kl_schedule=monotnic", "no such option", "mean monotonic")),
+    (["kl_schedule.cycles=range(2,4)"], ("kl_schedule.cycles", "no such key")),
+    (["lr=interval(1e-4,1e-3)", "hydra.sweeper.storage=postgresql://a@127.0.0.1:9/b"], ("a@127.0.0.1:9", "server runs")),
+    (["lr=interval(1e-4,1e-3)", "hydra.sweeper.n_trials=0"], ("hydra.sweeper.n_trials is 0",)),
+    (["lr=interval(1e-4,1e-3)", "hydra.sweeper.nkey=0"], ("hydra.sweeper.nkey", "no such key")),
+    (["lr=interval(1e-4,1e-3)", "hydra.sweeper.params=[5]"], ("hydra.sweeper.params is [5]",)),
+    (["seed=1,2", "hydra.sweeper.top_k=2"], ("top_k", "`seed`")),
+    (["epochs=abc,2"], ("epochs=abc", "abc")),
+    ([], ("searches nothing",)),
+]
+
+
+@pytest.mark.parametrize(("words", "parts"), BAD_HERE, ids=[" ".join(words)[:60] for words, _ in BAD_HERE])
+def test_a_mistake_in_a_sweep_of_runs_is_one_line(train, words: list[str], parts: tuple[str, ...]) -> None:
+    refused(train("-m", OPTUNA, *words), *parts)
+
+
+# --- what a study is --------------------------------------------------------------------------------------------------
+
+
+def study_of(result: Result) -> str:
+    assert result.code == 0, result.err
+    return result.out.split()[1].rstrip(":")
+
+
+ONE = "hydra.sweeper.n_trials=1"
+
+
+def test_the_study_of_another_space_or_setting_is_refused_with_the_difference(app: App) -> None:
+    app.write()(ONE, "hydra.sweeper.study_name=s")
+    for words, parts in (
+        (["x=interval(-1.0,2.0)"], ("x: -1..1 there, -1..2 here",)),
+        (["y=interval(0.0,1.0)"], ("space y: nothing there, 0..1 here", "settings y: 1 there, nothing here")),
+        (["y=3"], ("settings y: 1 there, 3 here",)),
+        (["hydra.sweeper.direction=maximize"], ("['minimize'] there, ['maximize'] here",)),
+        (["+hydra.sweeper.params.y=3"], ("settings y: 1 there, 3 here",)),
+    ):
+        result = app("hydra.sweeper.n_trials=2", "hydra.sweeper.study_name=s", *words)
+        (line,) = result.err.strip().splitlines()
+        assert result.code == 1
+        assert line.startswith("error: study s in journal://")
+        assert [part for part in (*parts, "hydra.sweeper.study_name") if part not in line] == [], line
+    assert len(app.folders()) == 1
+
+
+def test_a_study_s_name_tells_its_space_and_settings(app: App) -> None:
+    app.write()
+    names = [study_of(app(ONE, *words)) for words in ([], ["y=2"], ["x=interval(-2.0,2.0)"], ["+hydra.sweeper.params.y=2"])]
+    assert all(name.startswith("app-") for name in names)
+    assert names[1] == names[3], "wherever a setting stands"
+    assert len(set(names)) == 3
+    # Not what changes nothing about a trial, and not in another process.
+    command = [sys.executable, "app.py", "-m", ONE, "hydra.sweeper.n_jobs=2", "hydra/sweeper/sampler=tpe"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True)
+    assert f"{names[0]} is complete" in done.stdout
+
+
+def test_a_number_is_a_study_name_too(app: App) -> None:
+    assert study_of(app.write()(ONE, "hydra.sweeper.study_name=5")) == "5"
+
+
+def test_the_study_of_a_run_ignores_what_does_not_change_it(train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names only: no job is launched."""
+    from cvae.errors import UserError
+    from cvae.sweep import engine
+
+    names: list[str] = []
+
+    def note(name: str, *rest: object) -> None:
+        names.append(name)
+        raise UserError("enough")
+
+    monkeypatch.setattr(engine, "SweepStudy", note)
+    words = ["-m", OPTUNA, "lr=interval(1e-4,1e-3)"]
+    for more in (
+        [],
+        ["logger=none", "device=cpu", "data.root=/elsewhere"],
+        ["experiment=sweep_lr_tfr_beta", "tf_schedule=linear"],
+    ):
+        assert train(*words, *more).err == "error: enough\n"
+    assert names[0] == names[1] != names[2]
+    assert [name.rpartition("-")[0] for name in names] == ["train", "train", "sweep_lr_tfr_beta"]
+
+
+def test_params_and_the_command_line_are_one_space(app: App) -> None:
+    """For a key in both the command line counts."""
+    app.write(params="{x: 'interval(-1.0, 1.0)', y: 'choice(4, 5)'}")
+    assert app("x=interval(2.0,3.0)", "y=7", "+z=1,2").code == 0
+    trials = app.record()["trials"]
+    assert {key for trial in trials for key in trial["params"]} == {"x", "+z"}
+    assert all(2 <= trial["params"]["x"] <= 3 for trial in trials)
+    assert all(trial["values"][0] == trial["params"]["x"] ** 2 + 7 for trial in trials)
+
+
+def test_conditions(app: App) -> None:
+    """A parameter without its condition is neither suggested nor passed: it has the config's own value."""
+    body = """
+    with open("seen.jsonl", "a") as file:
+        file.write(f'["{cfg.kind}", {cfg.x}]\\n')
+    return cfg.x
+    """
+    app.write(body, "kind: plain", "{kind: 'choice(plain, bent)', x: 'interval(2.0, 3.0)'}")
+    assert app("hydra.sweeper.conditions={x: 'kind=bent'}", "hydra.sweeper.n_trials=6").code == 0
+    seen = [json.loads(line) for line in Path("seen.jsonl").read_text().splitlines()]
+    assert {kind for kind, _ in seen} == {"plain", "bent"}
+    assert all((x == 1.0) == (kind == "plain") for kind, x in seen)
+    for trial, (kind, _) in zip(app.record()["trials"], seen, strict=True):
+        assert ("x" in trial["params"]) == (kind == "bent")
+
+
+@pytest.mark.parametrize(("value", "searched"), [(1, True), (2, False)])
+def test_a_condition_on_a_setting_of_the_config(app: App, value: int, searched: bool) -> None:
+    app.write(params="{x: 'interval(2.0, 3.0)', z: 'choice(1, 2)'}", config="z: 0")
+    assert app(ONE, "hydra.sweeper.conditions={x: 'y=1'}", f"y={value}").code == 0
+    (trial,) = app.record()["trials"]
+    assert ("x" in trial["params"]) == searched
