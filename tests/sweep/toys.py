@@ -26,13 +26,14 @@ LAUNCHERS = {
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
     "local": ["hydra/launcher=local"],
     "submitit": ["hydra/launcher=submitit_local"],
+    "slurm": ["hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.max_num_timeout=5"],
 }
 _MARK = "CVAE_TOY_OF"  # in the environment of a sweep's processes: its folder
 
 
 def start(*words: str, launcher: str = "basic", **environment: str) -> subprocess.Popen[bytes]:
     """Start a sweep in this folder, in a session of its own, as a terminal's command is in a process group of its own."""
-    with Path("out.txt").open("w") as out:  # no pipe: jobs that outlive their sweeper would hold it open
+    with Path(environment.pop("out", "out.txt")).open("w") as out:  # no pipe: jobs that outlive their sweeper would hold it open
         return subprocess.Popen(
             [sys.executable, str(APP), "-m", *LAUNCHERS[launcher], *words],
             env={**os.environ, _MARK: str(Path.cwd()), **environment},
@@ -83,11 +84,11 @@ def log(event: str | None = None, number: int | None = None) -> list[dict[str, A
     return [each for each in entries if event in (None, each["event"]) and number in (None, each["number"])]
 
 
-def trials() -> list[FrozenTrial]:
+def trials(url: str = "journal://toy.journal") -> list[FrozenTrial]:
     """The study's trials, as they are in its storage."""
-    if not Path("toy.journal").exists():
+    if url == "journal://toy.journal" and not Path("toy.journal").exists():
         return []
-    storage = open_storage(absolute("journal://toy.journal"))
+    storage = open_storage(absolute(url))
     studies = storage.get_all_studies()
     return storage.get_all_trials(studies[0]._study_id) if studies else []
 
@@ -105,13 +106,13 @@ def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     return found
 
 
-def check_complete(n_trials: int, killed: set[int] = frozenset()) -> None:
+def check_complete(n_trials: int, killed: set[int] = frozenset(), url: str = "journal://toy.journal") -> None:
     """Every trial ran to its end once, as itself: with its number, parameters, folder and value.
 
     Args:
         killed: ids of processes that were killed: between a job's last line and its word to the study, it may begin anew.
     """
-    found = trials()
+    found = trials(url)
     assert [trial.state.name for trial in found] == ["COMPLETE"] * n_trials
     assert [trial.number for trial in found] == list(range(n_trials))
     for trial in found:
