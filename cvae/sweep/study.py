@@ -164,7 +164,7 @@ class SweepStudy:
     def _reconcile(self) -> None:
         """Queue or fail the running trials that nobody owns."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if not _owned(trial):
+            if not owned(trial):
                 # Without a claim it was asked for by a process that died before it could start it.
                 self._queue_or_fail(trial, "its process died", attempt=CLAIM in trial.system_attrs)
 
@@ -241,7 +241,8 @@ def lease_of(owner: Owner) -> dict[str, Any]:
     return {**asdict(owner), "until": time.time() + LEASE}
 
 
-def _owned(trial: FrozenTrial) -> bool:
+def owned(trial: FrozenTrial) -> bool:
+    """Whether its sweeper or its job lives."""
     return any(_lives(lease) for role in (SWEEPER, JOB) if (lease := trial.system_attrs.get(role)))
 
 
