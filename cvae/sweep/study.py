@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import platform
 import secrets
 import time
@@ -121,6 +122,8 @@ class SweepStudy:
             # An earlier attempt's last words; a fresh trial is spared the writing.
             for key in {STOP, JOB} & self.storage.get_trial_system_attrs(trial._trial_id).keys():
                 self.storage.set_trial_system_attr(trial._trial_id, key, None)
+            if FAILURE in trial.user_attrs:
+                trial.set_user_attr(FAILURE, None)
             self.storage.set_trial_system_attr(trial._trial_id, CLAIM, secrets.token_hex(4))
             self.lease(trial._trial_id, SWEEPER)
             return trial
@@ -139,11 +142,18 @@ class SweepStudy:
         self.storage.set_trial_system_attr(trial_id, role, lease_of(owner or Owner.of()))
 
     def give_up(self, number: int, claim: str, reason: str, attempt: bool) -> None:
-        """Queue a claimed trial that its job left unfinished; fail it if this was an ``attempt`` and there were enough."""
+        """Queue a claimed trial that its job left unfinished; fail it if this was an ``attempt`` and there were enough.
+
+        A job that lives on, though its launcher lost sight of it, keeps its trial: another one would run beside it.
+        """
         with self._locked():
             trial = self.study.get_trials(deepcopy=False)[number]
-            ours = trial.system_attrs.get(CLAIM) == claim
-            if ours and trial.state in (TrialState.RUNNING, TrialState.WAITING):
+            if trial.system_attrs.get(CLAIM) != claim or trial.state.is_finished():
+                return
+            job = trial.system_attrs.get(JOB)
+            if job and job["pid"] != os.getpid() and _lives(job):
+                self.storage.set_trial_system_attr(trial._trial_id, SWEEPER, None)
+            else:
                 self._queue_or_fail(trial, reason, attempt)
 
     def stop(self, trial_ids: Sequence[int]) -> None:
@@ -174,6 +184,7 @@ class SweepStudy:
         if attempts > self.retry:
             if trial.state == TrialState.WAITING:
                 self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            reason = trial.user_attrs.get(FAILURE) or reason  # the job's own says more
             text = reason if attempts <= 1 else f"tried {attempts} times; {reason}"
             self.storage.set_trial_user_attr(trial._trial_id, FAILURE, text)
             self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
