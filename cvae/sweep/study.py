@@ -42,7 +42,7 @@ FOLDER, FAILURE = "folder", "failure"
 
 @dataclass(frozen=True)
 class Owner:
-    """A process: ``started`` tells it from a later one with the same id."""
+    """A process: ``started``, in seconds after boot, tells it from a later one with the same id."""
 
     host: str
     pid: int
@@ -51,7 +51,7 @@ class Owner:
     @classmethod
     def of(cls, pid: int | None = None) -> Owner:
         process = psutil.Process(pid)
-        return cls(platform.node(), process.pid, process.create_time())
+        return cls(platform.node(), process.pid, _since_boot(process))
 
     def alive(self, until: float) -> bool:
         """Whether it lives: seen at once on this host, by its lease's end on another."""
@@ -59,9 +59,14 @@ class Owner:
             return time.time() < until
         try:
             process = psutil.Process(self.pid)
-            return bool(process.create_time() == self.started and process.status() != psutil.STATUS_ZOMBIE)
+            return abs(_since_boot(process) - self.started) < 0.5 and bool(process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
+
+
+def _since_boot(process: psutil.Process) -> float:
+    """When a process started. By the clock it would change whenever the clock is set, as after a machine's sleep."""
+    return float(process.create_time() - psutil.boot_time())
 
 
 class SweepStudy:
