@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -17,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 import optuna
+import psutil
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus, configure_log
 from hydra.types import HydraContext
@@ -242,6 +244,7 @@ class Engine:
         except (SystemExit, KeyboardInterrupt) as stop:
             if slot is not None:
                 self.study.give_up(slot.trial.number, slot.claim, "stopped", attempt=False)
+            configure_log(self.sweeper.config.hydra.hydra_logging)  # in place of the job's, which prints
             raise Stop(self._go_on(), int(stop.code or 1) if isinstance(stop, SystemExit) else _INTERRUPTED) from None
 
     # --- in slots ---------------------------------------------------------------------------------------------------------
@@ -266,6 +269,9 @@ class Engine:
                 signal.signal(number, handler)
 
     def _work(self, slot: Slot) -> None:
+        # A terminal sends Ctrl-C to all processes, and whoever is started from here inherits what this thread does not hear:
+        # jobs are asked to stop by their study, and joblib's idle workers do not die and take the busy ones along.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             outcome: Any = self._launch(slot)
         except BaseException as error:  # a launcher's own, or a job's exit that came back through it
@@ -283,6 +289,9 @@ class Engine:
         if self.stopping:
             if hasattr(self.launcher, "kill"):
                 self.launcher.kill()
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
             os.write(2, f"\nended at once; {self._go_on()}\n".encode())
             # Launchers wait for their jobs at exit. Whose trials these were is queued again when the sweep goes on.
             os._exit(_INTERRUPTED)
@@ -344,8 +353,10 @@ class Engine:
         for index in range(self.plan.seeds_per_trial):
             if str(index) in seed_values(self.study.storage.get_trial_system_attrs(slot.trial._trial_id)):
                 continue
+            if self.stopping:  # asked while this trial was claimed: its job would not hear of it
+                break
             (outcome,) = self.launcher.launch([self._overrides(slot, index)], initial_job_idx=number)
-            if outcome.status == JobStatus.FAILED or self.stopping or self._trial(number).state != TrialState.RUNNING:
+            if outcome.status == JobStatus.FAILED or self._trial(number).state != TrialState.RUNNING:
                 break
         return outcome
 
@@ -407,6 +418,8 @@ class Engine:
 
 def _reason(outcome: Any) -> str:
     error = outcome if isinstance(outcome, BaseException) else getattr(outcome, "_return_value", None)
+    if isinstance(error, dict) and error.get("state") == "exited":
+        return f"its job exited with {error['value']}"
     if isinstance(error, SystemExit):
         return f"its job exited with {error.code}"
     if isinstance(error, BaseException):

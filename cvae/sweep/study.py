@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import platform
 import secrets
 import time
@@ -42,7 +43,7 @@ OF = "of"  # the number of the trial that this one repeats
 
 @dataclass(frozen=True)
 class Owner:
-    """A process: ``started`` tells it from a later one with the same id."""
+    """A process: ``started``, in seconds after boot, tells it from a later one with the same id."""
 
     host: str
     pid: int
@@ -51,7 +52,7 @@ class Owner:
     @classmethod
     def of(cls, pid: int | None = None) -> Owner:
         process = psutil.Process(pid)
-        return cls(platform.node(), process.pid, process.create_time())
+        return cls(platform.node(), process.pid, _since_boot(process))
 
     def alive(self, until: float) -> bool:
         """Whether it lives: seen at once on this host, by its lease's end on another."""
@@ -59,9 +60,14 @@ class Owner:
             return time.time() < until
         try:
             process = psutil.Process(self.pid)
-            return bool(process.create_time() == self.started and process.status() != psutil.STATUS_ZOMBIE)
+            return abs(_since_boot(process) - self.started) < 0.5 and bool(process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
+
+
+def _since_boot(process: psutil.Process) -> float:
+    """When a process started. By the clock it would change whenever the clock is set, as after a machine's sleep."""
+    return float(process.create_time() - psutil.boot_time())
 
 
 class SweepStudy:
@@ -122,6 +128,8 @@ class SweepStudy:
             # An earlier attempt's last words; a fresh trial is spared the writing.
             for key in {STOP, JOB} & self.storage.get_trial_system_attrs(trial._trial_id).keys():
                 self.storage.set_trial_system_attr(trial._trial_id, key, None)
+            if FAILURE in trial.user_attrs:
+                trial.set_user_attr(FAILURE, None)
             self.storage.set_trial_system_attr(trial._trial_id, CLAIM, secrets.token_hex(4))
             self.lease(trial._trial_id, SWEEPER)
             return trial
@@ -140,11 +148,18 @@ class SweepStudy:
         self.storage.set_trial_system_attr(trial_id, role, lease_of(owner or Owner.of()))
 
     def give_up(self, number: int, claim: str, reason: str, attempt: bool) -> None:
-        """Queue a claimed trial that its job left unfinished; fail it if this was an ``attempt`` and there were enough."""
+        """Queue a claimed trial that its job left unfinished; fail it if this was an ``attempt`` and there were enough.
+
+        A job that lives on, though its launcher lost sight of it, keeps its trial: another one would run beside it.
+        """
         with self._locked():
             trial = self.study.get_trials(deepcopy=False)[number]
-            ours = trial.system_attrs.get(CLAIM) == claim
-            if ours and trial.state in (TrialState.RUNNING, TrialState.WAITING):
+            if trial.system_attrs.get(CLAIM) != claim or trial.state.is_finished():
+                return
+            job = trial.system_attrs.get(JOB)
+            if job and job["pid"] != os.getpid() and _lives(job):
+                self.storage.set_trial_system_attr(trial._trial_id, SWEEPER, None)
+            else:
                 self._queue_or_fail(trial, reason, attempt)
 
     def stop(self, trial_ids: Sequence[int]) -> None:
@@ -165,7 +180,7 @@ class SweepStudy:
     def _reconcile(self) -> None:
         """Queue or fail the running trials that nobody owns."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if not _owned(trial):
+            if not owned(trial):
                 # Without a claim it was asked for by a process that died before it could start it.
                 self._queue_or_fail(trial, "its process died", attempt=CLAIM in trial.system_attrs)
 
@@ -175,6 +190,7 @@ class SweepStudy:
         if attempts > self.retry:
             if trial.state == TrialState.WAITING:
                 self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            reason = trial.user_attrs.get(FAILURE) or reason  # the job's own says more
             text = reason if attempts <= 1 else f"tried {attempts} times; {reason}"
             self.storage.set_trial_user_attr(trial._trial_id, FAILURE, text)
             self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
@@ -242,7 +258,8 @@ def lease_of(owner: Owner) -> dict[str, Any]:
     return {**asdict(owner), "until": time.time() + LEASE}
 
 
-def _owned(trial: FrozenTrial) -> bool:
+def owned(trial: FrozenTrial) -> bool:
+    """Whether its sweeper or its job lives."""
     return any(_lives(lease) for role in (SWEEPER, JOB) if (lease := trial.system_attrs.get(role)))
 
 

@@ -142,7 +142,7 @@ def kill_at_random(launcher: str, kills: int, seed: int, n_trials: int, *words: 
         if victim == sweeper.pid or sweeper.poll() is not None:
             sweeper.wait()
             sweeper = start(*command, launcher=launcher)
-    code, out = finish(sweeper)
+    code, out = finish(sweeper, 300)
     assert code == 0, out
     until(lambda: not [each for each in processes() if "loky" not in " ".join(each.cmdline())], 30)
     check_complete(n_trials, killed)

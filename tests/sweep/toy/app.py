@@ -22,12 +22,18 @@ def attempts(log: Path, number: int | None) -> int:
     return sum(entry["number"] == number and entry["event"] == "begin" for entry in map(json.loads, lines))
 
 
-def befall(trouble: str, seconds: float) -> float:
+def befall(trouble: str, log: Path) -> float:
     """Do what the config asks for; return how long the job takes."""
-    if trouble == "slow":
-        return 10 * seconds
+    if trouble == "last":  # as slow as it takes for three others to end
+        until = time.monotonic() + 60
+        while sum('"end"' in line for line in log.read_text().splitlines()) < 3 and time.monotonic() < until:
+            time.sleep(0.05)
+        return 0.1
     if trouble == "hang":
         return 1000.0
+    if trouble == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(1000)
     if trouble == "crash":
         raise ValueError("crashed as asked")
     if trouble == "user":
@@ -37,7 +43,7 @@ def befall(trouble: str, seconds: float) -> float:
     if trouble == "exit":
         raise SystemExit(3)
     os.kill(os.getpid(), getattr(signal, trouble))
-    return seconds
+    return 1000.0
 
 
 @hydra.main(version_base="1.3", config_path=".", config_name="config")
@@ -58,7 +64,7 @@ def app(cfg: DictConfig) -> float:
         file.write(f"{trial.number}\n")
     seconds = cfg.seconds
     if cfg.trouble and cfg.victim in (-1, trial.number) and before < cfg.times:
-        seconds = befall(cfg.trouble, seconds)
+        seconds = befall(cfg.trouble, log)
     done = folder / "step.txt"
     for step in range(int(done.read_text()) + 1 if done.exists() else 1, cfg.steps + 1):
         until = time.monotonic() + seconds / cfg.steps
