@@ -185,7 +185,7 @@ class JobTrial(NoTrial):
     @classmethod
     def _take(cls, job: Job, place: DictConfig, study: optuna.Study, url: str) -> JobTrial | None:
         # From the look at the claim to the job's own lease nobody else may claim the trial.
-        with locked(study._storage, url, study.study_name):
+        with locked(url, study.study_name):
             frozen = study.get_trials(deepcopy=False)[place.number]
             if frozen.state != TrialState.RUNNING or frozen.system_attrs.get(CLAIM) != place.claim:
                 return None
@@ -282,7 +282,7 @@ class JobTrial(NoTrial):
     @contextlib.contextmanager
     def _ours(self) -> Iterator[bool]:
         """Whether the trial is still this job's, neither queued nor claimed anew: true as long as this is held."""
-        with locked(self._storage, self._url, self.study.study_name):
+        with locked(self._url, self.study.study_name):
             trial = self._storage.get_trial(self._id)
             yield trial.state != TrialState.WAITING and trial.system_attrs.get(CLAIM) == self._claim
 
