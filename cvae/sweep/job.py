@@ -86,10 +86,11 @@ class Job:
             trial.let_go(queue=False, reason=traceback.format_exc(limit=-8))
             raise
         except SystemExit as stop:
-            trial.let_go(queue=bool(trial.heard or trial.stopping or stop.code in _STOPPED) and stop.code != _PREEMPTED)
+            asked = trial.stopping or trial.heard > 0 or stop.code in _STOPPED
+            trial.let_go(queue=asked and stop.code != _PREEMPTED)
             if stop.code == _PREEMPTED:
                 raise
-            if trial.in_sweeper and (trial.heard or stop.code in _STOPPED):
+            if asked and trial.in_sweeper:
                 raise SystemExit(128 + trial.heard if trial.heard else stop.code) from None
             return {"state": "exited", "value": stop.code}
         except KeyboardInterrupt:
