@@ -59,6 +59,15 @@ def test_a_job_whose_trial_was_claimed_anew_does_nothing(study: SweepStudy) -> N
     assert study.study.trials[0].value == 2.0
 
 
+def test_a_job_that_was_stopped_before_it_began_does_nothing(study: SweepStudy) -> None:
+    trial = study.claim(9)
+    study.stop([trial._trial_id])
+    ran: list[DictConfig] = []
+    assert Job(ran.append)(place(study, trial))["state"] == "taken over"
+    assert ran == []
+    assert Job(lambda cfg: 2.0)(place(study, claimed_anew(study, trial)))["state"] == "complete"
+
+
 def crash(cfg: DictConfig) -> float:
     raise ValueError("no")
 
