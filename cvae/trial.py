@@ -30,10 +30,13 @@ class NoTrial:
 
     number: int | None = None
     pruned = False
-    stopping = False
 
     def __init__(self) -> None:
         self.params: dict[str, Any] = {}
+
+    @property
+    def stopping(self) -> bool:
+        return False
 
     def report(self, step: int, value: float) -> bool:
         return False

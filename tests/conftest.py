@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, a cache of their own, frames in the course layout, and the command line in-process."""
+"""Shared by all tests: one thread, a cache of their own, frames in the course layout, the command line in-process, servers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import runpy
 import sys
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from servers import Postgres, Slurm, run_postgres, run_slurm
 
 # Several threads make a tiny model ten times slower, and every test worker would start its own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -124,6 +126,36 @@ def tiny(root: Path, *words: str) -> list[str]:
         "logger=none",
         *words,
     ]
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    with run_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_server: Postgres) -> Postgres:
+    """A real PostgreSQL that runs, whatever an earlier test did to it."""
+    postgres_server.start()
+    return postgres_server
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[Slurm]:
+    with run_slurm() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def slurm(slurm_cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
+    """A real Slurm with four idle CPUs, that this process and its children find; afterwards it has no jobs."""
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_"))]:
+        monkeypatch.delenv(name)  # of a cluster that the tests themselves run on
+    for name, value in slurm_cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    yield slurm_cluster
+    slurm_cluster.clear()
 
 
 # --- another app ------------------------------------------------------------------------------------------------------

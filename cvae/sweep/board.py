@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cvae.console import console, say
 from cvae.sweep.plan import Plan
 from cvae.sweep.space import Value, written
-from cvae.sweep.study import FAILURE, SweepStudy
+from cvae.sweep.study import FAILURE, OF, SweepStudy
 
 # Their jobs print into this terminal themselves.
 _TALKING = ("BasicLauncher", "JoblibLauncher")
@@ -56,7 +56,9 @@ class Board:
     def trial(self, trial: FrozenTrial, values: Mapping[str, Value]) -> None:
         """Say what became of a trial."""
         state = {"WAITING": "queued again", "FAIL": "failed", "RUNNING": "runs elsewhere"}.get(trial.state.name)
-        parts = [f"trial {trial.number}", state or trial.state.name.lower()]
+        of = trial.user_attrs.get(OF)
+        name = f"trial {trial.number}" if of is None else f"trial {of} again"
+        parts = [name, state or trial.state.name.lower()]
         if trial.state == TrialState.PRUNED and trial.last_step is not None:
             parts.append(f"at {trial.last_step}")
         if trial.state.is_finished() and trial.values:

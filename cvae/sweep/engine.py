@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -17,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 import optuna
+import psutil
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus, configure_log
 from hydra.types import HydraContext
@@ -32,13 +34,12 @@ from cvae.sweep.job import Job, seed_values
 from cvae.sweep.plan import Plan, build_pruner, read_plan
 from cvae.sweep.space import Space, Value
 from cvae.sweep.storage import hide
-from cvae.sweep.study import CLAIM, FAILURE, LEASE, PLACE, SWEEPER, SweepStudy
+from cvae.sweep.study import CLAIM, FAILURE, LEASE, OF, PLACE, SWEEPER, SweepStudy
 from cvae.sweep.summary import Scribe, Top, ranked
 
 _TICK = 0.5  # seconds between looks at what runs here
 _ELSEWHERE = 2.0  # and at what other sweepers run
 _INTERRUPTED = 128 + signal.SIGINT
-_OF = "of"  # attribute of a trial that repeats another one: its number
 
 
 class Stop(Exception):
@@ -169,7 +170,7 @@ def _once_more(plan: Plan, study: SweepStudy, sweeper: Sweeper) -> Top:
     values: dict[int, list[float]] = {}
     for trial in theirs.finished():
         if trial.state == TrialState.COMPLETE:
-            values.setdefault(trial.user_attrs[_OF], []).append(trial.values[0])
+            values.setdefault(trial.user_attrs[OF], []).append(trial.values[0])
     sign = 1 if plan.directions[0] == "maximize" else -1
     order = sorted(values, key=lambda number: -sign * sum(values[number]) / len(values[number]))
     return Top(seeds, {number: values[number] for number in order})
@@ -243,6 +244,7 @@ class Engine:
         except (SystemExit, KeyboardInterrupt) as stop:
             if slot is not None:
                 self.study.give_up(slot.trial.number, slot.claim, "stopped", attempt=False)
+            configure_log(self.sweeper.config.hydra.hydra_logging)  # in place of the job's, which prints
             raise Stop(self._go_on(), int(stop.code or 1) if isinstance(stop, SystemExit) else _INTERRUPTED) from None
 
     # --- in slots ---------------------------------------------------------------------------------------------------------
@@ -267,6 +269,9 @@ class Engine:
                 signal.signal(number, handler)
 
     def _work(self, slot: Slot) -> None:
+        # A terminal sends Ctrl-C to all processes, and whoever is started from here inherits what this thread does not hear:
+        # jobs are asked to stop by their study, and joblib's idle workers do not die and take the busy ones along.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             outcome: Any = self._launch(slot)
         except BaseException as error:  # a launcher's own, or a job's exit that came back through it
@@ -284,6 +289,9 @@ class Engine:
         if self.stopping:
             if hasattr(self.launcher, "kill"):
                 self.launcher.kill()
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
             os.write(2, f"\nended at once; {self._go_on()}\n".encode())
             # Launchers wait for their jobs at exit. Whose trials these were is queued again when the sweep goes on.
             os._exit(_INTERRUPTED)
@@ -317,7 +325,7 @@ class Engine:
         place = attributes.get(PLACE)
         if place is None or not Path(place).is_dir():
             place = str(self.sweeper.folder)
-            if (self.sweeper.folder / str(trial.number)).exists():
+            if OF not in trial.user_attrs and (self.sweeper.folder / str(trial.number)).exists():
                 self.study.give_up(trial.number, attributes[CLAIM], "its folder was taken", attempt=False)
                 raise UserError(f"{place} holds other jobs' folders: choose another with hydra.sweep.dir=FOLDER")
             with writing(self.sweeper.folder, "choose another with hydra.sweep.dir=FOLDER"):
@@ -330,7 +338,7 @@ class Engine:
         return slot
 
     def _values(self, trial: optuna.Trial) -> dict[str, Value]:
-        if _OF in trial.user_attrs:
+        if OF in trial.user_attrs:
             return dict(trial.user_attrs["values"])
         values = self.plan.space.suggest(trial)
         if self.plan.extend is not None:
@@ -347,8 +355,10 @@ class Engine:
         for index in range(self.plan.seeds_per_trial):
             if str(index) in seed_values(self.study.storage.get_trial_system_attrs(slot.trial._trial_id)):
                 continue
+            if self.stopping:  # asked while this trial was claimed: its job would not hear of it
+                break
             (outcome,) = self.launcher.launch([self._overrides(slot, index)], initial_job_idx=number)
-            if outcome.status == JobStatus.FAILED or self.stopping or self._trial(number).state != TrialState.RUNNING:
+            if outcome.status == JobStatus.FAILED or self._trial(number).state != TrialState.RUNNING:
                 break
         return outcome
 
@@ -359,8 +369,8 @@ class Engine:
         words.append(f"hydra.sweeper.storage={_quoted(self.sweeper.storage)}")
         trial = {"number": number, "study": _quoted(self.study.name), "storage": _quoted(self.sweeper.storage)}
         trial["claim"] = _quoted(slot.claim)
-        if _OF in attributes:
-            words.append(f"hydra.sweep.subdir=top/trial_{attributes[_OF]}_seed_{slot.values['seed']}")
+        if OF in attributes:
+            words.append(f"hydra.sweep.subdir=top/trial_{attributes[OF]}_seed_{slot.values['seed']}")
         elif plan.seeds_per_trial > 1:
             words += [f"seed={plan.seed + index}", f"hydra.sweep.subdir={number}/seed_{plan.seed + index}"]
             trial["seed_index"] = index
@@ -410,6 +420,8 @@ class Engine:
 
 def _reason(outcome: Any) -> str:
     error = outcome if isinstance(outcome, BaseException) else getattr(outcome, "_return_value", None)
+    if isinstance(error, dict) and error.get("state") == "exited":
+        return f"its job exited with {error['value']}"
     if isinstance(error, SystemExit):
         return f"its job exited with {error.code}"
     if isinstance(error, BaseException):

@@ -6,13 +6,16 @@ that outlives a killed sweeper is not lost.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
+from types import FrameType
 from typing import Any
 
 import optuna
@@ -24,13 +27,16 @@ from optuna.trial import FrozenTrial, TrialState
 from cvae.console import say
 from cvae.errors import Diverged, UserError
 from cvae.sweep.plan import build_pruner
-from cvae.sweep.storage import open_storage, revealed
-from cvae.sweep.study import CLAIM, FAILURE, FOLDER, JOB, LEASE, STOP, Owner, lease_of
+from cvae.sweep.storage import absolute, open_storage, patiently, revealed
+from cvae.sweep.study import CLAIM, FAILURE, FOLDER, JOB, LEASE, STOP, SWEEPER, Owner, lease_of, locked, owned
 from cvae.trial import NoTrial, running
 
 _BEAT = 2.0  # seconds between looks for a request to stop
 _PREEMPTED = -1  # submitit's exit status of a job that it has put back into the scheduler's queue
 _SEEDS = "cvae:seeds"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Exit codes of a job that was told to stop: by these, by a scheduler's warning, or by EX_TEMPFAIL.
+_STOPPED = (*(128 + number for number in (*_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)), 75)
 
 
 @dataclass
@@ -54,9 +60,13 @@ class Job:
     def __call__(self, cfg: DictConfig) -> dict[str, Any]:
         """Run the task as its trial; return ``{"state": ..., "value": ...}``.
 
+        An app that looks at ``current_trial().stopping`` sees there that it was sent SIGTERM or Ctrl-C; others these end.
+
         Raises:
             Exception: the task's own. After a UserError the trial is failed, as a second attempt would meet it again; after
-                others the sweeper decides. An exit leaves the trial queued.
+                others, and after an exit, the sweeper decides.
+            SystemExit: the scheduler will start this job again; or the job was stopped in its sweeper's process, which is
+                meant too. Other exits are returned, as joblib would end the jobs beside this one for it.
         """
         trial = JobTrial.open(self, cfg.trial)
         if trial is None:
@@ -65,27 +75,57 @@ class Job:
         if HydraConfig.initialized():
             trial.note(FOLDER, HydraConfig.get().runtime.output_dir)
         try:
-            with running(trial):
+            with running(trial), _heeding(trial):
                 returned = self.task(cfg)
         except (Diverged, optuna.TrialPruned) as error:
-            if isinstance(error, Diverged):
-                trial.note(FAILURE, str(error))
-            return trial.tell(TrialState.PRUNED)
+            return trial.tell(TrialState.PRUNED, reason=str(error) if isinstance(error, Diverged) else None)
         except UserError as error:
             trial.fail(str(error))
             raise
         except Exception:
-            trial.note(FAILURE, traceback.format_exc(limit=-8))
+            trial.let_go(queue=False, reason=traceback.format_exc(limit=-8))
             raise
         except SystemExit as stop:
-            trial.let_go(queue=stop.code != _PREEMPTED)
-            raise
+            trial.let_go(queue=bool(trial.heard or trial.stopping or stop.code in _STOPPED) and stop.code != _PREEMPTED)
+            if stop.code == _PREEMPTED:
+                raise
+            if trial.in_sweeper and (trial.heard or stop.code in _STOPPED):
+                raise SystemExit(128 + trial.heard if trial.heard else stop.code) from None
+            return {"state": "exited", "value": stop.code}
         except KeyboardInterrupt:
             trial.let_go(queue=True)
             raise
         finally:
             trial.close()
-        return trial.finish(returned)
+        told = trial.finish(returned)
+        if trial.in_sweeper and trial.heard:
+            raise SystemExit(128 + trial.heard)
+        return told
+
+
+@contextlib.contextmanager
+def _heeding(trial: JobTrial) -> Iterator[None]:
+    """Turn the first signal to stop into ``trial.stopping`` for an app that looks there; any other one ends it, as ever."""
+
+    def hear(signum: int, frame: FrameType | None) -> None:
+        first, trial.heard = not trial.heard, signum
+        if trial.heeds and first:
+            trial.stop()
+        elif signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            raise SystemExit(128 + signum)
+
+    previous = {}
+    if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids handlers
+        # A handler of whoever started this process, as submitit's, is left alone.
+        usual = (signal.SIG_DFL, signal.default_int_handler)
+        previous = {number: signal.signal(number, hear) for number in _SIGNALS if signal.getsignal(number) in usual}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class JobTrial(NoTrial):
@@ -93,11 +133,12 @@ class JobTrial(NoTrial):
 
     Args:
         job: what it is run by; ``place``: ``number study storage claim`` as the sweeper passed them, and ``steps`` as the app
-            declares them.
+            declares them; ``url``: the storage's.
     """
 
-    def __init__(self, job: Job, place: DictConfig, study: optuna.Study, frozen: FrozenTrial) -> None:
+    def __init__(self, job: Job, place: DictConfig, study: optuna.Study, frozen: FrozenTrial, url: str) -> None:
         super().__init__()
+        self._url, self._claim = url, str(place.claim)
         self.job, self.study, self.number, self.params = job, study, frozen.number, dict(frozen.params)
         self.steps, self.seed = place.get("steps"), int(place.get("seed_index") or 0)
         self._trial = optuna.Trial(study, frozen._trial_id)
@@ -107,8 +148,21 @@ class JobTrial(NoTrial):
         self._by_seed = isinstance(study.pruner, optuna.pruners.WilcoxonPruner)
         self._closed = threading.Event()
         self._me = Owner.of()
+        self.heeds = self._stopping = False  # whether the app looks at ``stopping``
+        self.heard = 0  # the last signal to stop
+        sweeper = frozen.system_attrs.get(SWEEPER) or {}
+        self.in_sweeper = (sweeper.get("host"), sweeper.get("pid")) == (self._me.host, self._me.pid)
         self._renew()
         threading.Thread(target=self._keep, name="trial-lease", daemon=True).start()
+
+    @property
+    def stopping(self) -> bool:
+        self.heeds = True
+        return self._stopping
+
+    def stop(self) -> None:
+        """Ask the app to save and end."""
+        self._stopping = True
 
     @classmethod
     def open(cls, job: Job, place: DictConfig) -> JobTrial | None:
@@ -118,17 +172,24 @@ class JobTrial(NoTrial):
             UserError: its storage cannot be opened, or has no such study.
         """
         pruner = build_pruner(job.pruner, job.allow_targets)
-        storage = open_storage(revealed(place.storage))
+        url = absolute(revealed(place.storage))
+        storage = open_storage(url)
         try:
             # Constructing a trial calls its sampler; only the sweeper's has work to do.
             sampler = optuna.samplers.RandomSampler()
             study = optuna.load_study(study_name=place.study, storage=storage, sampler=sampler, pruner=pruner)
-            frozen = study.get_trials(deepcopy=False)[place.number]
+            return patiently(lambda: cls._take(job, place, study, url))
         except (KeyError, IndexError):
             raise UserError(f"trial.storage={place.storage} has no trial {place.number} of a study {place.study}") from None
-        if frozen.state != TrialState.RUNNING or frozen.system_attrs.get(CLAIM) != place.claim:
-            return None
-        return cls(job, place, study, frozen)
+
+    @classmethod
+    def _take(cls, job: Job, place: DictConfig, study: optuna.Study, url: str) -> JobTrial | None:
+        # From the look at the claim to the job's own lease nobody else may claim the trial.
+        with locked(study._storage, url, study.study_name):
+            frozen = study.get_trials(deepcopy=False)[place.number]
+            if frozen.state != TrialState.RUNNING or frozen.system_attrs.get(CLAIM) != place.claim:
+                return None
+            return cls(job, place, study, frozen, url)
 
     # --- while it runs ----------------------------------------------------------------------------------------------------
 
@@ -187,35 +248,66 @@ class JobTrial(NoTrial):
         self._storage.set_trial_system_attr(self._id, JOB, None)
         return {"state": "running", "value": numbers[0] if len(numbers) == 1 else numbers}
 
-    def tell(self, state: TrialState, values: Sequence[float] | None = None) -> dict[str, Any]:
+    def tell(self, state: TrialState, values: Sequence[float] | None = None, reason: str | None = None) -> dict[str, Any]:
         """The trial's last state, with what was recorded. Told once more, after a lost answer, it changes nothing."""
-        try:
-            if self._facts:
-                self.note("facts", self._facts)
-            for key, most in self.job.constraints.items():
-                if key not in self._facts:
-                    if state == TrialState.PRUNED:
-                        continue
-                    known = ", ".join(sorted(self._facts)) or "nothing"
-                    return self.fail(f"hydra.sweeper.constraints.{key}: the job records no {key}; it records {known}")
-                self._trial.set_constraint(key, self._facts[key] - most)
-            self.study.tell(self._trial.number, values, state, skip_if_finished=True)
-        except UpdateFinishedTrialError:
-            pass
+        return patiently(lambda: self._tell(state, values, reason))
+
+    def _tell(self, state: TrialState, values: Sequence[float] | None, reason: str | None) -> dict[str, Any]:
+        with self._ours() as ours:
+            if not ours:
+                return {"state": "taken over", "value": None}
+            try:
+                if self._facts:
+                    self.note("facts", self._facts)
+                if missing := self._constrain(state):
+                    state, values, reason = TrialState.FAIL, None, missing
+                if reason is not None:
+                    self.note(FAILURE, reason)
+                self.study.tell(self._trial.number, values, state, skip_if_finished=True)
+            except UpdateFinishedTrialError:
+                pass
         shown = None if values is None else values[0] if len(values) == 1 else list(values)
         return {"state": state.name.lower(), "value": shown}
 
+    def _constrain(self, state: TrialState) -> str | None:
+        """Hold recorded facts to their limits; return what is missing from a complete trial."""
+        for key, most in self.job.constraints.items():
+            if key in self._facts:
+                self._trial.set_constraint(key, self._facts[key] - most)
+            elif state == TrialState.COMPLETE:
+                known = ", ".join(sorted(self._facts)) or "nothing"
+                return f"hydra.sweeper.constraints.{key}: the job records no {key}; it records {known}"
+        return None
+
+    @contextlib.contextmanager
+    def _ours(self) -> Iterator[bool]:
+        """Whether the trial is still this job's, neither queued nor claimed anew: true as long as this is held."""
+        with locked(self._storage, self._url, self.study.study_name):
+            trial = self._storage.get_trial(self._id)
+            yield trial.state != TrialState.WAITING and trial.system_attrs.get(CLAIM) == self._claim
+
     def fail(self, reason: str) -> dict[str, Any]:
         """Fail the trial for good."""
-        self.note(FAILURE, reason)
-        self.study.tell(self._trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        return {"state": "fail", "value": None}
+        return self.tell(TrialState.FAIL, reason=reason)
 
-    def let_go(self, queue: bool) -> None:
-        """Leave it unfinished: to whoever claims it next, or to this job itself, if the scheduler will start it again."""
-        self._storage.set_trial_system_attr(self._id, JOB, None)
-        if queue:
-            self._storage.set_trial_state_values(self._id, TrialState.WAITING)
+    def let_go(self, queue: bool, reason: str | None = None) -> None:
+        """Leave it unfinished: to the sweeper that waits for this job, or to the scheduler, which may start the job again.
+
+        Args:
+            queue: whether to put it back in the queue if there is no such sweeper any more.
+            reason: of a failed attempt.
+        """
+        patiently(lambda: self._let_go(queue, reason))
+
+    def _let_go(self, queue: bool, reason: str | None) -> None:
+        with self._ours() as ours, contextlib.suppress(UpdateFinishedTrialError):
+            if not ours:
+                return
+            if reason is not None:
+                self.note(FAILURE, reason)
+            self._storage.set_trial_system_attr(self._id, JOB, None)
+            if queue and not owned(self._storage.get_trial(self._id)):
+                self._storage.set_trial_state_values(self._id, TrialState.WAITING)
 
     # --- the lease --------------------------------------------------------------------------------------------------------
 
@@ -231,7 +323,7 @@ class JobTrial(NoTrial):
         while not self._closed.wait(_BEAT):
             try:
                 if self._storage.get_trial_system_attrs(self._id).get(STOP):
-                    self.stopping = True
+                    self.stop()
                 if time.monotonic() - renewed > LEASE / 4 and not self._closed.is_set():
                     self._renew()
                     renewed = time.monotonic()

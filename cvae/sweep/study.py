@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import platform
 import secrets
 import time
@@ -21,7 +22,7 @@ from typing import Any
 
 import optuna
 import psutil
-from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -37,11 +38,12 @@ SWEEPER, JOB = "cvae:sweeper", "cvae:job"  # leases
 PLACE = "cvae:sweep_dir"  # where its jobs' folders are
 # and the user's:
 FOLDER, FAILURE = "folder", "failure"
+OF = "of"  # the number of the trial that this one repeats
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process: ``started`` tells it from a later one with the same id."""
+    """A process: ``started``, in seconds after boot, tells it from a later one with the same id."""
 
     host: str
     pid: int
@@ -50,7 +52,7 @@ class Owner:
     @classmethod
     def of(cls, pid: int | None = None) -> Owner:
         process = psutil.Process(pid)
-        return cls(platform.node(), process.pid, process.create_time())
+        return cls(platform.node(), process.pid, _since_boot(process))
 
     def alive(self, until: float) -> bool:
         """Whether it lives: seen at once on this host, by its lease's end on another."""
@@ -58,9 +60,14 @@ class Owner:
             return time.time() < until
         try:
             process = psutil.Process(self.pid)
-            return bool(process.create_time() == self.started and process.status() != psutil.STATUS_ZOMBIE)
+            return abs(_since_boot(process) - self.started) < 0.5 and bool(process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
+
+
+def _since_boot(process: psutil.Process) -> float:
+    """When a process started. By the clock it would change whenever the clock is set, as after a machine's sleep."""
+    return float(process.create_time() - psutil.boot_time())
 
 
 class SweepStudy:
@@ -121,6 +128,8 @@ class SweepStudy:
             # An earlier attempt's last words; a fresh trial is spared the writing.
             for key in {STOP, JOB} & self.storage.get_trial_system_attrs(trial._trial_id).keys():
                 self.storage.set_trial_system_attr(trial._trial_id, key, None)
+            if FAILURE in trial.user_attrs:
+                trial.set_user_attr(FAILURE, None)
             self.storage.set_trial_system_attr(trial._trial_id, CLAIM, secrets.token_hex(4))
             self.lease(trial._trial_id, SWEEPER)
             return trial
@@ -139,11 +148,18 @@ class SweepStudy:
         self.storage.set_trial_system_attr(trial_id, role, lease_of(owner or Owner.of()))
 
     def give_up(self, number: int, claim: str, reason: str, attempt: bool) -> None:
-        """Queue a claimed trial that its job left unfinished; fail it if this was an ``attempt`` and there were enough."""
+        """Queue a claimed trial that its job left unfinished; fail it if this was an ``attempt`` and there were enough.
+
+        A job that lives on, though its launcher lost sight of it, keeps its trial: another one would run beside it.
+        """
         with self._locked():
             trial = self.study.get_trials(deepcopy=False)[number]
-            ours = trial.system_attrs.get(CLAIM) == claim
-            if ours and trial.state in (TrialState.RUNNING, TrialState.WAITING):
+            if trial.system_attrs.get(CLAIM) != claim or trial.state.is_finished():
+                return
+            job = trial.system_attrs.get(JOB)
+            if job and job["pid"] != os.getpid() and _lives(job):
+                self.storage.set_trial_system_attr(trial._trial_id, SWEEPER, None)
+            else:
                 self._queue_or_fail(trial, reason, attempt)
 
     def stop(self, trial_ids: Sequence[int]) -> None:
@@ -164,7 +180,7 @@ class SweepStudy:
     def _reconcile(self) -> None:
         """Queue or fail the running trials that nobody owns."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if not _owned(trial):
+            if not owned(trial):
                 # Without a claim it was asked for by a process that died before it could start it.
                 self._queue_or_fail(trial, "its process died", attempt=CLAIM in trial.system_attrs)
 
@@ -174,6 +190,7 @@ class SweepStudy:
         if attempts > self.retry:
             if trial.state == TrialState.WAITING:
                 self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            reason = trial.user_attrs.get(FAILURE) or reason  # the job's own says more
             text = reason if attempts <= 1 else f"tried {attempts} times; {reason}"
             self.storage.set_trial_user_attr(trial._trial_id, FAILURE, text)
             self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
@@ -193,42 +210,47 @@ class SweepStudy:
                 "give this sweep another hydra.sweeper.study_name, or the study's own settings"
             )
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold what all who claim in this study wait for. It is let go when its holder dies."""
-        if isinstance(self.storage, JournalStorage):
-            path = Path(self.url.removeprefix("journal://"))
-        elif isinstance(self.storage, RDBStorage) and self.storage.engine.dialect.name == "sqlite":
-            path = Path(self.storage.engine.url.database or "")
-        else:
-            yield from self._locked_in_database()
-            return
-        with path.with_name(path.name + ".claim").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        return locked(self.storage, self.url, self.name)
+
+
+@contextlib.contextmanager
+def locked(storage: BaseStorage, url: str, name: str) -> Iterator[None]:
+    """Hold what all who claim in this study wait for. It is let go when its holder dies."""
+    if isinstance(storage, JournalStorage):
+        path = Path(url.removeprefix("journal://"))
+    elif isinstance(storage, RDBStorage) and storage.engine.dialect.name == "sqlite":
+        path = Path(storage.engine.url.database or "")
+    else:
+        yield from _locked_in_database(storage, url, name)
+        return
+    with path.with_name(path.name + ".claim").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _locked_in_database(storage: BaseStorage, url: str, study: str) -> Iterator[None]:
+    assert isinstance(storage, RDBStorage)
+    from sqlalchemy import text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    locks = {
+        "postgresql": ("SELECT pg_advisory_lock(hashtext(:name))", "SELECT pg_advisory_unlock(hashtext(:name))"),
+        "mysql": ("SELECT GET_LOCK(:name, -1)", "SELECT RELEASE_LOCK(:name)"),
+    }
+    dialect = storage.engine.dialect.name
+    if dialect not in locks:
+        raise UserError(f"storage={hidden(url)}: {dialect} is not supported; use postgresql, mysql, sqlite or journal")
+    take, release = locks[dialect]
+    name = {"name": f"cvae {study}"[:64]}
+    with storage.engine.connect() as connection:
+        connection.execute(text(take), name)
+        try:
             yield
-
-    def _locked_in_database(self) -> Iterator[None]:
-        assert isinstance(self.storage, RDBStorage)
-        from sqlalchemy import text
-        from sqlalchemy.exc import SQLAlchemyError
-
-        locks = {
-            "postgresql": ("SELECT pg_advisory_lock(hashtext(:name))", "SELECT pg_advisory_unlock(hashtext(:name))"),
-            "mysql": ("SELECT GET_LOCK(:name, -1)", "SELECT RELEASE_LOCK(:name)"),
-        }
-        dialect = self.storage.engine.dialect.name
-        if dialect not in locks:
-            raise UserError(f"storage={hidden(self.url)}: {dialect} is not supported; use postgresql, mysql, sqlite or journal")
-        take, release = locks[dialect]
-        name = {"name": f"cvae {self.name}"[:64]}
-        with self.storage.engine.connect() as connection:
-            connection.execute(text(take), name)
-            try:
-                yield
-            finally:
-                # A server that was restarted has let the lock go by itself.
-                with contextlib.suppress(SQLAlchemyError):
-                    connection.execute(text(release), name)
+        finally:
+            # A server that was restarted has let the lock go by itself.
+            with contextlib.suppress(SQLAlchemyError):
+                connection.execute(text(release), name)
 
 
 def lease_of(owner: Owner) -> dict[str, Any]:
@@ -236,7 +258,8 @@ def lease_of(owner: Owner) -> dict[str, Any]:
     return {**asdict(owner), "until": time.time() + LEASE}
 
 
-def _owned(trial: FrozenTrial) -> bool:
+def owned(trial: FrozenTrial) -> bool:
+    """Whether its sweeper or its job lives."""
     return any(_lives(lease) for role in (SWEEPER, JOB) if (lease := trial.system_attrs.get(role)))
 
 

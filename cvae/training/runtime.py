@@ -108,6 +108,8 @@ class Stopped(Exception):
         submitit's handler for a preemption puts the job back into the scheduler's queue.
         """
         if self.signum in _PREEMPTIONS and callable(signal.getsignal(self.signum)):
+            # Slurm follows with a SIGTERM, which would end the command that puts the job back.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.raise_signal(self.signum)
         raise SystemExit(exit_code)
 

@@ -1,0 +1,12 @@
+"""Killed at random moments, a sweep in one process completes its study and loses nothing."""
+
+from __future__ import annotations
+
+import pytest
+from toys import kill_at_random
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_kills_lose_nothing() -> None:
+    kill_at_random("basic", 20, 0, 25, "seconds=1")

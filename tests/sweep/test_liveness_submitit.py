@@ -1,0 +1,12 @@
+"""Killed at random moments, a sweep of ``hydra/launcher=submitit_local`` and its jobs lose nothing."""
+
+from __future__ import annotations
+
+import pytest
+from toys import kill_at_random
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_kills_lose_nothing() -> None:
+    kill_at_random("submitit", 20, 3, 12, "seconds=1", pause=6.0)

@@ -1,0 +1,61 @@
+"""Sweeps whose jobs a real Slurm runs: preempted, they go on; cancelled, they free their slot."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import tiny
+from servers import Slurm
+from toys import LAUNCHERS, check_complete, finish, log, start, trials, until
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(420)]
+
+
+def job_of(slurm: Slurm, pid: int) -> str:
+    """The id of the Slurm job that a process belongs to."""
+    words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    (found,) = [word for word in words if word.startswith(b"SLURM_ARRAY_JOB_ID=")]
+    job = found.split(b"=")[1].decode()
+    return f"{job}_0" if any(each.id == f"{job}_0" for each in slurm.jobs()) else job
+
+
+def begun(number: int, times: int) -> dict:
+    return until(lambda: log("begin", number)[times - 1 :])[0]
+
+
+def test_a_sweep_outlives_a_preemption_and_a_cancellation(slurm: Slurm) -> None:
+    sweeper = start("hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=2", "seconds=4", launcher="slurm")
+    preempted = job_of(slurm, begun(0, 1)["pid"])
+    until(lambda: trials()[0].intermediate_values)
+    slurm.preempt(preempted)
+    cancelled = job_of(slurm, begun(1, 1)["pid"])
+    slurm.cancel(cancelled)
+    slurm.hurry(preempted)
+    code, out = finish(sweeper, 300)
+    assert code == 0, out
+    check_complete(6)
+    assert [len(log("begin", number)) for number in range(6)] == [2, 2, 1, 1, 1, 1], log()
+    assert "trial 1  queued again" in out
+    assert "trial 0  queued again" not in out, "its own job went on"
+
+
+def test_a_preempted_training_saves_and_goes_on(slurm: Slurm, drawn: Path) -> None:
+    words = tiny(drawn, "epochs=40", "epoch_size=8", "hydra.sweeper.n_trials=1", "tfr=interval(0,1)", "hydra.sweep.dir=runs")
+    command = [sys.executable, "-m", "cvae.train", "-m", "hydra/sweeper=optuna", *LAUNCHERS["slurm"], *words]
+    with Path("out.txt").open("w") as out:
+        sweeper = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=os.environ)
+    run = Path("runs/0")
+    until(lambda: (run / "metrics.jsonl").exists() and len((run / "metrics.jsonl").read_text().splitlines()) > 2)
+    (job,) = [each.id for each in slurm.jobs() if each.state == "RUNNING"]
+    slurm.preempt(job)
+    slurm.hurry(job)
+    assert sweeper.wait(200) == 0, Path("out.txt").read_text()
+    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == list(range(1, 41))
+    assert len(json.loads((run / "run.json").read_text())["resumed"]) == 1
+    (line,) = [line for line in (run / "train.log").read_text().splitlines() if "stopped by SIGUSR2" in line]
+    assert "resume=" in line
