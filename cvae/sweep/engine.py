@@ -342,6 +342,8 @@ class Engine:
             return dict(trial.user_attrs["values"])
         values = self.plan.space.suggest(trial)
         if self.plan.extend is not None:
+            for key, word in self.plan.space.fixed.items():
+                trial.set_user_attr(key, word.partition("=")[2])  # where the published sweeper has them
             self.plan.extend(self.sweeper.config, trial)
             values |= {key: value for key, value in trial.params.items() if key not in values}
         return values

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import optuna
@@ -177,8 +179,8 @@ def _space(settings: Mapping[str, Any], arguments: Sequence[str], config: DictCo
     for key, (other, _) in space.conditions.items():
         if other not in space.distributions and other not in space.choices:
             raise UserError(f"hydra.sweeper.conditions.{key} needs {other}, which is no key of the app: check the spelling")
-    for key, entry in old.items():
-        space.distributions.setdefault(str(key), _old_distribution(str(key), entry))
+    for key in [str(key) for key in old if str(key) not in {*space.distributions, *space.fixed}]:
+        space.distributions[key] = _old_distribution(key, old[key])
     return space
 
 
@@ -337,6 +339,8 @@ def _sampler(settings: Mapping[str, Any], space: Space) -> optuna.samplers.BaseS
     if kind == "MOTPESampler" and not hasattr(optuna.samplers, kind):
         warn("hydra/sweeper/sampler=motpe is gone from Optuna: NSGA-II takes its place")
         spec = {"_target_": "optuna.samplers.NSGAIISampler", **({"seed": spec["seed"]} if "seed" in spec else {})}
+    if kind == "CmaEsSampler" and find_spec("cmaes") is None:
+        raise UserError("hydra/sweeper/sampler=cmaes needs a package of its own: pip install cmaes")
     if kind == "GridSampler" and "search_space" not in spec:
         spec["search_space"] = _grid(space)
     sampler: optuna.samplers.BaseSampler = _built(
@@ -410,7 +414,12 @@ def build_pruner(spec: dict[str, Any] | None, allow_targets: Sequence[str]) -> o
 
 def _built(name: str, spec: dict[str, Any], allow_targets: Sequence[str], kind: type) -> Any:
     try:
-        found = build(OmegaConf.create({name: spec})[name], allow_targets)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = build(OmegaConf.create({name: spec})[name], allow_targets)
+        for each in caught:
+            if "deprecated" in str(each.message):
+                warn(f"hydra.sweeper.{name}: {str(each.message).split('. ')[0]}")
     except UserError as error:
         text = str(error).replace("--cfg job shows", f"--cfg hydra -p hydra.sweeper.{name} shows")
         raise UserError(f"hydra.sweeper.{text}") from error
