@@ -33,7 +33,9 @@ _MARK = "CVAE_TOY_OF"  # in the environment of a sweep's processes: its folder
 
 def start(*words: str, launcher: str = "basic", **environment: str) -> subprocess.Popen[bytes]:
     """Start a sweep in this folder, in a session of its own, as a terminal's command is in a process group of its own."""
-    with Path(environment.pop("out", "out.txt")).open("w") as out:  # no pipe: jobs that outlive their sweeper would hold it open
+    with Path(environment.pop("out", "out.txt")).open(
+        "w"
+    ) as out:  # no pipe: jobs that outlive their sweeper would hold it open
         return subprocess.Popen(
             [sys.executable, str(APP), "-m", *LAUNCHERS[launcher], *words],
             env={**os.environ, _MARK: str(Path.cwd()), **environment},
