@@ -143,9 +143,9 @@ def unfold(arguments: Sequence[str]) -> list[str]:
         raise UserError(f"experiment={path} cannot be read ({' '.join(str(error).split())[:160]}): check the path") from error
     if not isinstance(file, dict) or "hydra" in file:
         raise UserError(f"experiment={path} is no list of settings, or sets up Hydra: put it into conf/experiment/ and name it")
-    words = []
-    for entry in file.pop("defaults", None) or []:
-        ((group, option),) = entry.items() if isinstance(entry, dict) else [(str(entry), None)]
+    words, defaults = [], file.pop("defaults", None) or []
+    for entry in defaults if isinstance(defaults, list) else [defaults]:
+        group, option = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else (entry, None)
         if option is None or not str(group).startswith("override /"):
             raise UserError(f"experiment={path}: cannot read {entry!r} in its defaults: write `override /group: option`")
         words.append(f"{str(group).removeprefix('override /')}={option}")

@@ -196,13 +196,13 @@ class App:
         Path("config.yaml").write_text(_CONFIG.replace("PARAMS", params) + textwrap.dedent(config))
         return self
 
-    def __call__(self, *words: object, script: str = "app.py") -> Result:
+    def __call__(self, *words: object, script: str = "app.py", multirun: bool = True) -> Result:
         """Run ``python app.py -m WORDS`` in this process."""
         from cvae.console import console
 
         console.cache_clear()
         environment = dict(os.environ)
-        self._patch.setattr(sys, "argv", [script, "-m", *map(str, words)])
+        self._patch.setattr(sys, "argv", [script, *(["-m"] if multirun else []), *map(str, words)])
         code: Any = 0
         try:
             runpy.run_path(script, run_name="__main__")
@@ -218,8 +218,8 @@ class App:
 
     def folders(self) -> list[Path]:
         """The folders of its sweeps, the newest last."""
-        found = [path.parent for path in Path("multirun").rglob("multirun.yaml")]
-        return sorted(found, key=lambda folder: (folder / "multirun.yaml").stat().st_mtime_ns)
+        found = [path.parent for path in Path("multirun").rglob("sweep.json")]
+        return sorted(found, key=lambda folder: (folder / "sweep.json").stat().st_mtime_ns)
 
     def record(self) -> dict[str, Any]:
         """``sweep.json`` of its newest sweep."""

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
 import os
 import queue
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -19,23 +15,18 @@ from typing import Any
 
 import optuna
 import psutil
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus, configure_log
-from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from optuna.distributions import IntDistribution
+from omegaconf import DictConfig, OmegaConf
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from cvae.console import command, say, warn
 from cvae.errors import UserError, writing
 from cvae.sweep.board import Board
-from cvae.sweep.job import Job, seed_values
-from cvae.sweep.plan import Plan, build_pruner, read_plan
-from cvae.sweep.space import Space, Value
-from cvae.sweep.storage import hide
+from cvae.sweep.job import seed_values
+from cvae.sweep.plan import Plan
+from cvae.sweep.space import Value
 from cvae.sweep.study import CLAIM, FAILURE, LEASE, OF, PLACE, SWEEPER, SweepStudy
-from cvae.sweep.summary import Scribe, Top, ranked
 
 _TICK = 0.5  # seconds between looks at what runs here
 _ELSEWHERE = 2.0  # and at what other sweepers run
@@ -48,132 +39,6 @@ class Stop(Exception):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-@dataclass
-class Sweeper:
-    """What stays the same for all studies of a sweep: the app, its config, its folder, its storage as people may see it."""
-
-    task: Callable[[DictConfig], Any]
-    context: HydraContext
-    config: DictConfig
-    folder: Path
-    storage: str
-
-    def complete(self, plan: Plan, study: SweepStudy) -> None:
-        """Run a study's missing trials.
-
-        Raises:
-            Stop: the user, the clock or failures ended it.
-        """
-        done = len(study.finished())
-        if done >= plan.n_trials:
-            say(f"study      {study.name} is complete: {done} trials; nothing to run")
-            return
-        say(f"study      {study.name}: {done} of {plan.n_trials} trials done")
-        say(f"storage    {self.storage}")
-        job = Job(self.task, plan.pruner, plan.constraints, plan.seeds_per_trial, plan.allow_targets)
-        launcher = Plugins.instance().instantiate_launcher(self.context, job, self.config)
-        Engine(self, plan, study, launcher).run()
-
-
-def sweep(
-    settings: dict[str, Any],
-    arguments: Sequence[str],
-    context: HydraContext,
-    task: Callable[[DictConfig], Any],
-    config: DictConfig,
-) -> None:
-    """Complete a study, as ``hydra.sweeper`` and the command line describe it, and say what came of it.
-
-    Raises:
-        UserError: a setting is bad, or the storage cannot be used.
-        HydraException: a job's config cannot be composed.
-        SystemExit: the sweep ended before its trials were done.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    loader = context.config_loader
-    _silence(config)
-    plan = read_plan(settings, arguments, config, lambda words: loader.load_sweep_config(config, list(words)), loader)
-    shown = hide(plan.storage)
-    _prepare(settings.get("storage"), shown, config)
-    pruner = build_pruner(plan.pruner, plan.allow_targets)
-    study = SweepStudy(plan.study_name, plan.storage, plan.identity, plan.directions, plan.sampler, pruner, plan.retry)
-    study.enqueue(plan.enqueue)
-    sweeper = Sweeper(task, context, config, Path(config.hydra.sweep.dir).absolute(), shown)
-    top, stopped = None, None
-    try:
-        sweeper.complete(plan, study)
-        if plan.top_k:
-            top = _once_more(plan, study, sweeper)
-    except Stop as stop:
-        stopped = stop
-    Scribe(plan, study.study, sweeper.folder, shown, config, loader).conclude(top)
-    if stopped is not None:
-        say(str(stopped), style="red" if stopped.exit_code == 1 else "yellow")
-        raise SystemExit(stopped.exit_code)
-
-
-def _silence(config: DictConfig) -> None:
-    """Keep Hydra's log off the screen: the board says what is launched, and Hydra would repeat what we say."""
-    with read_write(config), open_dict(config):
-        config.hydra.hydra_logging = {"version": 1, "root": {"handlers": []}, "disable_existing_loggers": False}
-    configure_log(config.hydra.hydra_logging)
-
-
-def _prepare(given: str | None, shown: str, config: DictConfig) -> None:
-    """Put the storage's URL without its password wherever jobs and people read it."""
-    with read_write(config), open_dict(config):
-        config.hydra.sweeper.storage = shown
-        if given and "***" in shown:
-            config.hydra.overrides.hydra = [word.replace(given, shown) for word in config.hydra.overrides.hydra]
-            sys.argv[:] = [word.replace(given, shown) for word in sys.argv]
-
-
-def _once_more(plan: Plan, study: SweepStudy, sweeper: Sweeper) -> Top:
-    """Run the best trials on seeds that the sweep has not seen, since the best of many is partly luck.
-
-    They are trials of a study of their own beside the sweep's, so that they are claimed, retried and resumed as those are.
-    """
-    best = ranked(study.study)[: plan.top_k]
-    first = plan.seed + plan.seeds_per_trial
-    seeds = list(range(first, first + plan.top_k_seeds))
-    pairs = [(trial, seed) for trial in best for seed in seeds]
-    if not pairs:
-        return Top(seeds, {})
-    fixed = plan.space.fixed
-    digest = hashlib.sha256(repr([(trial.number, seed) for trial, seed in pairs]).encode()).hexdigest()[:8]
-    distributions = {key: each for trial in best for key, each in trial.distributions.items()}
-    distributions["seed"] = IntDistribution(first, seeds[-1])
-    again = dataclasses.replace(
-        plan,
-        space=Space(distributions, {key: word for key, word in fixed.items() if key != "seed"}),
-        study_name=f"{plan.study_name}-top-{digest}",
-        pruner=None,
-        extend=None,
-        constraints={},
-        seeds_per_trial=1,
-        n_trials=len(pairs),
-    )
-    theirs = SweepStudy(
-        again.study_name,
-        plan.storage,
-        {"of": plan.identity},
-        plan.directions,
-        optuna.samplers.RandomSampler(),
-        retry=plan.retry,
-    )
-    points = [{**trial.params, "seed": seed} for trial, seed in pairs]
-    theirs.enqueue([{} for _ in points], values=points, of=[trial.number for trial, _ in pairs])
-    say(f"the best {len(best)} once more, on {len(seeds)} fresh seeds each")
-    sweeper.complete(again, theirs)
-    values: dict[int, list[float]] = {}
-    for trial in theirs.finished():
-        if trial.state == TrialState.COMPLETE:
-            values.setdefault(trial.user_attrs[OF], []).append(trial.values[0])
-    sign = 1 if plan.directions[0] == "maximize" else -1
-    order = sorted(values, key=lambda number: -sign * sum(values[number]) / len(values[number]))
-    return Top(seeds, {number: values[number] for number in order})
 
 
 @dataclass
@@ -194,8 +59,11 @@ class Engine:
     for the launch of a single job, so that a slow trial holds up nobody.
     """
 
-    def __init__(self, sweeper: Sweeper, plan: Plan, study: SweepStudy, launcher: Any) -> None:
-        self.sweeper, self.plan, self.study, self.launcher = sweeper, plan, study, launcher
+    def __init__(
+        self, plan: Plan, study: SweepStudy, launcher: Any, config: DictConfig, folder: Path, shown_storage: str
+    ) -> None:
+        self.plan, self.study, self.launcher = plan, study, launcher
+        self.config, self.folder, self.shown_storage = config, folder, shown_storage
         self.board = Board(plan, study, launcher)
         self.slots: dict[int, Slot] = {}
         self.returned: queue.SimpleQueue[tuple[Slot, Any]] = queue.SimpleQueue()
@@ -244,7 +112,7 @@ class Engine:
         except (SystemExit, KeyboardInterrupt) as stop:
             if slot is not None:
                 self.study.give_up(slot.trial.number, slot.claim, "stopped", attempt=False)
-            configure_log(self.sweeper.config.hydra.hydra_logging)  # in place of the job's, which prints
+            configure_log(self.config.hydra.hydra_logging)  # in place of the job's, which prints
             raise Stop(self._go_on(), int(stop.code or 1) if isinstance(stop, SystemExit) else _INTERRUPTED) from None
 
     # --- in slots ---------------------------------------------------------------------------------------------------------
@@ -324,14 +192,14 @@ class Engine:
         # A trial that goes on does so in the folder where it began.
         place = attributes.get(PLACE)
         if place is None or not Path(place).is_dir():
-            place = str(self.sweeper.folder)
-            if OF not in trial.user_attrs and (self.sweeper.folder / str(trial.number)).exists():
+            place = str(self.folder)
+            if OF not in trial.user_attrs and (self.folder / str(trial.number)).exists():
                 self.study.give_up(trial.number, attributes[CLAIM], "its folder was taken", attempt=False)
                 raise UserError(f"{place} holds other jobs' folders: choose another with hydra.sweep.dir=FOLDER")
-            with writing(self.sweeper.folder, "choose another with hydra.sweep.dir=FOLDER"):
-                self.sweeper.folder.mkdir(parents=True, exist_ok=True)
-                if not (self.sweeper.folder / "multirun.yaml").exists():
-                    OmegaConf.save(self.sweeper.config, self.sweeper.folder / "multirun.yaml")
+            with writing(self.folder, "choose another with hydra.sweep.dir=FOLDER"):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if not (self.folder / "multirun.yaml").exists():
+                    OmegaConf.save(self.config, self.folder / "multirun.yaml")
             self.study.storage.set_trial_system_attr(trial._trial_id, PLACE, place)
         slot = Slot(trial, attributes[CLAIM], place, self._values(trial), time.monotonic())
         self.slots[trial.number] = slot
@@ -344,7 +212,7 @@ class Engine:
         if self.plan.extend is not None:
             for key, word in self.plan.space.fixed.items():
                 trial.set_user_attr(key, word.partition("=")[2])  # where the published sweeper has them
-            self.plan.extend(self.sweeper.config, trial)
+            self.plan.extend(self.config, trial)
             values |= {key: value for key, value in trial.params.items() if key not in values}
         return values
 
@@ -366,8 +234,8 @@ class Engine:
         """A job's words: the trial's parameters, where it runs, and for the job itself which trial it is."""
         number, plan, attributes = slot.trial.number, self.plan, slot.trial.user_attrs
         words = [*plan.space.overrides(slot.values), f"hydra.sweep.dir={_quoted(slot.place)}"]
-        words.append(f"hydra.sweeper.storage={_quoted(self.sweeper.storage)}")
-        trial = {"number": number, "study": _quoted(self.study.name), "storage": _quoted(self.sweeper.storage)}
+        words.append(f"hydra.sweeper.storage={_quoted(self.shown_storage)}")
+        trial = {"number": number, "study": _quoted(self.study.name), "storage": _quoted(self.shown_storage)}
         trial["claim"] = _quoted(slot.claim)
         if OF in attributes:
             words.append(f"hydra.sweep.subdir=top/trial_{attributes[OF]}_seed_{slot.values['seed']}")

@@ -24,7 +24,7 @@ from optuna.distributions import (
 from cvae.config import build, identity
 from cvae.console import warn
 from cvae.errors import UserError
-from cvae.sweep.space import Space, Value, read_space, written
+from cvae.sweep.space import Space, Value, as_word, read_space, written
 from cvae.sweep.storage import absolute
 
 Compose = Callable[[Sequence[str]], DictConfig]
@@ -240,13 +240,24 @@ def _enqueued(points: Sequence[Any], space: Space) -> list[dict[str, Value]]:
             if distribution is None:
                 known = ", ".join(space.distributions)
                 raise UserError(f"hydra.sweeper.enqueue[{number}]: this sweep does not search {key}; it searches {known}")
-            try:
-                inside = distribution._contains(distribution.to_internal_repr(value))
-            except (ValueError, TypeError):
-                inside = False
-            if not inside:
+            if not _inside(distribution, _as_searched(distribution, value)):
                 raise UserError(f"hydra.sweeper.enqueue[{number}]: {key}={value} lies outside of what is searched")
-    return [dict(point) for point in points]
+    return [{key: _as_searched(space.distributions[key], value) for key, value in point.items()} for point in points]
+
+
+def _as_searched(distribution: BaseDistribution, value: Any) -> Any:
+    """A value of a config file as the command line's grammar has it among a distribution's choices."""
+    if not isinstance(distribution, CategoricalDistribution):
+        return value
+    text = as_word(value) if isinstance(value, str) else written(value).replace(", ", ",")
+    return next((choice for choice in distribution.choices if written(choice) == text), value)
+
+
+def _inside(distribution: BaseDistribution, value: Any) -> bool:
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (ValueError, TypeError):
+        return False
 
 
 def _method(path: str | None) -> Callable[[DictConfig, optuna.Trial], None] | None:

@@ -16,8 +16,8 @@ from decimal import Decimal
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
-from hydra.errors import OverrideParseException
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Quote, QuotedString, RangeSweep, Transformer
+from hydra.errors import HydraException, OverrideParseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial
 
@@ -152,10 +152,30 @@ def _distribution(override: Override) -> BaseDistribution | None:
         if override.is_range_sweep() and not value.shuffle:  # type: ignore[union-attr]
             assert isinstance(value, RangeSweep)
             return _range(value, str(line))
+        if isinstance(value, ChoiceSweep):
+            return CategoricalDistribution([_choice(each) for each in value.list])
         choices: list[Any] = list(override.sweep_iterator(transformer=Transformer.encode))
         return CategoricalDistribution(choices)
     except ValueError as error:
         raise UserError(f"{line}: {error}") from error
+
+
+def _choice(value: Any) -> Any:
+    """A choice as an override's text has it: strings in quotes where they would be read as something else."""
+    if isinstance(value, (str, QuotedString)):
+        return as_word(value.text if isinstance(value, QuotedString) else value)
+    return Transformer.encode(value)
+
+
+def as_word(text: str) -> str:
+    """A string as an override has it, in quotes only if it would be read as something else without."""
+    try:
+        (read,) = OverridesParser.create().parse_overrides([f"key={text}"])
+        if not read.is_sweep_override() and read.value() == text:
+            return text
+    except HydraException:
+        pass
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def _interval(sweep: IntervalSweep, line: str) -> BaseDistribution:

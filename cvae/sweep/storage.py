@@ -81,7 +81,7 @@ def _open_database(url: str) -> RDBStorage:
 def _with_driver(url: str) -> str:
     """The URL with a driver that is installed, if it names none: which one that means differs between SQLAlchemy's versions."""
     given = make_url(url)
-    found = next((name for name in ("psycopg2", "psycopg") if find_spec(name)), None)
+    found = next((name for name in ("psycopg", "psycopg2") if find_spec(name)), None)
     if given.drivername != "postgresql" or found is None:
         return url
     return given.set(drivername=f"postgresql+{found}").render_as_string(hide_password=False)

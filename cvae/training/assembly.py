@@ -52,6 +52,7 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
     if trial.number is not None:
         config["trial"] = {**config["trial"], "params": trial.params}
     which = "" if trial.number is None else f"trial{trial.number}-"
+    of_sweep = {} if trial.number is None else {"trial": {"number": trial.number, "params": trial.params}}
     recorder.start(
         signature=signature(cfg),
         config=config,
@@ -60,6 +61,7 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
             "processes": trainer.processes.world,
             "precision": trainer.precision,
             "dataset": trainer.data.fingerprint,
+            **of_sweep,
         },
         group=group,
         name=f"{which}{choices[0]}-{choices[1]}-lr{trainer.lr:g}-tfr{settings.tfr:g}-beta{settings.beta:g}-seed{settings.seed}",

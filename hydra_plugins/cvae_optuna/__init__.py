@@ -107,7 +107,7 @@ class OptunaName(SearchPathPlugin):
 
 
 class OptunaSweeper(Sweeper):
-    """Optuna on Hydra. See ``cvae.sweep.engine.sweep``."""
+    """Optuna on Hydra. See ``cvae.sweep.sweeper.sweep``."""
 
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
@@ -118,7 +118,7 @@ class OptunaSweeper(Sweeper):
     def sweep(self, arguments: Sequence[str]) -> None:
         from cvae import cli
         from cvae.errors import UserError
-        from cvae.sweep.engine import sweep
+        from cvae.sweep.sweeper import sweep
 
         try:
             if _published():

@@ -32,8 +32,8 @@ BAD = [
     (["hydra.sweeper.params={x:'interval(0'}"], ("x=interval(0", "brackets")),
     (["hydra.sweeper.params={x:'between(0,1)'}"], ("x=between(0,1)", "Unknown function 'between'", "interval")),
     (["hydra.sweeper.search_space=5"], ("hydra.sweeper.search_space is 5", "params")),
-    (["hydra.sweeper.search_space={x:{type:odd}}"], ("hydra.sweeper.search_space.x", "hydra.sweeper.params.x")),
-    (["hydra.sweeper.search_space={x:{type:int}}"], ("hydra.sweeper.search_space.x", "'low' and 'high'")),
+    (["hydra.sweeper.search_space={y:{type:odd}}"], ("hydra.sweeper.search_space.y", "hydra.sweeper.params.y")),
+    (["hydra.sweeper.search_space={y:{type:int}}"], ("hydra.sweeper.search_space.y", "'low' and 'high'")),
     (["hydra.sweeper.custom_search_space=nowhere.configure"], ("custom_search_space=nowhere.configure", "check the path")),
     (["hydra.sweeper.custom_search_space=os.sep"], ("custom_search_space=os.sep", "function of (cfg, trial)")),
     (["hydra.sweeper.enqueue=[{x:5}]"], ("hydra.sweeper.enqueue[0]", "x=5", "outside")),
@@ -228,3 +228,10 @@ def test_a_condition_on_a_setting_of_the_config(app: App, value: int, searched: 
     assert app(ONE, "hydra.sweeper.conditions={x: 'y=1'}", f"y={value}").code == 0
     (trial,) = app.record()["trials"]
     assert ("x" in trial["params"]) == searched
+
+
+def test_points_to_try_first_are_written_as_in_a_config(app: App) -> None:
+    app.write("return 1.0", "a: 1\nb: 1\nc: 1", "{a: 'null,2', b: 'choice(\"p, q\", r)', c: 'choice([1,2], [3,4])'}")
+    done = app(ONE, "hydra.sweeper.enqueue=[{a: null, b: 'p, q', c: [3, 4]}]")
+    assert (done.code, done.err) == (0, "")
+    assert app.record()["trials"][0]["params"] == {"a": "null", "b": "'p, q'", "c": "[3,4]"}

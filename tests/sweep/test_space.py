@@ -19,6 +19,8 @@ from cvae.sweep.space import Space, read_space
         ("k=1,2.5,true", CategoricalDistribution([1, 2.5, True])),
         ("k=null,0.1", CategoricalDistribution(["null", 0.1])),
         ("k=choice([0.9,0.99],[0.5,0.9])", CategoricalDistribution(["[0.9,0.99]", "[0.5,0.9]"])),
+        ("k=choice('a, b',it is,'1',1,'x=y')", CategoricalDistribution(["'a, b'", "it is", "'1'", 1, "'x=y'"])),
+        ("k='a, b','it is'", CategoricalDistribution(["'a, b'", "it is"])),
         ("k=interval(0,1)", FloatDistribution(0, 1)),
         ("k=interval(-1,2.5)", FloatDistribution(-1, 2.5)),
         ("k=tag(log, interval(1e-4, 5e-3))", FloatDistribution(1e-4, 5e-3, log=True)),

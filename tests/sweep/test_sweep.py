@@ -1,0 +1,432 @@
+"""Whole sweeps in this process: what they leave behind, how they go on, and what a user reads."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import signal
+from pathlib import Path
+
+import optuna
+import pytest
+from conftest import App, tiny
+from omegaconf import OmegaConf
+
+from cvae.cli import unfold
+from cvae.errors import UserError
+from cvae.sweep.storage import absolute, open_storage
+
+JOURNAL = "journal://multirun/studies/s.journal"
+NAMED = ("hydra.sweeper.study_name=s",)
+
+
+def study() -> optuna.Study:
+    return optuna.load_study(study_name="s", storage=open_storage(absolute(JOURNAL)))
+
+
+def words_of(out: str, name: str) -> list[str]:
+    """The line that begins with ``name``, as words."""
+    (line,) = [line for line in out.splitlines() if line.startswith(name)]
+    return shlex.split(line)[1:]
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_goes_on_where_it_is(app: App) -> None:
+    app.write()
+    first = app("hydra.sweeper.n_trials=6", *NAMED, "hydra.sweep.dir=multirun/a")
+    assert (first.code, first.err) == (0, "")
+    assert "trials     6 of 6 done: 6 complete, 0 pruned, 0 failed" in first.out
+    before = Path("multirun/a/sweep.json").read_text()
+    again = app("hydra.sweeper.n_trials=6", *NAMED, "hydra.sweep.dir=multirun/b")
+    assert "study      s is complete: 6 trials; nothing to run" in again.out
+    assert not Path("multirun/b").exists()
+    ours, theirs = json.loads(Path("multirun/a/sweep.json").read_text()), json.loads(before)
+    assert (ours.pop("command"), theirs.pop("command")) == (
+        "python app.py -m hydra.sweeper.n_trials=6 hydra.sweeper.study_name=s hydra.sweep.dir=multirun/b",
+        "python app.py -m hydra.sweeper.n_trials=6 hydra.sweeper.study_name=s hydra.sweep.dir=multirun/a",
+    )
+    assert ours == theirs
+    more = app("hydra.sweeper.n_trials=8", *NAMED, "hydra.sweep.dir=multirun/c")
+    assert "study      s: 6 of 8 trials done" in more.out
+    assert sorted(path.name for path in Path("multirun/c").iterdir() if path.is_dir()) == ["6", "7"]
+    assert [trial["number"] for trial in app.record()["trials"]] == list(range(8))
+
+
+def test_what_sweep_json_holds(app: App) -> None:
+    app.write()
+    app("hydra.sweeper.n_trials=4", *NAMED, "hydra.sweeper.max_failures=9", "y=choice(1,2)")
+    record = app.record()
+    trials = record.pop("trials")
+    assert record.pop("command").startswith("python app.py -m ")
+    assert record.pop("importances").keys() == {"x", "y"}
+    best = min(trials, key=lambda trial: trial["values"][0])
+    assert record == {
+        "study": "s",
+        "storage": absolute(JOURNAL),
+        "objective": "value",
+        "directions": ["minimize"],
+        "n_trials": 4,
+        "space": {"x": "-1..1", "y": "choice(1, 2)"},
+        "best": [best["number"]],
+        "top_k": None,
+    }
+    for number, trial in enumerate(trials):
+        assert trial.pop("seconds") >= 0
+        assert trial == {
+            "number": number,
+            "state": "complete",
+            "values": [trial["params"]["x"] ** 2 + trial["params"]["y"]],
+            "params": trial["params"],
+            "steps": 0,
+            "attempts": 1,
+            "folder": str(app.folders()[-1].absolute() / str(number)),
+            "failure": None,
+            "facts": None,
+        }
+
+
+def test_the_command_it_gives_runs_the_best_trial_alone(app: App) -> None:
+    body = """
+    print(f"<{cfg.name}> <{cfg.x}> <{cfg.y}>")
+    return cfg.x
+    """
+    app.write(body, "name: plain", "{x: 'interval(-1.0, 1.0)', name: 'choice(\"it is\", \"a, b\")'}")
+    done = app(*NAMED, "y=3")
+    best = app.record()["trials"][app.record()["best"][0]]
+    alone = app(*words_of(done.out, "again")[2:], multirun=False)
+    assert alone.code == 0, alone.err
+    assert f"<{best['params']['x']}> <3>" in alone.out
+    assert alone.out.startswith(f"<{best['params']['name'].strip(chr(39))}>")
+
+
+# --- what jobs may do -------------------------------------------------------------------------------------------------
+
+
+def test_a_foreign_job_reports_and_is_pruned(app: App) -> None:
+    body = """
+    from cvae.trial import current_trial
+    trial = current_trial()
+    assert cfg.trial.number == trial.number
+    assert trial.params == {"x": cfg.x}
+    for step in range(1, 6):
+        if trial.report(step, cfg.x):
+            return None
+    return cfg.x
+    """
+    app.write(body)
+    median = ("hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=2", "hydra.sweeper.pruner.n_warmup_steps=2")
+    enqueue = "hydra.sweeper.enqueue=[{x: -0.5}, {x: -0.4}, {x: 0.9}, {x: -0.9}]"
+    done = app(*median, enqueue, *NAMED, "hydra.sweeper.n_trials=4")
+    assert (done.code, done.err) == (0, "")
+    trials = app.record()["trials"]
+    assert [trial["state"] for trial in trials] == ["complete", "complete", "pruned", "complete"]
+    assert [trial["steps"] for trial in trials] == [5, 5, 2, 5]
+    assert "trial 2  pruned  at 2" in done.out
+
+
+def test_what_a_job_may_return_or_raise(app: App) -> None:
+    body = """
+    import optuna
+    kind = cfg.kind
+    if kind == "raises":
+        raise optuna.TrialPruned()
+    if kind == "fails":
+        raise ValueError("no luck")
+    return {
+        "number": 1, "text": "2.5", "mapping": {"state": "complete", "value": 3}, "pruned": {"state": "pruned", "value": 4},
+        "list": [5.0], "nothing": None, "not_a_number": float("nan"), "two": [1, 2], "word": "abc",
+    }[kind]
+    """
+    kinds = ["raises", "fails", "number", "text", "mapping", "pruned", "list", "nothing", "not_a_number", "two", "word"]
+    app.write(body, "kind: none", f"{{kind: 'choice({','.join(kinds)})'}}")
+    points = "[" + ",".join(f"{{kind: {kind}}}" for kind in kinds) + "]"
+    few = (f"hydra.sweeper.n_trials={len(kinds)}", "hydra.sweeper.max_failures=99", "hydra.sweeper.retry=0")
+    done = app(*NAMED, *few, f"hydra.sweeper.enqueue={points}")
+    assert done.code == 0
+    trials = {trial["params"]["kind"]: trial for trial in app.record()["trials"]}
+    assert {kind: (trial["state"], trial["values"]) for kind, trial in trials.items()} == {
+        "raises": ("pruned", None),
+        "fails": ("fail", None),
+        "number": ("complete", [1]),
+        "text": ("complete", [2.5]),
+        "mapping": ("complete", [3]),
+        "pruned": ("pruned", None),
+        "list": ("complete", [5]),
+        "nothing": ("fail", None),
+        "not_a_number": ("fail", None),
+        "two": ("fail", None),
+        "word": ("fail", None),
+    }
+    assert trials["fails"]["failure"].rstrip().endswith("ValueError: no luck")
+    assert "None" in trials["nothing"]["failure"]
+    assert "[1, 2]" in trials["two"]["failure"]
+    assert app.record()["best"] == [trials["number"]["number"]]
+
+
+def test_constraints(app: App) -> None:
+    """An infeasible trial is never the best, however good."""
+    body = """
+    from cvae.trial import current_trial
+    current_trial().record({"memory": 10 - cfg.x})
+    return cfg.x
+    """
+    app.write(body)
+    points = "hydra.sweeper.enqueue=[{x: -1.0}, {x: 0.5}, {x: 0.75}]"
+    done = app(*NAMED, points, "hydra.sweeper.constraints={memory: 9.5}")
+    assert done.code == 0
+    record = app.record()
+    assert [trial["facts"] for trial in record["trials"]] == [{"memory": 11.0}, {"memory": 9.5}, {"memory": 9.25}]
+    assert record["best"] == [1]
+    assert OmegaConf.load(app.folders()[-1] / "optimization_results.yaml").best_params == {"x": 0.5}
+
+
+def test_no_trial_keeps_the_constraints(app: App) -> None:
+    body = "from cvae.trial import current_trial; current_trial().record({'memory': 10}); return cfg.x"
+    done = app.write(body)(*NAMED, "hydra.sweeper.constraints={memory: 1}")
+    assert done.code == 0
+    assert app.record()["best"] == []
+    assert not (app.folders()[-1] / "best.yaml").exists()
+
+
+def test_time_is_up(app: App) -> None:
+    app.write("import time; time.sleep(0.3); return cfg.x")
+    done = app(*NAMED, "hydra.sweeper.n_trials=50", "hydra.sweeper.timeout=0.5")
+    assert done.code == 0
+    last = done.out.splitlines()[-1]
+    assert last.startswith("time is up after 0.5 s; go on with: python app.py -m hydra.sweeper.study_name=s")
+    count = len(app.record()["trials"])
+    assert 1 <= count < 20
+    assert f"trials     {count} of 50 done" in done.out
+
+
+# --- seeds ------------------------------------------------------------------------------------------------------------
+
+SEEDED = """
+with open("seen.txt", "a") as file:
+    print(cfg.x, cfg.seed, file=file)
+return cfg.x + cfg.seed
+"""
+
+
+def seen() -> list[tuple[float, int]]:
+    return [(float(x), int(seed)) for x, seed in map(str.split, Path("seen.txt").read_text().splitlines())]
+
+
+def test_a_trial_of_several_seeds_is_told_their_mean(app: App) -> None:
+    app.write(SEEDED, "seed: 4")
+    done = app(*NAMED, "hydra.sweeper.seeds_per_trial=3")
+    assert (done.code, done.err) == (0, "")
+    record = app.record()
+    for trial in record["trials"]:
+        x = trial["params"]["x"]
+        assert trial["values"] == [pytest.approx(x + 5)]
+        assert [seed for value, seed in seen() if value == x] == [4, 5, 6]
+    folder = app.folders()[-1]
+    assert sorted(path.name for path in (folder / "0").iterdir()) == ["seed_4", "seed_5", "seed_6"]
+
+
+def test_a_trial_that_is_cut_off_between_seeds_goes_on(app: App) -> None:
+    body = """
+    import os
+    if cfg.seed == 5 and not os.path.exists("cut"):
+        open("cut", "w").close()
+        raise KeyboardInterrupt
+    """ + SEEDED.replace("\n", "\n    ")
+    app.write(body, "seed: 4")
+    words = (*NAMED, "hydra.sweeper.n_trials=1", "hydra.sweeper.seeds_per_trial=3")
+    first = app(*words)
+    assert first.code == 128 + signal.SIGINT
+    assert "go on with: python app.py -m" in first.out
+    ((x, seed),) = seen()
+    assert seed == 4
+    assert app(*words).code == 0
+    assert seen() == [(x, 4), (x, 5), (x, 6)]
+    (trial,) = app.record()["trials"]
+    assert (trial["values"], trial["attempts"]) == ([pytest.approx(x + 5)], 1)
+
+
+def test_wilcoxon_stops_a_trial_that_loses_on_every_seed(app: App) -> None:
+    app.write(SEEDED, "seed: 0", "{x: 'choice(0, 1000)'}")
+    words = ("hydra/sweeper/pruner=wilcoxon", "hydra.sweeper.pruner.p_threshold=0.2", "hydra.sweeper.seeds_per_trial=8")
+    done = app(*NAMED, *words, "hydra.sweeper.enqueue=[{x: 0}, {x: 1000}]", "hydra.sweeper.n_trials=2")
+    assert (done.code, done.err) == (0, "")
+    assert [trial["state"] for trial in app.record()["trials"]] == ["complete", "pruned"]
+    assert 2 <= sum(x == 1000 for x, _ in seen()) < 8
+
+
+def test_the_best_once_more_on_fresh_seeds(app: App) -> None:
+    """Resumed as the sweep itself is, and reported with an interval."""
+    body = SEEDED.replace("cfg.x + cfg.seed", "abs(cfg.x) + (cfg.seed % 2) / 100")
+    app.write(body, "seed: 4")
+    words = (*NAMED, "hydra.sweeper.n_trials=4", "hydra.sweeper.top_k=2", "hydra.sweeper.top_k_seeds=3")
+    done = app(*words)
+    assert (done.code, done.err) == (0, "")
+    record = app.record()
+    order = sorted(record["trials"], key=lambda trial: trial["values"][0])
+    top = record["top_k"]
+    assert top["seeds"] == [5, 6, 7]
+    assert top["values"].keys() == {str(order[0]["number"]), str(order[1]["number"])}
+    for number, values in top["values"].items():
+        x = abs(record["trials"][int(number)]["params"]["x"])
+        assert sorted(values) == pytest.approx(sorted([x + 0.01, x, x + 0.01]))
+    assert len(seen()) == 4 + 2 * 3
+    assert f"winner     trial {order[0]['number']}: value " in done.out
+    assert "on 3 fresh seeds" in done.out
+    assert len(record["trials"]) == 4
+    again = app(*words)
+    assert len(seen()) == 10
+    assert app.record()["top_k"] == top
+    assert again.code == 0
+
+
+# --- passwords --------------------------------------------------------------------------------------------------------
+
+
+def test_no_file_holds_the_storage_s_password(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal stands in for the server that the URL names."""
+    from cvae.sweep import job
+    from cvae.sweep import study as studies
+
+    opened: list[str] = []
+
+    def instead(url: str) -> optuna.storages.BaseStorage:
+        opened.append(url)
+        return open_storage(absolute(JOURNAL))
+
+    for module in (job, studies):
+        monkeypatch.setattr(module, "open_storage", instead)
+        monkeypatch.setattr(module, "locked", lambda *place: contextlib.nullcontext())
+    url = "postgresql://bob:s3cret@db.example/studies"
+    app.write()
+    done = app(*NAMED, f"hydra.sweeper.storage={url}")
+    assert (done.code, done.err) == (0, "")
+    assert set(opened) == {url}, "the sweeper and its jobs know it"
+    files = [path for path in Path("multirun").rglob("*") if path.is_file()]
+    assert {"sweep.json", "multirun.yaml", "hydra.yaml", "overrides.yaml", "config.yaml"} <= {path.name for path in files}
+    assert [path for path in files if b"s3cret" in path.read_bytes()] == []
+    assert "s3cret" not in done.out
+    assert "postgresql://bob:***@db.example/studies" in done.out
+
+
+# --- best.yaml --------------------------------------------------------------------------------------------------------
+
+
+def test_unfold(tmp_path: Path) -> None:
+    path = tmp_path / "best.yaml"
+    path.write_text(
+        """
+# @package _global_
+defaults:
+  - override /kl_schedule: cyclical
+  - override /model/backbone: dcgan
+lr: 1e-3
+beta: null
+name: "it's \\\\ {a}, b"
+betas: [0.9, 0.99]
+flag: true
+kl_schedule: {cycles: 3, deep: {er: x}}
+"""
+    )
+    words = unfold(["-m", f"experiment={path}", "lr=2e-3"])
+    assert words == [
+        "kl_schedule=cyclical",
+        "model/backbone=dcgan",
+        "lr=0.001",
+        "beta=null",
+        r"name='it\'s \\ {a}, b'",
+        "betas=[0.9,0.99]",
+        "flag=true",
+        "kl_schedule.cycles=3",
+        "kl_schedule.deep.er='x'",
+        "-m",
+        "lr=2e-3",
+    ]
+    assert unfold(["experiment=sweep_quick"]) == ["experiment=sweep_quick"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (None, ("cannot be read", "check the path")),
+        ("a: [", ("cannot be read",)),
+        ("- a\n- b\n", ("no list of settings",)),
+        ("hydra: {mode: MULTIRUN}\n", ("sets up Hydra",)),
+        ("defaults: [kl_schedule]\n", ("'kl_schedule'", "override /group: option")),
+        ("defaults: [{a: 1, b: 2}]\n", ("cannot read", "override /group: option")),
+        ("defaults: 3\n", ("cannot read 3", "override /group: option")),
+    ],
+)
+def test_unfold_says_what_it_cannot_read(text: str | None, parts: tuple[str, ...]) -> None:
+    path = Path("best.yaml")
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        unfold([f"experiment={path}"])
+    assert [part for part in ("best.yaml", *parts) if part not in str(caught.value)] == [], str(caught.value)
+
+
+# --- sweeps of runs ---------------------------------------------------------------------------------------------------
+
+SWEPT = ("-m", "hydra/sweeper=optuna", "hydra/launcher=basic", "hydra.sweeper.n_jobs=1", *NAMED)
+
+
+def test_a_sweep_of_runs(train, drawn: Path) -> None:
+    """The objective is maximised, reported every epoch, and what prunes a run leaves it whole."""
+    words = (
+        "kl_schedule=cyclical,monotonic",
+        "lr=tag(log, interval(1e-5, 1e-2))",
+        "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.enqueue=[{lr: 1e-2, kl_schedule: cyclical}, {lr: 1e-2, kl_schedule: monotonic}]",
+        "hydra/sweeper/pruner=median",
+        "hydra.sweeper.pruner.n_startup_trials=1",
+        "hydra.sweeper.pruner.n_warmup_steps=1",
+        "epochs=3",
+    )
+    done = train(*SWEPT, *[word for word in tiny(drawn) if not word.startswith(("kl_schedule", "epochs"))], *words)
+    assert (done.code, done.err) == (0, ""), done.out
+    assert "warning: kl_schedule is searched under a pruner" in done.out
+    record = json.loads(next(Path("multirun").glob("*/sweep.json")).read_text())
+    assert record["directions"] == ["maximize"]
+    assert record["objective"] == "val/psnr"
+    for trial, frozen in zip(record["trials"], study().trials, strict=True):
+        folder = Path(trial["folder"])
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert frozen.intermediate_values == {row["epoch"]: row["val/psnr"] for row in rows}
+        assert trial["steps"] == len(rows)
+        about = json.loads((folder / "run.json").read_text())
+        assert about["group"] == "s"
+        assert about["trial"] == {"number": trial["number"], "params": trial["params"]}
+        for name in ("checkpoints/last.pt", "checkpoints/best.pt", "curves.png", ".hydra/config.yaml"):
+            assert (folder / name).is_file(), name
+        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        assert (config.trial.number, config.trial.study) == (trial["number"], "s")
+        if trial["state"] == "complete":
+            assert trial["values"] == [max(row["val/psnr"] for row in rows)]
+            assert trial["facts"]["peak_memory"] > 0
+            assert trial["facts"]["val/psnr"] == trial["values"][0]
+    best = record["trials"][record["best"][0]]
+    assert best["values"][0] == max(trial["values"][0] for trial in record["trials"] if trial["values"])
+    # best.yaml is the same run without the sweep.
+    path = next(Path("multirun").glob("*/best.yaml"))
+    alone = train(f"experiment={path}", "hydra.run.dir=alone")
+    assert alone.code == 0, alone.err
+    assert (
+        json.loads(Path("alone/run.json").read_text())["signature"]
+        == json.loads((Path(best["folder"]) / "run.json").read_text())["signature"]
+    )
+
+
+def test_runs_with_two_objectives(train, drawn: Path) -> None:
+    words = ("objective=[val/psnr,frames_per_second]", "lr=interval(1e-4,1e-2)", "hydra.sweeper.n_trials=2", "epochs=1")
+    done = train(*SWEPT, *[word for word in tiny(drawn) if not word.startswith("epochs")], *words)
+    assert (done.code, done.err) == (0, ""), done.out
+    record = json.loads(next(Path("multirun").glob("*/sweep.json")).read_text())
+    assert record["directions"] == ["maximize", "maximize"]
+    assert record["objective"] == "val/psnr, frames_per_second"
+    for trial in record["trials"]:
+        rows = [json.loads(line) for line in (Path(trial["folder"]) / "metrics.jsonl").read_text().splitlines()]
+        assert trial["values"] == [rows[0]["val/psnr"], rows[0]["frames_per_second"]]
+    assert record["best"]
