@@ -101,7 +101,9 @@ def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     """Wait for something to become true."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"did not come about; there are {[each.cmdline() for each in processes()]}; the log: {log()}"
+        assert time.monotonic() < deadline, (
+            f"did not come about; there are {[each.cmdline() for each in processes()]}; the log: {log()}"
+        )
         time.sleep(0.02)
     return found
 
