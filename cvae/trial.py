@@ -16,7 +16,10 @@ class Trial(Protocol):
 
     @property
     def stopping(self) -> bool:
-        """Whether the sweep was asked to stop: save what a later attempt can go on from, then end."""
+        """Whether this job was asked to stop: save what a later attempt can go on from, then leave by an exit.
+
+        What is returned counts as the trial's value, be it early.
+        """
 
     def report(self, step: int, value: float) -> bool:
         """Report the objective after ``step`` of the job; return whether the pruner says to stop here."""
