@@ -224,8 +224,8 @@ class Engine:
             for slot in list(self.slots.values()):
                 try:
                     self.study.lease(slot.trial._trial_id, SWEEPER)
-                except UpdateFinishedTrialError:
-                    continue
+                except (UpdateFinishedTrialError, OSError):
+                    continue  # a full disk may be mended before the lease ends
 
     def _done(self) -> bool:
         return len(self.study.finished()) >= self.plan.n_trials

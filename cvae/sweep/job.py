@@ -70,7 +70,7 @@ class Job:
         """
         trial = JobTrial.open(self, cfg.trial)
         if trial is None:
-            say(f"trial {cfg.trial.number} was given to another job: nothing to do")
+            say(f"trial {cfg.trial.number} was stopped or given to another job: nothing to do")
             return {"state": "taken over", "value": None}
         if HydraConfig.initialized():
             trial.note(FOLDER, HydraConfig.get().runtime.output_dir)
@@ -86,10 +86,11 @@ class Job:
             trial.let_go(queue=False, reason=traceback.format_exc(limit=-8))
             raise
         except SystemExit as stop:
-            trial.let_go(queue=bool(trial.heard or trial.stopping or stop.code in _STOPPED) and stop.code != _PREEMPTED)
+            asked = trial.stopping or trial.heard > 0 or stop.code in _STOPPED
+            trial.let_go(queue=asked and stop.code != _PREEMPTED)
             if stop.code == _PREEMPTED:
                 raise
-            if trial.in_sweeper and (trial.heard or stop.code in _STOPPED):
+            if asked and trial.in_sweeper:
                 raise SystemExit(128 + trial.heard if trial.heard else stop.code) from None
             return {"state": "exited", "value": stop.code}
         except KeyboardInterrupt:
@@ -166,7 +167,7 @@ class JobTrial(NoTrial):
 
     @classmethod
     def open(cls, job: Job, place: DictConfig) -> JobTrial | None:
-        """The trial at ``place``; None if it is finished or was given to another job.
+        """The trial at ``place``; None if it is finished, was stopped before it began, or was given to another job.
 
         Raises:
             UserError: its storage cannot be opened, or has no such study.
@@ -185,9 +186,11 @@ class JobTrial(NoTrial):
     @classmethod
     def _take(cls, job: Job, place: DictConfig, study: optuna.Study, url: str) -> JobTrial | None:
         # From the look at the claim to the job's own lease nobody else may claim the trial.
-        with locked(study._storage, url, study.study_name):
+        with locked(url, study.study_name):
             frozen = study.get_trials(deepcopy=False)[place.number]
             if frozen.state != TrialState.RUNNING or frozen.system_attrs.get(CLAIM) != place.claim:
+                return None
+            if frozen.system_attrs.get(STOP):  # it waited for a slot or a scheduler while its sweep was stopped
                 return None
             return cls(job, place, study, frozen, url)
 
@@ -282,7 +285,7 @@ class JobTrial(NoTrial):
     @contextlib.contextmanager
     def _ours(self) -> Iterator[bool]:
         """Whether the trial is still this job's, neither queued nor claimed anew: true as long as this is held."""
-        with locked(self._storage, self._url, self.study.study_name):
+        with locked(self._url, self.study.study_name):
             trial = self._storage.get_trial(self._id)
             yield trial.state != TrialState.WAITING and trial.system_attrs.get(CLAIM) == self._claim
 
@@ -329,7 +332,7 @@ class JobTrial(NoTrial):
                     renewed = time.monotonic()
             except UpdateFinishedTrialError:
                 return
-            except optuna.exceptions.OptunaError:
+            except (optuna.exceptions.OptunaError, OSError):
                 continue  # the storage is away; the job itself notices when it reports
 
 

@@ -72,7 +72,9 @@ class Pool:
         """
         environment = self._free.get()
         try:
-            with tempfile.TemporaryDirectory(prefix="cvae-job-") as scratch:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            # In the job's folder: what a killed sweeper leaves lies where it belongs.
+            with tempfile.TemporaryDirectory(prefix=".job-", dir=log.parent) as scratch:
                 return self._run(call, log, environment, Path(scratch))
         finally:
             self._free.put(environment)
@@ -80,7 +82,6 @@ class Pool:
     def _run(self, call: Callable[[], JobReturn], log: Path, environment: dict[str, str], scratch: Path) -> JobReturn:
         work, result = scratch / "job.pkl", scratch / "result.pkl"
         work.write_bytes(cloudpickle.dumps(call))
-        log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", "cvae.sweep.local", str(work), str(result)],

@@ -211,12 +211,13 @@ class SweepStudy:
             )
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
-        return locked(self.storage, self.url, self.name)
+        return locked(self.url, self.name)
 
 
 @contextlib.contextmanager
-def locked(storage: BaseStorage, url: str, name: str) -> Iterator[None]:
+def locked(url: str, name: str) -> Iterator[None]:
     """Hold what all who claim in this study wait for. It is let go when its holder dies."""
+    storage = open_storage(url)
     if isinstance(storage, JournalStorage):
         path = Path(url.removeprefix("journal://"))
     elif isinstance(storage, RDBStorage) and storage.engine.dialect.name == "sqlite":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from optuna.trial import Trial
 from cvae.sweep.job import Job
 from cvae.sweep.storage import absolute
 from cvae.sweep.study import CLAIM, JOB, SWEEPER, Owner, SweepStudy
+from cvae.trial import current_trial
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -57,6 +59,15 @@ def test_a_job_whose_trial_was_claimed_anew_does_nothing(study: SweepStudy) -> N
     assert study.study.trials[0].value == 2.0
 
 
+def test_a_job_that_was_stopped_before_it_began_does_nothing(study: SweepStudy) -> None:
+    trial = study.claim(9)
+    study.stop([trial._trial_id])
+    ran: list[DictConfig] = []
+    assert Job(ran.append)(place(study, trial))["state"] == "taken over"
+    assert ran == []
+    assert Job(lambda cfg: 2.0)(place(study, claimed_anew(study, trial)))["state"] == "complete"
+
+
 def crash(cfg: DictConfig) -> float:
     raise ValueError("no")
 
@@ -79,3 +90,82 @@ def test_a_job_that_loses_its_trial_tells_nothing(study: SweepStudy, end: Callab
     assert states(study) == ["RUNNING"]
     assert study.study.trials[0].user_attrs.get("failure") is None
     assert study.storage.get_trial_system_attrs(first._trial_id)[JOB] is None
+
+
+# --- its end ----------------------------------------------------------------------------------------------------------
+
+
+def begin(study: SweepStudy, sweeper: Owner | None = None) -> DictConfig:
+    trial = study.claim(9)
+    assert trial is not None
+    if sweeper is not None:
+        study.lease(trial._trial_id, SWEEPER, sweeper)
+    return place(study, trial)
+
+
+DEAD = Owner(Owner.of().host, 2**30, 1.0)  # no system has as many
+APART = Owner("another-host", 1, 0.0)
+
+
+def watching(cfg: DictConfig) -> float:
+    """An app that looks whether to stop, and leaves with a code of its own."""
+    assert not current_trial().stopping
+    signal.raise_signal(cfg.signal)
+    assert current_trial().stopping
+    raise SystemExit(75)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sweeper", [None, DEAD, APART])
+def test_an_app_that_watches_is_asked_to_stop(study: SweepStudy, sweeper: Owner | None, number: int) -> None:
+    cfg = begin(study, sweeper)
+    cfg.signal = int(number)
+    before = signal.getsignal(number)
+    if sweeper is None:  # the job of a sweeper in this process: both stop
+        with pytest.raises(SystemExit) as stop:
+            Job(watching)(cfg)
+        assert stop.value.code == 128 + number
+    else:
+        assert Job(watching)(cfg) == {"state": "exited", "value": 75}
+    assert signal.getsignal(number) == before
+    # A sweeper that lives queues its jobs' trials itself, once they are over.
+    assert states(study) == ["WAITING" if sweeper is DEAD else "RUNNING"]
+    assert study.storage.get_trial_system_attrs(0)[JOB] is None
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_an_app_that_does_not_watch_is_ended(study: SweepStudy, number: int, error: type[BaseException]) -> None:
+    def task(cfg: DictConfig) -> float:
+        signal.raise_signal(number)
+        return 1.0
+
+    with pytest.raises(error):
+        Job(task)(begin(study))
+    assert states(study) == ["RUNNING"]
+
+
+def test_a_job_that_ends_while_its_sweep_stops_counts(study: SweepStudy) -> None:
+    """The trial is done; its sweeper, in this process, stops all the same."""
+
+    def task(cfg: DictConfig) -> float:
+        assert not current_trial().stopping
+        signal.raise_signal(signal.SIGINT)
+        return 1.0
+
+    with pytest.raises(SystemExit) as stop:
+        Job(task)(begin(study))
+    assert stop.value.code == 130
+    assert states(study) == ["COMPLETE"]
+
+
+def test_a_crash_leaves_its_traceback_and_no_lease(study: SweepStudy) -> None:
+    with pytest.raises(ValueError, match="no"):
+        Job(crash)(begin(study))
+    (trial,) = study.study.trials
+    assert trial.user_attrs["failure"].strip().endswith("ValueError: no")
+    assert "in crash" in trial.user_attrs["failure"]
+    assert trial.system_attrs[JOB] is None
+    study.give_up(0, trial.system_attrs[CLAIM], "ValueError: no", attempt=True)
+    again = study.claim(9)
+    assert again is not None
+    assert again.user_attrs["failure"] is None

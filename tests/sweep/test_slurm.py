@@ -16,12 +16,10 @@ from toys import LAUNCHERS, check_complete, finish, log, start, trials, until
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(420)]
 
 
-def job_of(slurm: Slurm, pid: int) -> str:
+def job_of(pid: int) -> str:
     """The id of the Slurm job that a process belongs to."""
     words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    (found,) = [word for word in words if word.startswith(b"SLURM_ARRAY_JOB_ID=")]
-    job = found.split(b"=")[1].decode()
-    return f"{job}_0" if any(each.id == f"{job}_0" for each in slurm.jobs()) else job
+    return next(word for word in words if word.startswith(b"SLURM_JOB_ID=")).split(b"=")[1].decode()
 
 
 def begun(number: int, times: int) -> dict:
@@ -29,12 +27,12 @@ def begun(number: int, times: int) -> dict:
 
 
 def test_a_sweep_outlives_a_preemption_and_a_cancellation(slurm: Slurm) -> None:
-    sweeper = start("hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=2", "seconds=4", launcher="slurm")
-    preempted = job_of(slurm, begun(0, 1)["pid"])
+    # A job outlives scancel by KillWait, 5 s.
+    sweeper = start("hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=2", "seconds=8", launcher="slurm")
+    preempted, cancelled = (job_of(begun(number, 1)["pid"]) for number in (0, 1))
+    slurm.cancel(cancelled)
     until(lambda: trials()[0].intermediate_values)
     slurm.preempt(preempted)
-    cancelled = job_of(slurm, begun(1, 1)["pid"])
-    slurm.cancel(cancelled)
     slurm.hurry(preempted)
     code, out = finish(sweeper, 300)
     assert code == 0, out

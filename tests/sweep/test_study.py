@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 from optuna.trial import TrialState
 
@@ -171,6 +172,27 @@ def test_a_claim_given_up_is_queued_unless_another_has_it(url: str) -> None:
     ours.give_up(trial.number, claim, "ValueError: no", attempt=True)
     assert states(url) == ["FAIL"]
     assert ours.study.trials[0].user_attrs["failure"] == "tried 2 times; ValueError: no"
+
+
+def test_a_claim_given_up_stays_with_a_job_that_lives(url: str) -> None:
+    """A launcher may lose sight of its job, as submitit does when its own process is killed."""
+    ours = study(url, retry=9)
+    trial = ours.claim(9)
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    ours.lease(trial._trial_id, JOB, Owner.of(process.pid))
+    ours.give_up(trial.number, ours.storage.get_trial_system_attrs(trial._trial_id)[CLAIM], "lost", attempt=True)
+    assert ours.claim(9).number == 1
+    assert states(url) == ["RUNNING", "RUNNING"]
+    process.kill()
+    process.communicate()
+    assert ours.claim(9).number == 0, "its job died"
+
+
+def test_setting_the_clock_kills_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, boot = Owner.of(), psutil.boot_time()
+    monkeypatch.setattr(psutil, "boot_time", lambda: boot + 3600)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self, real=psutil.Process.create_time: real(self) + 3600)
+    assert owner.alive(0.0)
 
 
 # --- owners -----------------------------------------------------------------------------------------------------------

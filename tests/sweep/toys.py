@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -33,9 +34,8 @@ _MARK = "CVAE_TOY_OF"  # in the environment of a sweep's processes: its folder
 
 def start(*words: str, launcher: str = "basic", **environment: str) -> subprocess.Popen[bytes]:
     """Start a sweep in this folder, in a session of its own, as a terminal's command is in a process group of its own."""
-    with Path(environment.pop("out", "out.txt")).open(
-        "w"
-    ) as out:  # no pipe: jobs that outlive their sweeper would hold it open
+    # No pipe: jobs that outlive their sweeper would hold it open.
+    with Path(environment.pop("out", "out.txt")).open("w") as out:
         return subprocess.Popen(
             [sys.executable, str(APP), "-m", *LAUNCHERS[launcher], *words],
             env={**os.environ, _MARK: str(Path.cwd()), **environment},
@@ -103,7 +103,7 @@ def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     """Wait for something to become true."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"did not come about; the log: {log()}"
+        assert time.monotonic() < deadline, f"did not come about; there are {[each.cmdline() for each in processes()]}; the log: {log()}"
         time.sleep(0.02)
     return found
 
@@ -135,18 +135,23 @@ def kill_at_random(launcher: str, kills: int, seed: int, n_trials: int, *words: 
     command = [f"hydra.sweeper.n_trials={n_trials}", "hydra.sweeper.retry=1000", "hydra.sweeper.max_failures=1000", *words]
     generator, killed = random.Random(seed), set()
     sweeper = start(*command, launcher=launcher)
-    for turn in range(kills):
-        time.sleep(generator.uniform(0.0, pause))
-        victims = [sweeper.pid] if turn % 2 == 0 else [each.pid for each in processes() if each.pid != sweeper.pid]
-        victim = generator.choice(sorted(victims) or [sweeper.pid])
-        killed.add(victim)
-        os.kill(victim, signal.SIGKILL) if psutil.pid_exists(victim) else None
-        if victim == sweeper.pid or sweeper.poll() is not None:
-            sweeper.wait()
-            sweeper = start(*command, launcher=launcher)
-    code, out = finish(sweeper, 300)
-    assert code == 0, out
-    until(lambda: not [each for each in processes() if "loky" not in " ".join(each.cmdline())], 30)
+    try:
+        for turn in range(kills):
+            time.sleep(generator.uniform(0.0, pause))
+            victims = [sweeper.pid] if turn % 2 == 0 else [each.pid for each in processes() if each.pid != sweeper.pid]
+            victim = generator.choice(sorted(victims) or [sweeper.pid])
+            killed.add(victim)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+            if victim == sweeper.pid or sweeper.poll() is not None:
+                sweeper.wait()
+                sweeper = start(*command, launcher=launcher)
+        code, out = finish(sweeper, 300)
+        assert code == 0, out
+        if launcher != "joblib":  # its idle workers do not notice for minutes that their sweeper is gone
+            until(lambda: not processes(), 30)
+    finally:
+        end_all()
     check_complete(n_trials, killed)
 
 
