@@ -21,9 +21,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from cvae.console import command, say, warn
-from cvae.errors import UserError, writing
+from cvae.errors import writing
 from cvae.sweep.board import Board
-from cvae.sweep.job import seed_values
+from cvae.sweep.job_trial import seed_values
 from cvae.sweep.plan import Plan
 from cvae.sweep.space import Value
 from cvae.sweep.study import CLAIM, FAILURE, LEASE, OF, PLACE, SWEEPER, SweepStudy
@@ -189,21 +189,30 @@ class Engine:
         if trial is None:
             return None
         attributes = self.study.storage.get_trial_system_attrs(trial._trial_id)
-        # A trial that goes on does so in the folder where it began.
+        try:
+            slot = Slot(trial, attributes[CLAIM], self._place(trial, attributes), self._values(trial), time.monotonic())
+        except BaseException:  # a folder that cannot be written, a search space of the user's own
+            self.study.give_up(trial.number, attributes[CLAIM], "it could not be started", attempt=False)
+            raise
+        self.slots[trial.number] = slot
+        return slot
+
+    def _place(self, trial: optuna.Trial, attributes: dict[str, Any]) -> str:
+        """The sweep folder of a trial: where it began, if it goes on."""
         place = attributes.get(PLACE)
         if place is None or not Path(place).is_dir():
-            place = str(self.folder)
-            if OF not in trial.user_attrs and (self.folder / str(trial.number)).exists():
-                self.study.give_up(trial.number, attributes[CLAIM], "its folder was taken", attempt=False)
-                raise UserError(f"{place} holds other jobs' folders: choose another with hydra.sweep.dir=FOLDER")
+            # Two sweeps that start in one second have the same folder by Hydra's default.
+            stem, copy = self.folder, 1
+            while OF not in trial.user_attrs and (self.folder / str(trial.number)).exists():
+                copy += 1
+                self.folder = stem.with_name(f"{stem.name}_{copy}")
             with writing(self.folder, "choose another with hydra.sweep.dir=FOLDER"):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 if not (self.folder / "multirun.yaml").exists():
                     OmegaConf.save(self.config, self.folder / "multirun.yaml")
+            place = str(self.folder)
             self.study.storage.set_trial_system_attr(trial._trial_id, PLACE, place)
-        slot = Slot(trial, attributes[CLAIM], place, self._values(trial), time.monotonic())
-        self.slots[trial.number] = slot
-        return slot
+        return str(place)
 
     def _values(self, trial: optuna.Trial) -> dict[str, Value]:
         if OF in trial.user_attrs:
@@ -280,7 +289,7 @@ class Engine:
         while self.slots:
             self._await_one(_TICK)
         reason = (str(last.user_attrs.get(FAILURE, "")).strip().splitlines() or ["no reason was given"])[-1]
-        raise Stop(f"error: {what}; the last was trial {last.number}: {reason}", 1)
+        raise Stop(f"{what}; the last was trial {last.number}: {reason}", 1)
 
     def _go_on(self) -> str:
         return f"go on with: {command()}"

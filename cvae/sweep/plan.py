@@ -5,27 +5,20 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import optuna
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 
-from cvae.config import build, identity
+from cvae.config import identity
 from cvae.console import warn
 from cvae.errors import UserError
-from cvae.sweep.space import Space, Value, as_word, read_space, written
+from cvae.sweep.space import Space, Value, as_searched, corners, inside, old_distribution, read_space, shown, written
 from cvae.sweep.storage import absolute
+from cvae.sweep.strategies import build_pruner, build_sampler, grid_size, read_pruner, warn_of_phases
 
 Compose = Callable[[Sequence[str]], DictConfig]
 
@@ -80,7 +73,7 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
     if not space.distributions and not settings.get("custom_search_space"):
         raise UserError("this sweep searches nothing: give an interval, a range or choices, as lr='interval(1e-4, 1e-3)'")
     steps, warmup = _declared(declared, "steps"), _declared(declared, "warmup")
-    pruner = _pruner(settings.get("pruner"), steps, warmup)
+    pruner = read_pruner(settings.get("pruner"), steps, warmup)
     directions = _directions(settings.get("direction"), declared, config)
     if pruner is not None and len(directions) > 1:
         raise UserError("hydra.sweeper.pruner: Optuna prunes for one objective only: hydra/sweeper/pruner=none")
@@ -100,19 +93,23 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
         raise UserError(f"hydra.sweeper.max_failure_rate is {rate!r}: give a fraction in [0, 1], or null")
     if timeout is not None and not (_is_number(timeout) and timeout > 0):
         raise UserError(f"hydra.sweeper.timeout is {timeout!r}: give seconds above 0, or null")
+    n_trials, points = _whole(settings, "n_trials", 1), grid_size(settings.get("sampler"), space)
+    if points < n_trials:
+        warn(f"the grid has {points} points: n_trials={points}")
+        n_trials = int(points)
     allow_targets = list(settings.get("allow_targets") or [])
     build_pruner(pruner, allow_targets)
-    _warn_of_phases(pruner, space)
+    warn_of_phases(pruner, space)
     return Plan(
         space=space,
         identity=what,
         study_name=name,
         storage=absolute(settings.get("storage") or f"journal://multirun/studies/{name}.journal"),
         directions=directions,
-        sampler=_sampler(settings, space),
+        sampler=build_sampler(settings.get("sampler"), space, allow_targets),
         pruner=pruner,
         extend=_method(settings.get("custom_search_space")),
-        n_trials=_trials(settings, space),
+        n_trials=n_trials,
         n_jobs=_whole(settings, "n_jobs", 1),
         timeout=None if timeout is None else float(timeout),
         enqueue=_enqueued(settings.get("enqueue") or [], space),
@@ -180,7 +177,7 @@ def _space(settings: Mapping[str, Any], arguments: Sequence[str], config: DictCo
         if other not in space.distributions and other not in space.choices:
             raise UserError(f"hydra.sweeper.conditions.{key} needs {other}, which is no key of the app: check the spelling")
     for key in [str(key) for key in old if str(key) not in {*space.distributions, *space.fixed}]:
-        space.distributions[key] = _old_distribution(key, old[key])
+        space.distributions[key] = old_distribution(key, old[key])
     return space
 
 
@@ -193,42 +190,19 @@ def _plain_value(config: DictConfig, key: str) -> str | None:
     return None if value is None or OmegaConf.is_config(value) else written(value)
 
 
-def _old_distribution(key: str, entry: Any) -> BaseDistribution:
-    """``{type: categorical | int | float, choices | low, high, step, log}``, as sweeps were written before ``params``."""
-    try:
-        kind, rest = entry["type"], {name: value for name, value in entry.items() if name != "type" and value is not None}
-        kinds: dict[str, type[BaseDistribution]] = {
-            "categorical": CategoricalDistribution,
-            "int": IntDistribution,
-            "float": FloatDistribution,
-        }
-        return kinds[kind](**rest)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"hydra.sweeper.search_space.{key} cannot be read ({error}): write hydra.sweeper.params.{key}: interval(0, 1)"
-        ) from error
-
-
 def _first_job(space: Space, compose: Compose) -> DictConfig:
     """Compose jobs that together have every parameter and every choice, before the first one starts; the first one's config."""
-    rounds = max((len(_corners(distribution)) for distribution in space.distributions.values()), default=1)
+    rounds = max((len(corners(distribution)) for distribution in space.distributions.values()), default=1)
     jobs: list[DictConfig] = []
     for number in range(rounds):
-        values = {key: _corners(each)[number % len(_corners(each))] for key, each in space.distributions.items()}
+        values = {key: corners(each)[number % len(corners(each))] for key, each in space.distributions.items()}
         unconditional = {key: value for key, value in values.items() if key not in space.conditions}
         jobs.append(compose(space.overrides(unconditional)))
     for key, (other, wanted) in space.conditions.items():
-        value = _corners(space.distributions[key])[0]
+        value = corners(space.distributions[key])[0]
         if other in space.distributions or other in space.choices:
             compose([*space.overrides({}), f"{other}={wanted}", *Space({}).overrides({key: value})])
     return OmegaConf.masked_copy(jobs[0], [str(key) for key in jobs[0] if key != "hydra"])
-
-
-def _corners(distribution: BaseDistribution) -> list[Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    assert isinstance(distribution, (FloatDistribution, IntDistribution))
-    return [distribution.low, distribution.high]
 
 
 def _enqueued(points: Sequence[Any], space: Space) -> list[dict[str, Value]]:
@@ -240,24 +214,9 @@ def _enqueued(points: Sequence[Any], space: Space) -> list[dict[str, Value]]:
             if distribution is None:
                 known = ", ".join(space.distributions)
                 raise UserError(f"hydra.sweeper.enqueue[{number}]: this sweep does not search {key}; it searches {known}")
-            if not _inside(distribution, _as_searched(distribution, value)):
+            if not inside(distribution, as_searched(distribution, value)):
                 raise UserError(f"hydra.sweeper.enqueue[{number}]: {key}={value} lies outside of what is searched")
-    return [{key: _as_searched(space.distributions[key], value) for key, value in point.items()} for point in points]
-
-
-def _as_searched(distribution: BaseDistribution, value: Any) -> Any:
-    """A value of a config file as the command line's grammar has it among a distribution's choices."""
-    if not isinstance(distribution, CategoricalDistribution):
-        return value
-    text = as_word(value) if isinstance(value, str) else written(value).replace(", ", ",")
-    return next((choice for choice in distribution.choices if written(choice) == text), value)
-
-
-def _inside(distribution: BaseDistribution, value: Any) -> bool:
-    try:
-        return distribution._contains(distribution.to_internal_repr(value))
-    except (ValueError, TypeError):
-        return False
+    return [{key: as_searched(space.distributions[key], value) for key, value in point.items()} for point in points]
 
 
 def _method(path: str | None) -> Callable[[DictConfig, optuna.Trial], None] | None:
@@ -282,7 +241,7 @@ def _identity(space: Space, settings: Mapping[str, Any], app: DictConfig, seeds:
     for key in space.distributions:
         _drop(kept, key.lstrip("+~").split("@")[0].replace("/", ".").split("."))
     what: dict[str, Any] = {
-        "space": {key: _shown(distribution) for key, distribution in space.distributions.items()},
+        "space": {key: shown(distribution) for key, distribution in space.distributions.items()},
         "settings": kept,
     }
     if space.conditions:
@@ -301,21 +260,13 @@ def _drop(tree: Any, path: Sequence[str]) -> None:
         tree.pop(path[-1], None)
 
 
-def _shown(distribution: BaseDistribution) -> str:
-    if isinstance(distribution, CategoricalDistribution):
-        return f"choice({', '.join(map(str, distribution.choices))})"
-    assert isinstance(distribution, (FloatDistribution, IntDistribution))
-    text = f"{distribution.low:g}..{distribution.high:g}"
-    return text + (" log" if distribution.log else "") + (f" step {distribution.step:g}" if distribution.step else "")
-
-
 def _name(config: DictConfig, what: dict[str, Any]) -> str:
     title = config.hydra.runtime.choices.get("experiment") or config.hydra.job.name
     digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:8]
     return f"{str(title).replace('/', '-')}-{digest}"
 
 
-# --- direction, sampler, pruner ---------------------------------------------------------------------------------------
+# --- direction ------------------------------------------------------------------------------------------------------
 
 
 def _declared(trial: DictConfig | None, key: str) -> int | None:
@@ -342,126 +293,6 @@ def _directions(given: Any, declared: DictConfig | None, config: DictConfig) -> 
     if not names:
         raise UserError("hydra.sweeper.direction is empty: give maximize or minimize, one an objective")
     return names
-
-
-def _sampler(settings: Mapping[str, Any], space: Space) -> optuna.samplers.BaseSampler:
-    spec = _given(_spec(settings.get("sampler"), "sampler") or {"_target_": "optuna.samplers.TPESampler"})
-    kind = spec["_target_"].rpartition(".")[2]
-    if kind == "MOTPESampler" and not hasattr(optuna.samplers, kind):
-        warn("hydra/sweeper/sampler=motpe is gone from Optuna: NSGA-II takes its place")
-        spec = {"_target_": "optuna.samplers.NSGAIISampler", **({"seed": spec["seed"]} if "seed" in spec else {})}
-    if kind == "CmaEsSampler" and find_spec("cmaes") is None:
-        raise UserError("hydra/sweeper/sampler=cmaes needs a package of its own: pip install cmaes")
-    if kind == "GridSampler" and "search_space" not in spec:
-        spec["search_space"] = _grid(space)
-    sampler: optuna.samplers.BaseSampler = _built(
-        "sampler", spec, list(settings.get("allow_targets") or []), optuna.samplers.BaseSampler
-    )
-    return sampler
-
-
-def _grid(space: Space) -> dict[str, list[Any]]:
-    grid: dict[str, list[Any]] = {}
-    for key, distribution in space.distributions.items():
-        if isinstance(distribution, CategoricalDistribution):
-            grid[key] = list(distribution.choices)
-        elif isinstance(distribution, (IntDistribution, FloatDistribution)) and distribution.step and not distribution.log:
-            count = round((distribution.high - distribution.low) / distribution.step) + 1
-            grid[key] = [type(distribution.low)(distribution.low + index * distribution.step) for index in range(count)]
-        else:
-            raise UserError(f"hydra/sweeper/sampler=grid needs values to choose from: {key} is {_shown(distribution)}")
-    return grid
-
-
-def _trials(settings: Mapping[str, Any], space: Space) -> int:
-    n_trials = _whole(settings, "n_trials", 1)
-    spec = _spec(settings.get("sampler"), "sampler")
-    if spec and spec["_target_"].endswith("GridSampler"):
-        cells = 1
-        for values in (spec.get("search_space") or _grid(space)).values():
-            cells *= len(values)
-        if cells < n_trials:
-            warn(f"the grid has {cells} points: n_trials={cells}")
-        return min(cells, n_trials)
-    return n_trials
-
-
-def _pruner(given: Any, steps: int | None, warmup: int | None) -> dict[str, Any] | None:
-    """A pruner's config, with what is left open filled in by what the app declares of its jobs.
-
-    Jobs whose schedules move are compared only once these have come to rest: earlier values are of another phase.
-    """
-    spec = _spec(given, "pruner")
-    if spec is None or spec["_target_"].endswith("NopPruner"):
-        return None
-    open_keys = {key for key, value in spec.items() if value is None}
-    if "max_resource" in open_keys:
-        if steps is None:
-            raise UserError(
-                "hydra.sweeper.pruner.max_resource is open: give the number of reports that a job makes, "
-                "or let the app's config declare trial.steps"
-            )
-        spec["max_resource"] = steps
-    if "min_resource" in open_keys and warmup:
-        spec["min_resource"] = warmup
-    if "n_warmup_steps" in open_keys:
-        spec["n_warmup_steps"] = warmup or 0
-    if spec.get("wrapped_pruner") is not None:
-        spec["wrapped_pruner"] = _pruner(spec["wrapped_pruner"], steps, warmup)
-    return _given(spec)
-
-
-def build_pruner(spec: dict[str, Any] | None, allow_targets: Sequence[str]) -> optuna.pruners.BasePruner:
-    """The pruner of a plan. The sweeper and its jobs build the same one.
-
-    Raises:
-        UserError: it does not exist, or refuses its arguments.
-    """
-    if spec is None:
-        return optuna.pruners.NopPruner()
-    pruner: optuna.pruners.BasePruner = _built("pruner", spec, allow_targets, optuna.pruners.BasePruner)
-    return pruner
-
-
-def _built(name: str, spec: dict[str, Any], allow_targets: Sequence[str], kind: type) -> Any:
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            found = build(OmegaConf.create({name: spec})[name], allow_targets)
-        for each in caught:
-            if "deprecated" in str(each.message):
-                warn(f"hydra.sweeper.{name}: {str(each.message).split('. ')[0]}")
-    except UserError as error:
-        text = str(error).replace("--cfg job shows", f"--cfg hydra -p hydra.sweeper.{name} shows")
-        raise UserError(f"hydra.sweeper.{text}") from error
-    if not isinstance(found, kind):
-        raise UserError(f"hydra.sweeper.{name}._target_={spec['_target_']} is no {name} of Optuna's")
-    return found
-
-
-def _warn_of_phases(pruner: Mapping[str, Any] | None, space: Space) -> None:
-    schedules = [key for key in space.distributions if "schedule" in key]
-    if pruner and schedules and not pruner["_target_"].endswith("WilcoxonPruner"):
-        warn(
-            f"{', '.join(schedules)} is searched under a pruner: at one epoch such trials are in different phases, and those "
-            "that learn late are pruned; hydra/sweeper/pruner=none compares them fairly"
-        )
-
-
-def _spec(given: Any, name: str) -> dict[str, Any] | None:
-    if given is None:
-        return None
-    spec = OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else given
-    if not isinstance(spec, dict) or not isinstance(spec.get("_target_"), str):
-        raise UserError(
-            f"hydra.sweeper.{name} needs a _target_, as optuna.{name}s.{'TPESampler' if name == 'sampler' else 'MedianPruner'}"
-        )
-    return {str(key): value for key, value in spec.items()}
-
-
-def _given(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is null: there Optuna's own default holds."""
-    return {key: value for key, value in spec.items() if value is not None}
 
 
 def _whole(settings: Mapping[str, Any], key: str, least: int) -> int:

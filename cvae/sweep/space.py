@@ -223,3 +223,55 @@ def written(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value) if isinstance(value, float) else str(value)
+
+
+# --- distributions ---------------------------------------------------------------------------------------------------
+
+
+def old_distribution(key: str, entry: Any) -> BaseDistribution:
+    """``{type: categorical | int | float, choices | low, high, step, log}``, as sweeps were written before ``params``."""
+    try:
+        kind, rest = entry["type"], {name: value for name, value in entry.items() if name != "type" and value is not None}
+        kinds: dict[str, type[BaseDistribution]] = {
+            "categorical": CategoricalDistribution,
+            "int": IntDistribution,
+            "float": FloatDistribution,
+        }
+        return kinds[kind](**rest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"hydra.sweeper.search_space.{key} cannot be read ({error}): write hydra.sweeper.params.{key}: interval(0, 1)"
+        ) from error
+
+
+def corners(distribution: BaseDistribution) -> list[Any]:
+    """All choices of a distribution, or its ends."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    return [distribution.low, distribution.high]
+
+
+def as_searched(distribution: BaseDistribution, value: Any) -> Any:
+    """A value of a config file as the command line's grammar has it among a distribution's choices."""
+    if not isinstance(distribution, CategoricalDistribution):
+        return value
+    text = as_word(value) if isinstance(value, str) else written(value).replace(", ", ",")
+    return next((choice for choice in distribution.choices if written(choice) == text), value)
+
+
+def inside(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value can be suggested."""
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (ValueError, TypeError):
+        return False
+
+
+def shown(distribution: BaseDistribution) -> str:
+    """A distribution in a few words."""
+    if isinstance(distribution, CategoricalDistribution):
+        return f"choice({', '.join(map(str, distribution.choices))})"
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    text = f"{distribution.low:g}..{distribution.high:g}"
+    return text + (" log" if distribution.log else "") + (f" step {distribution.step:g}" if distribution.step else "")

@@ -181,8 +181,8 @@ class SweepStudy:
         """Queue or fail the running trials that nobody owns."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if not owned(trial):
-                # Without a claim it was asked for by a process that died before it could start it.
-                self._queue_or_fail(trial, "its process died", attempt=CLAIM in trial.system_attrs)
+                # Without a job's lease its sweeper died before a job began.
+                self._queue_or_fail(trial, "its process died", attempt=bool(trial.system_attrs.get(JOB)))
 
     def _queue_or_fail(self, trial: FrozenTrial, reason: str, attempt: bool) -> None:
         attempts = int(trial.system_attrs.get(ATTEMPTS, 0)) + attempt

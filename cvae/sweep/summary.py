@@ -22,6 +22,8 @@ from cvae.sweep.board import best_trial, counts, feasible, numbers
 from cvae.sweep.plan import Plan
 from cvae.sweep.study import ATTEMPTS, FAILURE, FOLDER, PLACE
 
+_SURE = 30  # complete trials; by fewer, importances are mostly chance
+
 
 @dataclass(frozen=True)
 class Top:
@@ -43,12 +45,12 @@ class Top:
 class Scribe:
     """Writes down what came of a study."""
 
-    def __init__(self, plan: Plan, study: optuna.Study, folder: Path, storage: str, config: DictConfig, loader: Any) -> None:
-        self.plan, self.study, self.folder, self.storage = plan, study, folder, storage
+    def __init__(self, plan: Plan, study: optuna.Study, storage: str, config: DictConfig, loader: Any) -> None:
+        self.plan, self.study, self.storage = plan, study, storage
         self.config, self.loader = config, loader
 
     def conclude(self, top: Top | None) -> None:
-        """Say the outcome, and write it into the sweep's folder; if this sweep ran nothing, into that of the last trial."""
+        """Say the outcome, and write it into the sweep's folder: where its last trial is."""
         trials = self.study.get_trials(deepcopy=False)
         finished = [trial for trial in trials if trial.state.is_finished()]
         best = _best(trials, self.study)
@@ -60,11 +62,14 @@ class Scribe:
         for line in top.lines(self.plan.objective) if top else []:
             say(line)
         if importances:
-            say("importance " + "  ".join(f"{key} {value:.2f}" for key, value in importances.items()))
+            complete = len(ranked(self.study))
+            doubt = f"  (of {complete} trials: rough)" if complete < _SURE else ""
+            say("importance " + "  ".join(f"{key} {value:.2f}" for key, value in importances.items()) + doubt)
         winner = self._winner(best, top)
         if winner is not None:
             say(f"again      {shlex.join([*program(), *self._again(winner)])}")
-        folder = self._place(trials)
+        folders = [Path(trial.system_attrs[PLACE]) for trial in trials if PLACE in trial.system_attrs]
+        folder = next((each for each in reversed(folders) if each.is_dir()), None)
         if folder is not None:
             self._write(folder, best, winner, top, importances)
             say(f"results    {short(folder / 'sweep.json')}" + (f", {short(folder / 'best.yaml')}" if winner else ""))
@@ -74,12 +79,6 @@ class Scribe:
         if top is not None and top.values:
             return self.study.get_trials(deepcopy=False)[next(iter(top.values))]
         return best[0] if len(best) == 1 else None
-
-    def _place(self, trials: list[FrozenTrial]) -> Path | None:
-        if self.folder.is_dir():
-            return self.folder
-        folders = [Path(trial.system_attrs[PLACE]) for trial in trials if PLACE in trial.system_attrs]
-        return next((folder for folder in reversed(folders) if folder.is_dir()), None)
 
     def _write(
         self, folder: Path, best: list[FrozenTrial], winner: FrozenTrial | None, top: Top | None, importances: dict[str, float]

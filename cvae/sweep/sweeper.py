@@ -19,11 +19,13 @@ from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
 from cvae.console import say
+from cvae.errors import UserError
 from cvae.sweep.engine import Engine, Stop
 from cvae.sweep.job import Job
-from cvae.sweep.plan import Plan, build_pruner, read_plan
+from cvae.sweep.plan import Plan, read_plan
 from cvae.sweep.space import Space
 from cvae.sweep.storage import hide
+from cvae.sweep.strategies import build_pruner
 from cvae.sweep.study import OF, SweepStudy
 from cvae.sweep.summary import Scribe, Top, ranked
 
@@ -65,9 +67,9 @@ def sweep(
     """Complete a study, as ``hydra.sweeper`` and the command line describe it, and say what came of it.
 
     Raises:
-        UserError: a setting is bad, or the storage cannot be used.
+        UserError: a setting is bad, the storage cannot be used, or too many trials failed.
         HydraException: a job's config cannot be composed.
-        SystemExit: the sweep ended before its trials were done.
+        SystemExit: it was stopped before its trials were done.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     loader = context.config_loader
@@ -86,9 +88,11 @@ def sweep(
             top = _once_more(plan, study, sweeper)
     except Stop as stop:
         stopped = stop
-    Scribe(plan, study.study, sweeper.folder, shown, config, loader).conclude(top)
+    Scribe(plan, study.study, shown, config, loader).conclude(top)
+    if stopped is not None and stopped.exit_code == 1:
+        raise UserError(str(stopped))
     if stopped is not None:
-        say(str(stopped), style="red" if stopped.exit_code == 1 else "yellow")
+        say(str(stopped), style="yellow")
         raise SystemExit(stopped.exit_code)
 
 

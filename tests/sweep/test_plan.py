@@ -103,7 +103,7 @@ def test_a_fact_that_no_job_records(app: App) -> None:
     """That can only be seen when jobs have run: they fail, and the sweep ends with the reason."""
     done = app.write()("hydra.sweeper.constraints={memory: 3}")
     assert done.code == 1
-    assert "hydra.sweeper.constraints.memory: the job records no memory; it records nothing" in done.out.splitlines()[-1]
+    assert "hydra.sweeper.constraints.memory: the job records no memory; it records nothing" in done.err
 
 
 OPTUNA = "hydra/sweeper=optuna"
@@ -176,7 +176,7 @@ def test_a_number_is_a_study_name_too(app: App) -> None:
 def test_the_study_of_a_run_ignores_what_does_not_change_it(train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names only: no job is launched."""
     from cvae.errors import UserError
-    from cvae.sweep import engine
+    from cvae.sweep import sweeper
 
     names: list[str] = []
 
@@ -184,7 +184,7 @@ def test_the_study_of_a_run_ignores_what_does_not_change_it(train, monkeypatch: 
         names.append(name)
         raise UserError("enough")
 
-    monkeypatch.setattr(engine, "SweepStudy", note)
+    monkeypatch.setattr(sweeper, "SweepStudy", note)
     words = ["-m", OPTUNA, "lr=interval(1e-4,1e-3)"]
     for more in (
         [],

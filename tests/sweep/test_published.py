@@ -87,8 +87,8 @@ def test_the_first_failure_ends_a_sweep_that_allows_none(app: App) -> None:
     write(app, SPHERE.replace("SAMPLER", "random"))
     done = app("error=true")
     assert done.code == 1
-    assert "RuntimeError: cfg.error is True" in done.out.splitlines()[-1]
-    assert "max_failure_rate" in done.out.splitlines()[-1]
+    assert "RuntimeError: cfg.error is True" in done.err
+    assert "max_failure_rate" in done.err
     assert len(app.record()["trials"]) == 1
     assert results(app) == {"name": "optuna"}
     again = app("error=true", "hydra.sweeper.max_failure_rate=0.3", "hydra.sweeper.max_failures=10")

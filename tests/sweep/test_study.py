@@ -98,18 +98,29 @@ def test_a_trial_without_its_owner_is_queued_as_it_is_then_failed(url: str) -> N
     trial.report(0.5, step=1)
     trial.set_user_attr("folder", "run/0")
     dead = Owner(Owner.of().host, os.getpid(), started=1.0)  # another process had this id
-    ours.lease(trial._trial_id, SWEEPER, dead)
+    for role in (SWEEPER, JOB):
+        ours.lease(trial._trial_id, role, dead)
     again = ours.claim(5)
     assert again is not None
     assert (again.number, again.suggest_float("x", 0, 1)) == (trial.number, x)
     assert again.user_attrs["folder"] == "run/0"
     assert ours.study.trials[0].intermediate_values == {1: 0.5}
-    ours.lease(again._trial_id, SWEEPER, dead)
+    for role in (SWEEPER, JOB):
+        ours.lease(again._trial_id, role, dead)
     following = ours.claim(5)
     assert following is not None
     assert following.number == 1
     assert states(url) == ["FAIL", "RUNNING"]
     assert "tried 2 times" in ours.study.trials[0].user_attrs["failure"]
+
+
+def test_a_sweeper_that_dies_before_its_job_begins_costs_no_attempt(url: str) -> None:
+    ours = study(url, retry=0)
+    for _ in range(3):
+        trial = ours.claim(5)
+        assert trial is not None
+        assert trial.number == 0
+        ours.lease(trial._trial_id, SWEEPER, Owner(Owner.of().host, os.getpid(), started=1.0))
 
 
 def test_a_trial_with_a_living_owner_is_left_alone(url: str) -> None:

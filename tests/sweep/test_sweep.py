@@ -287,7 +287,7 @@ def test_the_best_once_more_on_fresh_seeds(app: App) -> None:
 
 def test_no_file_holds_the_storage_s_password(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """A journal stands in for the server that the URL names."""
-    from cvae.sweep import job
+    from cvae.sweep import job_trial
     from cvae.sweep import study as studies
 
     opened: list[str] = []
@@ -296,7 +296,7 @@ def test_no_file_holds_the_storage_s_password(app: App, monkeypatch: pytest.Monk
         opened.append(url)
         return open_storage(absolute(JOURNAL))
 
-    for module in (job, studies):
+    for module in (job_trial, studies):
         monkeypatch.setattr(module, "open_storage", instead)
         monkeypatch.setattr(module, "locked", lambda *place: contextlib.nullcontext())
     url = "postgresql://bob:s3cret@db.example/studies"

@@ -1,0 +1,136 @@
+"""A sweep's sampler and pruner, built from ``hydra.sweeper``. What is null there is left to Optuna."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import optuna
+from omegaconf import OmegaConf
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from cvae.config import build
+from cvae.console import warn
+from cvae.errors import UserError
+from cvae.sweep.space import Space, shown
+
+
+def build_sampler(given: Any, space: Space, allow_targets: Sequence[str]) -> optuna.samplers.BaseSampler:
+    """The sampler that ``hydra.sweeper.sampler`` describes.
+
+    Raises:
+        UserError: it does not exist, refuses its arguments, or cannot search this space.
+    """
+    spec = _given(_spec(given, "sampler") or {"_target_": "optuna.samplers.TPESampler"})
+    kind = spec["_target_"].rpartition(".")[2]
+    if kind == "MOTPESampler" and not hasattr(optuna.samplers, kind):
+        warn("hydra/sweeper/sampler=motpe is gone from Optuna: NSGA-II takes its place")
+        spec = {"_target_": "optuna.samplers.NSGAIISampler", **({"seed": spec["seed"]} if "seed" in spec else {})}
+    if kind == "CmaEsSampler" and find_spec("cmaes") is None:
+        raise UserError("hydra/sweeper/sampler=cmaes needs a package of its own: pip install cmaes")
+    if kind == "GridSampler" and "search_space" not in spec:
+        spec["search_space"] = _grid(space)
+    sampler: optuna.samplers.BaseSampler = _built("sampler", spec, allow_targets, optuna.samplers.BaseSampler)
+    return sampler
+
+
+def _grid(space: Space) -> dict[str, list[Any]]:
+    grid: dict[str, list[Any]] = {}
+    for key, distribution in space.distributions.items():
+        if isinstance(distribution, CategoricalDistribution):
+            grid[key] = list(distribution.choices)
+        elif isinstance(distribution, (IntDistribution, FloatDistribution)) and distribution.step and not distribution.log:
+            count = round((distribution.high - distribution.low) / distribution.step) + 1
+            grid[key] = [type(distribution.low)(distribution.low + index * distribution.step) for index in range(count)]
+        else:
+            raise UserError(f"hydra/sweeper/sampler=grid needs values to choose from: {key} is {shown(distribution)}")
+    return grid
+
+
+def grid_size(given: Any, space: Space) -> float:
+    """How many points a grid sampler has; infinite for any other sampler."""
+    spec = _spec(given, "sampler")
+    if not spec or not spec["_target_"].endswith("GridSampler"):
+        return math.inf
+    return math.prod(len(values) for values in (spec.get("search_space") or _grid(space)).values())
+
+
+def read_pruner(given: Any, steps: int | None, warmup: int | None) -> dict[str, Any] | None:
+    """A pruner's config, with what is left open filled in by what the app declares of its jobs.
+
+    Jobs whose schedules move are compared only once these have come to rest: earlier values are of another phase.
+    """
+    spec = _spec(given, "pruner")
+    if spec is None or spec["_target_"].endswith("NopPruner"):
+        return None
+    open_keys = {key for key, value in spec.items() if value is None}
+    if "max_resource" in open_keys:
+        if steps is None:
+            raise UserError(
+                "hydra.sweeper.pruner.max_resource is open: give the number of reports that a job makes, "
+                "or let the app's config declare trial.steps"
+            )
+        spec["max_resource"] = steps
+    if "min_resource" in open_keys and warmup:
+        spec["min_resource"] = warmup
+    if "n_warmup_steps" in open_keys:
+        spec["n_warmup_steps"] = warmup or 0
+    if spec.get("wrapped_pruner") is not None:
+        spec["wrapped_pruner"] = read_pruner(spec["wrapped_pruner"], steps, warmup)
+    return _given(spec)
+
+
+def build_pruner(spec: dict[str, Any] | None, allow_targets: Sequence[str]) -> optuna.pruners.BasePruner:
+    """The pruner of a plan. The sweeper and its jobs build the same one.
+
+    Raises:
+        UserError: it does not exist, or refuses its arguments.
+    """
+    if spec is None:
+        return optuna.pruners.NopPruner()
+    pruner: optuna.pruners.BasePruner = _built("pruner", spec, allow_targets, optuna.pruners.BasePruner)
+    return pruner
+
+
+def _built(name: str, spec: dict[str, Any], allow_targets: Sequence[str], kind: type) -> Any:
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = build(OmegaConf.create({name: spec})[name], allow_targets)
+        for each in caught:
+            if "deprecated" in str(each.message):
+                warn(f"hydra.sweeper.{name}: {str(each.message).split('. ')[0]}")
+    except UserError as error:
+        text = str(error).replace("--cfg job shows", f"--cfg hydra -p hydra.sweeper.{name} shows")
+        raise UserError(f"hydra.sweeper.{text}") from error
+    if not isinstance(found, kind):
+        raise UserError(f"hydra.sweeper.{name}._target_={spec['_target_']} is no {name} of Optuna's")
+    return found
+
+
+def warn_of_phases(pruner: Mapping[str, Any] | None, space: Space) -> None:
+    schedules = [key for key in space.distributions if "schedule" in key]
+    if pruner and schedules and not pruner["_target_"].endswith("WilcoxonPruner"):
+        warn(
+            f"{', '.join(schedules)} is searched under a pruner: at one epoch such trials are in different phases, and those "
+            "that learn late are pruned; hydra/sweeper/pruner=none compares them fairly"
+        )
+
+
+def _spec(given: Any, name: str) -> dict[str, Any] | None:
+    if given is None:
+        return None
+    spec = OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else given
+    if not isinstance(spec, dict) or not isinstance(spec.get("_target_"), str):
+        raise UserError(
+            f"hydra.sweeper.{name} needs a _target_, as optuna.{name}s.{'TPESampler' if name == 'sampler' else 'MedianPruner'}"
+        )
+    return {str(key): value for key, value in spec.items()}
+
+
+def _given(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is null: there Optuna's own default holds."""
+    return {key: value for key, value in spec.items() if value is not None and key != "_partial_"}
