@@ -17,7 +17,7 @@ from typing import Any
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
 from cvae.console import say
@@ -65,8 +65,9 @@ class Job:
         if trial is None:
             say(f"trial {cfg.trial.number} was stopped or given to another job: nothing to do")
             return {"state": "taken over", "value": None}
-        if HydraConfig.initialized():
-            trial.note(FOLDER, HydraConfig.get().runtime.output_dir)
+        hydra: Any = HydraConfig.instance().cfg
+        if hydra is not None and (folder := OmegaConf.select(hydra, "hydra.runtime.output_dir")):
+            trial.note(FOLDER, folder)
         try:
             with running(trial), _heeding(trial):
                 returned = self.task(cfg)
