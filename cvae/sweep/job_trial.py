@@ -96,11 +96,11 @@ class JobTrial(NoTrial):
     # --- while it runs ----------------------------------------------------------------------------------------------------
 
     def report(self, step: int, value: float) -> bool:
-        if self._by_seed or not math.isfinite(value):
-            return False
+        if self._by_seed or len(self.study.directions) > 1 or not math.isfinite(value):
+            return False  # Optuna takes reports for one objective only
         self._report((self.steps or 0) * self.seed + step, value)
         last = self.steps is not None and step >= self.steps
-        self.pruned = not last and self._should_prune()
+        self.pruned = not last and self._trial.should_prune()
         return self.pruned
 
     def record(self, facts: Mapping[str, float]) -> None:
@@ -114,9 +114,6 @@ class JobTrial(NoTrial):
         if step not in self._reported:  # an earlier attempt's report of the same step is the same
             self._reported.add(step)
             self._trial.report(value, step)
-
-    def _should_prune(self) -> bool:
-        return len(self.study.directions) == 1 and self._trial.should_prune()
 
     # --- its end ----------------------------------------------------------------------------------------------------------
 
@@ -145,7 +142,7 @@ class JobTrial(NoTrial):
             self._report(self.seed, numbers[0])
         if len(told) == self.job.seeds:
             return self.tell(TrialState.COMPLETE, [mean(column) for column in zip(*told.values(), strict=True)])
-        if self._by_seed and self._should_prune():
+        if self._by_seed and self._trial.should_prune():
             return self.tell(TrialState.PRUNED)
         self._storage.set_trial_system_attr(self._id, JOB, None)
         return {"state": "running", "value": numbers[0] if len(numbers) == 1 else numbers}
