@@ -76,7 +76,8 @@ _PRUNERS: dict[str, dict[str, Any]] = {
     "median": _MEDIAN,
     "halving": {
         "_target_": "optuna.pruners.SuccessiveHalvingPruner",
-        **dict.fromkeys(("min_resource", "reduction_factor", "min_early_stopping_rate", "bootstrap_count")),
+        "reduction_factor": 3,  # docs/results.md
+        **dict.fromkeys(("min_resource", "min_early_stopping_rate", "bootstrap_count")),
     },
     "hyperband": {
         "_target_": "optuna.pruners.HyperbandPruner",
