@@ -49,7 +49,8 @@ LEGEND = (
     "differences are paired means with 95 % intervals. full: all trials, no pruning."
 )
 
-# As hydra.sweeper.sampler and hydra.sweeper.pruner take them. What suits this landscape (halving) is not what suits one where curves cross (halving_late,
+# As hydra.sweeper.sampler and hydra.sweeper.pruner take them.
+# What suits this landscape (halving) is not what suits one where curves cross (halving_late,
 # patient). patient waits until a curve has stopped rising, so it needs each epoch's own value. wilcoxon tests pairs of equal
 # steps against the best trial: it is meant for steps that are folds, seeds or data sets, and takes epochs for such.
 SAMPLERS: dict[str, dict[str, Any]] = {

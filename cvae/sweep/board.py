@@ -13,10 +13,18 @@ from optuna.trial import FrozenTrial, TrialState
 from cvae.console import console, say
 from cvae.sweep.plan import Plan
 from cvae.sweep.space import Value, written
-from cvae.sweep.study import FAILURE, OF, SweepStudy
+from cvae.sweep.study import FAILURE, JOB, OF, SWEEPER, SweepStudy
 
-# Their jobs print into this terminal themselves.
-_TALKING = ("BasicLauncher", "JoblibLauncher")
+
+def in_process(launcher: Any) -> bool:
+    """Whether a launcher runs its jobs in this process, where there is room for one at a time."""
+    name = type(launcher).__name__
+    if name != "JoblibLauncher":
+        return name == "BasicLauncher"
+    import joblib
+
+    # For one job at a time it takes no second process.
+    return bool(joblib.effective_n_jobs(launcher.joblib.get("n_jobs", -1)) == 1)
 
 
 class Board:
@@ -27,7 +35,8 @@ class Board:
         self._began, self._before = time.monotonic(), len(study.finished())
         self._stack = contextlib.ExitStack()
         self._live: Any = None
-        self._table = console().is_terminal and type(launcher).__name__ not in _TALKING
+        self._said_waiting = False
+        self._table = console().is_terminal and type(launcher).__name__ not in ("BasicLauncher", "JoblibLauncher")
 
     def __enter__(self) -> Board:
         if self._table:
@@ -52,6 +61,16 @@ class Board:
         for number, began in sorted(running.items()):
             table.add_row(*_row(trials[number], self.study.study.directions[0], (time.monotonic() - began) / 60))
         self._live.update(table, refresh=True)
+
+    def waiting(self, running: bool) -> None:
+        """Say once that only trials of other processes are missing, and where they run."""
+        if running or self._said_waiting:
+            return
+        self._said_waiting = True
+        for trial in self.study.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            owner = trial.system_attrs.get(JOB) or trial.system_attrs.get(SWEEPER) or {}
+            host = str(owner.get("host", "?")).split()[0]
+            say(f"waiting for trial {trial.number}, which process {owner.get('pid')} of {host} runs")
 
     def trial(self, trial: FrozenTrial, values: Mapping[str, Value]) -> None:
         """Say what became of a trial."""

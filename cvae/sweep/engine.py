@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cvae.console import command, say, warn
 from cvae.errors import writing
-from cvae.sweep.board import Board
+from cvae.sweep.board import Board, in_process
 from cvae.sweep.job_trial import seed_values
 from cvae.sweep.plan import Plan
 from cvae.sweep.space import Value
@@ -30,7 +30,6 @@ from cvae.sweep.study import CLAIM, FAILURE, LEASE, OF, PLACE, SWEEPER, SweepStu
 
 _TICK = 0.5  # seconds between looks at what runs here
 _ELSEWHERE = 2.0  # and at what other sweepers run
-_INTERRUPTED = 128 + signal.SIGINT
 
 
 class Stop(Exception):
@@ -69,6 +68,7 @@ class Engine:
         self.returned: queue.SimpleQueue[tuple[Slot, Any]] = queue.SimpleQueue()
         self.deadline = None if plan.timeout is None else time.monotonic() + plan.timeout
         self.stopping = self.asked_to_stop = False
+        self.signum = 0  # of the first signal that asked for it
         self.failed_in_a_row = 0
         self.over = threading.Event()
 
@@ -80,7 +80,7 @@ class Engine:
         """
         threading.Thread(target=self._keep_leases, name="sweep-lease", daemon=True).start()
         try:
-            if type(self.launcher).__name__ == "BasicLauncher":
+            if in_process(self.launcher):
                 self._run_here()
             else:
                 self._run_slots()
@@ -106,6 +106,7 @@ class Engine:
             while not self._done():
                 slot = self._claim()
                 if slot is None:
+                    self.board.waiting(False)
                     time.sleep(_ELSEWHERE)
                 else:
                     self._settle(slot, self._launch(slot))
@@ -113,7 +114,7 @@ class Engine:
             if slot is not None:
                 self.study.give_up(slot.trial.number, slot.claim, "stopped", attempt=False)
             configure_log(self.config.hydra.hydra_logging)  # in place of the job's, which prints
-            raise Stop(self._go_on(), int(stop.code or 1) if isinstance(stop, SystemExit) else _INTERRUPTED) from None
+            raise Stop(self._go_on(), int(stop.code or 1) if isinstance(stop, SystemExit) else 128 + signal.SIGINT) from None
 
     # --- in slots ---------------------------------------------------------------------------------------------------------
 
@@ -128,7 +129,8 @@ class Engine:
                         say("stopping: running trials save their state and end; Ctrl-C again ends them at once", style="yellow")
                         self._stop_jobs()
                     if self.stopping and not self.slots:
-                        raise Stop(self._go_on(), _INTERRUPTED)
+                        raise Stop(self._go_on(), 128 + self.signum)
+                    self.board.waiting(bool(self.slots))
                     self._await_one(_TICK if self.slots else _ELSEWHERE)
                     self._drop_silent()
                     self.board.refresh({number: slot.began for number, slot in self.slots.items()})
@@ -154,7 +156,7 @@ class Engine:
         self._settle(slot, outcome)
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        if self.stopping:
+        if self.signum:
             if hasattr(self.launcher, "kill"):
                 self.launcher.kill()
             for process in psutil.Process().children(recursive=True):
@@ -162,8 +164,8 @@ class Engine:
                     process.kill()
             os.write(2, f"\nended at once; {self._go_on()}\n".encode())
             # Launchers wait for their jobs at exit. Whose trials these were is queued again when the sweep goes on.
-            os._exit(_INTERRUPTED)
-        self.stopping = True  # no more here: this signal may have interrupted who holds the storage's lock
+            os._exit(128 + signum)
+        self.signum, self.stopping = signum, True  # no more here: this signal may have interrupted who holds the storage's lock
 
     def _stop_jobs(self) -> None:
         """Ask the running jobs, through the storage, to save and end."""
@@ -246,6 +248,11 @@ class Engine:
         words.append(f"hydra.sweeper.storage={_quoted(self.shown_storage)}")
         trial = {"number": number, "study": _quoted(self.study.name), "storage": _quoted(self.shown_storage)}
         trial["claim"] = _quoted(slot.claim)
+        if "override_dirname" in str(self.config.hydra.sweep._get_node("subdir")):
+            # A folder named by overrides: without these, which are other ones whenever a trial goes on.
+            usual = self.config.hydra.job.config.override_dirname.exclude_keys
+            unnamed = [*usual, *(f"trial.{key}" for key in (*trial, "seed_index"))]
+            words.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(unnamed)}]")
         if OF in attributes:
             words.append(f"hydra.sweep.subdir=top/trial_{attributes[OF]}_seed_{slot.values['seed']}")
         elif plan.seeds_per_trial > 1:
@@ -288,6 +295,7 @@ class Engine:
         self.failed_in_a_row = -len(self.slots)
         while self.slots:
             self._await_one(_TICK)
+            self._drop_silent()
         reason = (str(last.user_attrs.get(FAILURE, "")).strip().splitlines() or ["no reason was given"])[-1]
         raise Stop(f"{what}; the last was trial {last.number}: {reason}", 1)
 

@@ -7,6 +7,7 @@ that outlives a killed sweeper is not lost.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import traceback
@@ -65,10 +66,10 @@ class Job:
         if trial is None:
             say(f"trial {cfg.trial.number} was stopped or given to another job: nothing to do")
             return {"state": "taken over", "value": None}
-        hydra: Any = HydraConfig.instance().cfg
-        if hydra is not None and (folder := OmegaConf.select(hydra, "hydra.runtime.output_dir")):
-            trial.note(FOLDER, folder)
         try:
+            hydra: Any = HydraConfig.instance().cfg
+            if hydra is not None and (folder := OmegaConf.select(hydra, "hydra.runtime.output_dir")):
+                trial.note(FOLDER, folder)
             with running(trial), _heeding(trial):
                 returned = self.task(cfg)
         except (Diverged, optuna.TrialPruned) as error:
@@ -81,8 +82,9 @@ class Job:
             raise
         except SystemExit as stop:
             asked = trial.stopping or trial.heard > 0 or stop.code in _STOPPED
-            trial.let_go(queue=asked and stop.code != _PREEMPTED)
-            if stop.code == _PREEMPTED:
+            preempted = stop.code == _PREEMPTED and "SUBMITIT_EXECUTOR" in os.environ
+            trial.let_go(queue=asked and not preempted)
+            if preempted:
                 raise
             if asked and trial.in_sweeper:
                 raise SystemExit(128 + trial.heard if trial.heard else stop.code) from None

@@ -16,9 +16,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from cvae.errors import UserError
-from cvae.sweep.storage import absolute, open_storage, patiently, revealed
+from cvae.sweep.storage import absolute, await_storage, patiently, revealed
 from cvae.sweep.strategies import build_pruner
-from cvae.sweep.study import CLAIM, FAILURE, JOB, LEASE, STOP, SWEEPER, Owner, lease_of, locked, owned
+from cvae.sweep.study import CLAIM, FACTS, FAILURE, JOB, LEASE, STOP, SWEEPER, Owner, lease_of, locked, owned
 from cvae.trial import NoTrial
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class JobTrial(NoTrial):
         """
         pruner = build_pruner(job.pruner, job.allow_targets)
         url = absolute(revealed(place.storage))
-        storage = open_storage(url)
+        storage = await_storage(url)
         try:
             # Constructing a trial calls its sampler; only the sweeper's has work to do.
             sampler = optuna.samplers.RandomSampler()
@@ -138,6 +138,11 @@ class JobTrial(NoTrial):
     def _one_of_seeds(self, numbers: list[float]) -> dict[str, Any]:
         told = {**self._storage.get_trial_system_attrs(self._id).get(_SEEDS, {}), str(self.seed): numbers}
         self._storage.set_trial_system_attr(self._id, _SEEDS, told)
+        before = self._storage.get_trial(self._id).user_attrs.get(FACTS) or {}
+        for key in self.job.constraints:  # each seed has to keep them
+            if key in before and key in self._facts:
+                self._facts[key] = max(before[key], self._facts[key])
+        self.note(FACTS, self._facts)
         if self._by_seed:
             self._report(self.seed, numbers[0])
         if len(told) == self.job.seeds:
@@ -157,7 +162,7 @@ class JobTrial(NoTrial):
                 return {"state": "taken over", "value": None}
             try:
                 if self._facts:
-                    self.note("facts", self._facts)
+                    self.note(FACTS, self._facts)
                 if missing := self._constrain(state):
                     state, values, reason = TrialState.FAIL, None, missing
                 if reason is not None:

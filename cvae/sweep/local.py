@@ -58,8 +58,8 @@ class Pool:
         self._free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         for slot in range(n_jobs):
             environment = {name: str(share) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-            if found:
-                environment["CUDA_VISIBLE_DEVICES"] = found[slot % len(found)]
+            if found or gpus is not None:
+                environment["CUDA_VISIBLE_DEVICES"] = found[slot % len(found)] if found else ""
             self._free.put(environment)
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,28 +76,11 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
     steps, warmup = _declared(declared, "steps"), _declared(declared, "warmup")
     pruner = read_pruner(settings.get("pruner"), steps, warmup)
     directions = _directions(settings.get("direction"), declared, config)
-    if pruner is not None and len(directions) > 1:
-        raise UserError("hydra.sweeper.pruner: Optuna prunes for one objective only: hydra/sweeper/pruner=none")
     app = _first_job(space, compose)
-    seeds = _whole(settings, "seeds_per_trial", 1)
-    if pruner is not None and pruner["_target_"].endswith("WilcoxonPruner") and seeds < 2:
-        raise UserError("hydra.sweeper.pruner: Wilcoxon's compares seeds, not epochs: hydra.sweeper.seeds_per_trial=5, say")
-    top_k = _whole(settings, "top_k", 0)
-    if (seeds > 1 or top_k) and ("seed" not in app or "seed" in space.distributions):
-        raise UserError("hydra.sweeper.seeds_per_trial and top_k set `seed`: the app needs such a key, and no sweep of it")
-    if top_k and len(directions) > 1:
-        raise UserError("hydra.sweeper.top_k needs one objective: with several there is no best: hydra.sweeper.top_k=0")
+    seeds, top_k = _whole(settings, "seeds_per_trial", 1), _whole(settings, "top_k", 0)
+    _refuse_unfit(pruner, directions, seeds, top_k, steps, "seed" in app and "seed" not in space.distributions)
     what = _identity(space, settings, app, seeds)
     name = str(settings.get("study_name") or _name(config, what))
-    rate, timeout = settings.get("max_failure_rate"), settings.get("timeout")
-    if rate is not None and not (_is_number(rate) and 0 <= rate <= 1):
-        raise UserError(f"hydra.sweeper.max_failure_rate is {rate!r}: give a fraction in [0, 1], or null")
-    if timeout is not None and not (_is_number(timeout) and timeout > 0):
-        raise UserError(f"hydra.sweeper.timeout is {timeout!r}: give seconds above 0, or null")
-    n_trials, points = _whole(settings, "n_trials", 1), grid_size(settings.get("sampler"), space)
-    if points < n_trials:
-        warn(f"the grid has {points} points: n_trials={points}")
-        n_trials = int(points)
     allow_targets = list(settings.get("allow_targets") or [])
     build_pruner(pruner, allow_targets)
     warn_of_phases(pruner, space)
@@ -109,21 +93,54 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
         sampler=build_sampler(settings.get("sampler"), space, allow_targets),
         pruner=pruner,
         extend=_method(settings.get("custom_search_space")),
-        n_trials=n_trials,
+        n_trials=_trials(settings, space),
         n_jobs=_whole(settings, "n_jobs", 1),
-        timeout=None if timeout is None else float(timeout),
+        timeout=_number(settings, "timeout", 0, math.inf, "seconds above 0"),
         enqueue=_enqueued(settings.get("enqueue") or [], space),
         seeds_per_trial=seeds,
         seed=int(app.get("seed") or 0) if seeds > 1 or top_k else 0,
         retry=_whole(settings, "retry", 0),
         max_failures=_whole(settings, "max_failures", 1),
-        max_failure_rate=None if rate is None else float(rate),
+        max_failure_rate=_number(settings, "max_failure_rate", -1, 1, "a fraction in [0, 1]"),
         top_k=top_k,
         top_k_seeds=_whole(settings, "top_k_seeds", 2),
         constraints=_constraints(settings.get("constraints") or {}),
         allow_targets=allow_targets,
         objective=_objective(app),
     )
+
+
+def _refuse_unfit(
+    pruner: Mapping[str, Any] | None, directions: Sequence[str], seeds: int, top_k: int, steps: int | None, seedable: bool
+) -> None:
+    """Refuse settings that do not go together."""
+    if (seeds > 1 or top_k) and not seedable:
+        raise UserError("hydra.sweeper.seeds_per_trial and top_k set `seed`: the app needs such a key, and no sweep of it")
+    if top_k and len(directions) > 1:
+        raise UserError("hydra.sweeper.top_k needs one objective: with several there is no best: hydra.sweeper.top_k=0")
+    if pruner is None:
+        return
+    if len(directions) > 1:
+        raise UserError("hydra.sweeper.pruner: Optuna prunes for one objective only: hydra/sweeper/pruner=none")
+    if pruner["_target_"].endswith("WilcoxonPruner"):
+        if seeds < 2:
+            raise UserError("hydra.sweeper.pruner: Wilcoxon's compares seeds, not epochs: hydra.sweeper.seeds_per_trial=5, say")
+    elif seeds > 1 and steps is None:
+        raise UserError("hydra.sweeper.seeds_per_trial with a pruner: the app's config must declare trial.steps")
+
+
+def _trials(settings: Mapping[str, Any], space: Space) -> int:
+    n_trials, points = _whole(settings, "n_trials", 1), grid_size(settings.get("sampler"), space)
+    if points < n_trials:
+        warn(f"the grid has {points} points: n_trials={points}")
+    return int(min(points, n_trials))
+
+
+def _number(settings: Mapping[str, Any], key: str, above: float, most: float, wanted: str) -> float | None:
+    value = settings.get(key)
+    if value is not None and not (_is_number(value) and above < value <= most and (above >= 0 or value >= 0)):
+        raise UserError(f"hydra.sweeper.{key} is {value!r}: give {wanted}, or null")
+    return None if value is None else float(value)
 
 
 _SHAPES: dict[str, tuple[type, str]] = {

@@ -97,7 +97,8 @@ def read_space(
         raise UserError(f"{error.override}: cannot be read ({' '.join(lines)}): check brackets and quotes") from error
     for override in parsed:
         key = override.get_key_element()
-        distributions.pop(key, None), fixed.pop(key, None)
+        for known_key in [each for each in (*distributions, *fixed) if each.lstrip("+") == key.lstrip("+")]:
+            distributions.pop(known_key, None), fixed.pop(known_key, None)
         distribution = _distribution(override)
         if distribution is None:
             fixed[key] = str(override.input_line)
@@ -185,7 +186,8 @@ def _interval(sweep: IntervalSweep, line: str) -> BaseDistribution:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise UserError(f"{line}: an interval needs two finite ends")
     if low >= high:
-        raise UserError(f"{line}: the interval is upside down or empty: write interval({high:g}, {low:g}), or one value")
+        mend = f"write interval({high:g}, {low:g})" if low > high else "give two ends that differ, or one value"
+        raise UserError(f"{line}: the interval is upside down or empty: {mend}")
     if log and low <= 0:
         raise UserError(f"{line}: a logarithmic interval needs ends above 0")
     if isinstance(low, int) and isinstance(high, int):
@@ -196,6 +198,8 @@ def _interval(sweep: IntervalSweep, line: str) -> BaseDistribution:
 def _range(sweep: RangeSweep, line: str) -> BaseDistribution:
     """A grid from start to stop; like the published sweeper's, and unlike Python's, it includes its stop."""
     start, stop, step = sweep.start, sweep.stop, sweep.step
+    if "log" in sweep.tags:
+        raise UserError(f"{line}: a range has equal steps: write tag(log, interval(...)), or the values as choices")
     assert start is not None
     assert stop is not None
     if step <= 0 or stop < start:

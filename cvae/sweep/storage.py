@@ -67,6 +67,18 @@ def open_storage(url: str) -> BaseStorage:
         raise UserError(f"storage={hidden(url)} cannot be opened ({reason}): check the URL and that its server runs") from error
 
 
+def await_storage(url: str) -> BaseStorage:
+    """``open_storage``, tried again while the database is away, for up to ``PATIENCE`` seconds."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return open_storage(url)
+        except UserError as error:
+            if not _away(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(1.0)
+
+
 def _open_database(url: str) -> RDBStorage:
     url = _with_driver(url)
     for pause in (0.2, 0.5, 1.0):
@@ -200,7 +212,10 @@ def hidden(url: str) -> str:
     if url.startswith(_JOURNAL):
         return url
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        parsed = make_url(url)
+        if any("password" in key.lower() for key in parsed.query):
+            raise UserError("storage has its password behind a question mark: write USER:PASSWORD@HOST, or use PGPASSWORD")
+        return parsed.render_as_string(hide_password=True)
     except ArgumentError as error:
         raise UserError(
             f"storage is no URL: write journal://FILE, sqlite:///FILE or postgresql://USER@HOST/NAME ({error})"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import platform
@@ -37,7 +38,7 @@ CLAIM, STOP, ATTEMPTS = "cvae:claim", "cvae:stop", "cvae:attempts"
 SWEEPER, JOB = "cvae:sweeper", "cvae:job"  # leases
 PLACE = "cvae:sweep_dir"  # where its jobs' folders are
 # and the user's:
-FOLDER, FAILURE = "folder", "failure"
+FOLDER, FAILURE, FACTS = "folder", "failure", "facts"
 OF = "of"  # the number of the trial that this one repeats
 
 
@@ -52,17 +53,28 @@ class Owner:
     @classmethod
     def of(cls, pid: int | None = None) -> Owner:
         process = psutil.Process(pid)
-        return cls(platform.node(), process.pid, _since_boot(process))
+        return cls(_host(), process.pid, _since_boot(process))
 
     def alive(self, until: float) -> bool:
         """Whether it lives: seen at once on this host, by its lease's end on another."""
-        if self.host != platform.node():
+        if self.host != _host():
             return time.time() < until
         try:
             process = psutil.Process(self.pid)
             return abs(_since_boot(process) - self.started) < 0.5 and bool(process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
+
+
+@functools.cache
+def _host() -> str:
+    """This machine and its process ids: containers and copies of a machine may share its name."""
+    parts = [platform.node()]
+    for name in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with contextlib.suppress(OSError):
+            path = Path(name)
+            parts.append(path.readlink().name if path.is_symlink() else path.read_text().strip()[:8])
+    return " ".join(parts)
 
 
 def _since_boot(process: psutil.Process) -> float:
@@ -152,12 +164,15 @@ class SweepStudy:
 
         A job that lives on, though its launcher lost sight of it, keeps its trial: another one would run beside it.
         """
+        patiently(lambda: self._give_up(number, claim, reason, attempt))
+
+    def _give_up(self, number: int, claim: str, reason: str, attempt: bool) -> None:
         with self._locked():
             trial = self.study.get_trials(deepcopy=False)[number]
             if trial.system_attrs.get(CLAIM) != claim or trial.state.is_finished():
                 return
             job = trial.system_attrs.get(JOB)
-            if job and job["pid"] != os.getpid() and _lives(job):
+            if job and (job["host"], job["pid"]) != (_host(), os.getpid()) and _lives(job):
                 self.storage.set_trial_system_attr(trial._trial_id, SWEEPER, None)
             else:
                 self._queue_or_fail(trial, reason, attempt)
@@ -181,8 +196,7 @@ class SweepStudy:
         """Queue or fail the running trials that nobody owns."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if not owned(trial):
-                # Without a job's lease its sweeper died before a job began.
-                self._queue_or_fail(trial, "its process died", attempt=bool(trial.system_attrs.get(JOB)))
+                self._queue_or_fail(trial, "its process died", attempt=_counts(trial))
 
     def _queue_or_fail(self, trial: FrozenTrial, reason: str, attempt: bool) -> None:
         attempts = int(trial.system_attrs.get(ATTEMPTS, 0)) + attempt
@@ -257,6 +271,11 @@ def _locked_in_database(storage: BaseStorage, url: str, study: str) -> Iterator[
 def lease_of(owner: Owner) -> dict[str, Any]:
     """A lease from now on, as it is kept with a trial."""
     return {**asdict(owner), "until": time.time() + LEASE}
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether a lost trial was an attempt: its job had begun, and nobody asked it to stop."""
+    return bool(trial.system_attrs.get(JOB)) and not trial.system_attrs.get(STOP)
 
 
 def owned(trial: FrozenTrial) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shlex
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from cvae.errors import writing
 from cvae.evaluation.intervals import mean_interval
 from cvae.sweep.board import best_trial, counts, feasible, numbers
 from cvae.sweep.plan import Plan
-from cvae.sweep.study import ATTEMPTS, FAILURE, FOLDER, PLACE
+from cvae.sweep.study import ATTEMPTS, FACTS, FAILURE, FOLDER, PLACE
 
 _SURE = 30  # complete trials; by fewer, importances are mostly chance
 
@@ -67,13 +69,14 @@ class Scribe:
             say("importance " + "  ".join(f"{key} {value:.2f}" for key, value in importances.items()) + doubt)
         winner = self._winner(best, top)
         if winner is not None:
-            say(f"again      {shlex.join([*program(), *self._again(winner)])}")
+            say(f"again      {shlex.join([*program(), *_config_flags(sys.argv[1:]), *self._again(winner)])}")
         folders = [Path(trial.system_attrs[PLACE]) for trial in trials if PLACE in trial.system_attrs]
         folder = next((each for each in reversed(folders) if each.is_dir()), None)
         if folder is not None:
             self._write(folder, best, winner, top, importances)
             say(f"results    {short(folder / 'sweep.json')}" + (f", {short(folder / 'best.yaml')}" if winner else ""))
-        say(f"look       optuna-dashboard {shlex.quote(self.storage.removeprefix('journal://'))}")
+        place = '"$CVAE_STORAGE"' if "***" in self.storage else shlex.quote(self.storage.removeprefix("journal://"))
+        say(f"look       optuna-dashboard {place}")
 
     def _winner(self, best: list[FrozenTrial], top: Top | None) -> FrozenTrial | None:
         if top is not None and top.values:
@@ -174,7 +177,7 @@ def _entry(trial: FrozenTrial) -> dict[str, Any]:
         "attempts": int(trial.system_attrs.get(ATTEMPTS, 0)) + 1,
         "folder": trial.user_attrs.get(FOLDER),
         "failure": trial.user_attrs.get(FAILURE),
-        "facts": trial.user_attrs.get("facts"),
+        "facts": trial.user_attrs.get(FACTS),
     }
 
 
@@ -185,6 +188,18 @@ def _published(best: list[FrozenTrial], plan: Plan) -> dict[str, Any]:
     if not best:
         return {"name": "optuna"}
     return {"name": "optuna", "best_params": best[0].params, "best_value": best[0].values[0]}
+
+
+def _config_flags(words: Sequence[str]) -> list[str]:
+    """Those words of a command line that choose another config: a flag with its value, or both in one."""
+    names = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd")
+    flags: list[str] = []
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word in names:
+            flags += [word, after]
+        elif word.partition("=")[0] in names:
+            flags.append(word)
+    return flags
 
 
 def _choices(config: DictConfig) -> dict[str, str]:
@@ -211,6 +226,6 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, A
 
 
 def _replace(path: Path, text: str) -> None:
-    scratch = path.with_name(path.name + ".partial")
+    scratch = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")  # another sweeper may write the same
     scratch.write_text(text)
     scratch.replace(path)

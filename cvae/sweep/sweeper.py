@@ -24,7 +24,7 @@ from cvae.sweep.engine import Engine, Stop
 from cvae.sweep.job import Job
 from cvae.sweep.plan import Plan, read_plan
 from cvae.sweep.space import Space
-from cvae.sweep.storage import hide
+from cvae.sweep.storage import hide, revealed
 from cvae.sweep.strategies import build_pruner
 from cvae.sweep.study import OF, SweepStudy
 from cvae.sweep.summary import Scribe, Top, ranked
@@ -75,6 +75,7 @@ def sweep(
     loader = context.config_loader
     _silence(config)
     plan = read_plan(settings, arguments, config, lambda words: loader.load_sweep_config(config, list(words)), loader)
+    plan = dataclasses.replace(plan, storage=revealed(plan.storage))
     shown = hide(plan.storage)
     _prepare(settings.get("storage"), shown, config)
     pruner = build_pruner(plan.pruner, plan.allow_targets)

@@ -16,7 +16,7 @@ ConfigStore.instance().store(
     name="local",
     node={
         "_target_": "hydra_plugins.cvae_local.LocalLauncher",
-        "n_jobs": None,  # slots; null: the sweeper's n_jobs, else one a GPU, else 2
+        "n_jobs": None,  # slots; null: the sweeper's n_jobs, else (under Hydra's own) one a GPU, else 2
         "gpus": None,  # a list of numbers; null: all that are visible
         "threads": None,  # CPU threads a job; null: an equal share
         "timeout_min": None,  # of a job
