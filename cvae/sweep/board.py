@@ -52,15 +52,17 @@ class Board:
         """Draw the table of running trials (number to the time it began), if there is a terminal to draw it in."""
         if self._live is None:
             return
+        from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=self._headline(), title_justify="left", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for column in ("trial", "step", self.plan.objective, "best", "minutes", "settings"):
             table.add_column(column, justify="left" if column == "settings" else "right")
         trials = self.study.study.get_trials(deepcopy=False)
         for number, began in sorted(running.items()):
             table.add_row(*_row(trials[number], self.study.study.directions[0], (time.monotonic() - began) / 60))
-        self._live.update(table, refresh=True)
+        self._live.update(Group(Text(self._headline()), table), refresh=True)
 
     def waiting(self, running: bool) -> None:
         """Say once that only trials of other processes are missing, and where they run."""

@@ -45,6 +45,18 @@ def states(study: SweepStudy) -> list[str]:
     return [trial.state.name for trial in study.study.get_trials()]
 
 
+def test_an_exit_with_minus_one_is_a_preemption_under_submitit_only(study: SweepStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def task(cfg: DictConfig) -> None:
+        raise SystemExit(-1)
+
+    first = study.claim(9)
+    assert Job(task)(place(study, first)) == {"state": "exited", "value": -1}
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    with pytest.raises(SystemExit):
+        Job(task)(place(study, first))
+    assert states(study) == ["RUNNING"]
+
+
 def test_a_job_whose_trial_was_claimed_anew_does_nothing(study: SweepStudy) -> None:
     first = study.claim(9)
     late = place(study, first)

@@ -74,6 +74,13 @@ def test_too_many_failures_end_the_sweep(words: list[str], why: str) -> None:
     assert states() == {"FAIL": 2}
 
 
+def test_joblib_with_one_worker_runs_one_trial_at_a_time() -> None:
+    """It takes no second process for one job, and two of them in this one would mix their trials."""
+    code, out = run("hydra.sweeper.n_trials=3", "hydra.launcher.n_jobs=1", launcher="joblib")
+    assert code == 0, out
+    check_complete(3)
+
+
 @pytest.mark.parametrize("launcher", ["local", "joblib"])
 def test_a_slow_trial_holds_up_nobody(launcher: str) -> None:
     code, out = run("hydra.sweeper.n_trials=4", "trouble=last", "victim=0", launcher=launcher)

@@ -49,6 +49,13 @@ def test_what_does_not_sweep_is_passed_as_it_was_written() -> None:
     assert space.overrides({"lr": 2e-3}) == [*words, "lr=0.002"]
 
 
+@pytest.mark.parametrize("word", ["lr=0.5", "++lr=0.5", "+lr=0.5"])
+def test_a_forced_key_counts_over_params_too(word: str) -> None:
+    space = read_space([word], {"lr": "interval(0, 1)"})
+    assert space.distributions == {}
+    assert space.overrides({}) == [word]
+
+
 def test_the_command_line_counts_over_params() -> None:
     params = {"lr": "tag(log, interval(1e-4, 1e-2))", "tfr": 1.0, "optim": "adam,sgd", "beta": None}
     space = read_space(["lr=3e-3", "tfr=interval(0,1)"], params)

@@ -103,6 +103,20 @@ def test_sqlite_works_too(tmp_path: Path) -> None:
 SECRET = "postgresql://ann:s3cret@localhost:1/studies"
 
 
+def test_a_password_behind_a_question_mark_is_refused() -> None:
+    with pytest.raises(UserError, match="PGPASSWORD") as caught:
+        hidden("postgresql://localhost/studies?user=ann&password=s3cret")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_job_waits_for_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "PATIENCE", 1.5)
+    began = time.monotonic()
+    with pytest.raises(UserError, match="cannot be opened"):
+        storage.await_storage("postgresql://ann@127.0.0.1:9/studies")
+    assert time.monotonic() - began > 1.5
+
+
 def test_a_password_is_hidden_and_found_again_by_a_child() -> None:
     shown = hide(SECRET)
     assert "s3cret" not in shown

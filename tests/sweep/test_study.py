@@ -123,6 +123,16 @@ def test_a_sweeper_that_dies_before_its_job_begins_costs_no_attempt(url: str) ->
         ours.lease(trial._trial_id, SWEEPER, Owner(Owner.of().host, os.getpid(), started=1.0))
 
 
+def test_a_trial_that_was_asked_to_stop_and_killed_costs_no_attempt(url: str) -> None:
+    ours = study(url, retry=0)
+    trial = ours.claim(5)
+    dead = Owner(Owner.of().host, os.getpid(), started=1.0)
+    for role in (SWEEPER, JOB):
+        ours.lease(trial._trial_id, role, dead)
+    ours.stop([trial._trial_id])
+    assert ours.claim(5).number == 0
+
+
 def test_a_trial_with_a_living_owner_is_left_alone(url: str) -> None:
     ours = study(url)
     assert ours.claim(5) is not None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import shlex
 import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -127,6 +130,32 @@ def test_a_foreign_job_reports_and_is_pruned(app: App) -> None:
     assert "trial 2  pruned  at 2" in done.out
 
 
+@pytest.mark.parametrize(
+    ("pruner", "steps"),
+    [
+        (["halving", "hydra.sweeper.pruner.min_resource=1", "hydra.sweeper.pruner.reduction_factor=2"], 1),
+        (["hyperband", "hydra.sweeper.pruner.min_resource=1", "+trial.steps=5"], 1),
+        (["patient", "hydra.sweeper.pruner.patience=1", "hydra.sweeper.pruner.wrapped_pruner.n_startup_trials=2"], 3),
+    ],
+)
+def test_pruners_stop_the_worse_of_two(app: App, pruner: list[str], steps: int) -> None:
+    body = """
+    from cvae.trial import current_trial
+    for step in range(1, 6):
+        if current_trial().report(step, cfg.x + step / 100):
+            return None
+    return cfg.x
+    """
+    enqueue = "hydra.sweeper.enqueue=[{x: -0.5}, {x: -0.4}, {x: 0.9}, {x: 0.8}]"
+    done = app.write(body)(f"hydra/sweeper/pruner={pruner[0]}", *pruner[1:], enqueue, *NAMED, "hydra.sweeper.n_trials=4")
+    assert (done.code, done.err) == (0, ""), done.out
+    trials = app.record()["trials"]
+    assert trials[0]["state"] == "complete"
+    pruned = [trial["steps"] for trial in trials if trial["state"] == "pruned"]
+    assert pruned
+    assert min(pruned) == steps
+
+
 def test_what_a_job_may_return_or_raise(app: App) -> None:
     body = """
     import optuna
@@ -181,6 +210,47 @@ def test_constraints(app: App) -> None:
     assert [trial["facts"] for trial in record["trials"]] == [{"memory": 11.0}, {"memory": 9.5}, {"memory": 9.25}]
     assert record["best"] == [1]
     assert OmegaConf.load(app.folders()[-1] / "optimization_results.yaml").best_params == {"x": 0.5}
+
+
+def test_every_seed_has_to_keep_the_constraints(app: App) -> None:
+    body = """
+    from cvae.trial import current_trial
+    current_trial().record({"memory": 9.0 if cfg.seed == 1 else 1.0})
+    return cfg.x
+    """
+    done = app.write(body, config="seed: 1")(*NAMED, "hydra.sweeper.seeds_per_trial=2", "hydra.sweeper.constraints={memory: 3}")
+    assert (done.code, done.err) == (0, "")
+    record = app.record()
+    assert [trial["facts"]["memory"] for trial in record["trials"]] == [9.0] * 3
+    assert record["best"] == []
+
+
+def test_the_live_table(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a terminal sees it, with a trial that runs and one that is done."""
+    from rich.console import Console
+
+    from cvae.sweep import board
+    from cvae.sweep.study import SweepStudy
+
+    screen = Console(force_terminal=True, width=120, file=io.StringIO())
+    monkeypatch.setattr(board, "console", lambda: screen)
+    sweep = SweepStudy("s", absolute(JOURNAL), {}, ["maximize"], optuna.samplers.RandomSampler())
+    done, running = sweep.claim(3), sweep.claim(3)
+    assert done is not None
+    assert running is not None
+    plan = SimpleNamespace(n_trials=3, objective="val/psnr")
+    shown = board.Board(plan, sweep, launcher=object())
+    sweep.study.tell(done, 21.5)
+    for step, value in ((1, 18.25), (2, 19.5), (3, 19.0)):
+        running.report(value, step)
+    running.suggest_float("lr", 1e-4, 1e-3)
+    with shown:
+        shown.refresh({running.number: time.monotonic() - 90})
+    text = screen.file.getvalue()
+    assert "1 of 3 done  1 complete, 0 pruned, 0 failed  best 21.5 (trial 0)" in text
+    assert "left" in text
+    row = next(line for line in text.splitlines() if "lr=" in line)
+    assert row.split()[:5] == ["1", "3", "19", "19.5", "1.5"]
 
 
 def test_no_trial_keeps_the_constraints(app: App) -> None:
@@ -296,8 +366,8 @@ def test_no_file_holds_the_storage_s_password(app: App, monkeypatch: pytest.Monk
         opened.append(url)
         return open_storage(absolute(JOURNAL))
 
-    for module in (job_trial, studies):
-        monkeypatch.setattr(module, "open_storage", instead)
+    for module, name in ((job_trial, "await_storage"), (studies, "open_storage")):
+        monkeypatch.setattr(module, name, instead)
         monkeypatch.setattr(module, "locked", lambda *place: contextlib.nullcontext())
     url = "postgresql://bob:s3cret@db.example/studies"
     app.write()
