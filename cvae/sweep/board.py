@@ -64,9 +64,9 @@ class Board:
             table.add_row(*_row(trials[number], self.study.study.directions[0], (time.monotonic() - began) / 60))
         self._live.update(Group(Text(self._headline()), table), refresh=True)
 
-    def waiting(self, running: bool) -> None:
+    def waiting(self) -> None:
         """Say once that only trials of other processes are missing, and where they run."""
-        if running or self._said_waiting:
+        if self._said_waiting:
             return
         self._said_waiting = True
         for trial in self.study.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -96,8 +96,7 @@ class Board:
         trials = self.study.study.get_trials(deepcopy=False)
         finished = [trial for trial in trials if trial.state.is_finished()]
         parts = [f"{len(finished)} of {self.n_trials} done", counts(finished)]
-        best = best_trial(trials, self.study.study.directions)
-        if best is not None and best.values:
+        for best in ranked(trials, self.study.study.directions)[:1]:
             parts.append(f"best {numbers(best.values)} (trial {best.number})")
         here = len(finished) - self._before
         if here > 0 and len(finished) < self.n_trials:
@@ -106,13 +105,13 @@ class Board:
         return "  ".join(parts)
 
 
-def best_trial(trials: list[FrozenTrial], directions: list[StudyDirection]) -> FrozenTrial | None:
-    """The best complete trial of a study with one objective; None if there is none."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and feasible(trial)]
-    if len(directions) > 1 or not complete:
-        return None
+def ranked(trials: list[FrozenTrial], directions: list[StudyDirection]) -> list[FrozenTrial]:
+    """The complete trials that keep all constraints, best first; none of a study with several objectives."""
+    if len(directions) > 1:
+        return []
     sign = 1 if directions[0] == StudyDirection.MAXIMIZE else -1
-    return max(complete, key=lambda trial: sign * trial.values[0])
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and feasible(trial)]
+    return sorted(complete, key=lambda trial: -sign * trial.values[0])
 
 
 def feasible(trial: FrozenTrial) -> bool:

@@ -106,7 +106,7 @@ class Engine:
             while not self._done():
                 slot = self._claim()
                 if slot is None:
-                    self.board.waiting(False)
+                    self.board.waiting()
                     time.sleep(_ELSEWHERE)
                 else:
                     self._settle(slot, self._launch(slot))
@@ -130,7 +130,8 @@ class Engine:
                         self._stop_jobs()
                     if self.stopping and not self.slots:
                         raise Stop(self._go_on(), 128 + self.signum)
-                    self.board.waiting(bool(self.slots))
+                    if not self.slots and not self._done():
+                        self.board.waiting()
                     self._await_one(_TICK if self.slots else _ELSEWHERE)
                     self._drop_silent()
                     self.board.refresh({number: slot.began for number, slot in self.slots.items()})

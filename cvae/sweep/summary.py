@@ -15,12 +15,12 @@ from typing import Any
 import optuna
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from cvae.console import command, program, say, short
 from cvae.errors import writing
 from cvae.evaluation.intervals import mean_interval
-from cvae.sweep.board import best_trial, counts, feasible, numbers
+from cvae.sweep.board import counts, feasible, numbers, ranked
 from cvae.sweep.plan import Plan
 from cvae.sweep.study import ATTEMPTS, FACTS, FAILURE, FOLDER, PLACE
 
@@ -64,7 +64,7 @@ class Scribe:
         for line in top.lines(self.plan.objective) if top else []:
             say(line)
         if importances:
-            complete = len(ranked(self.study))
+            complete = len(ranked(trials, self.study.directions))
             doubt = f"  (of {complete} trials: rough)" if complete < _SURE else ""
             say("importance " + "  ".join(f"{key} {value:.2f}" for key, value in importances.items()) + doubt)
         winner = self._winner(best, top)
@@ -134,22 +134,11 @@ class Scribe:
         return config
 
 
-def ranked(study: optuna.Study) -> list[FrozenTrial]:
-    """The complete trials that keep all constraints, best first, for one objective."""
-    rest = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
-    order = []
-    while (best := best_trial(rest, study.directions)) is not None:
-        order.append(best)
-        rest.remove(best)
-    return order
-
-
 def _best(trials: list[FrozenTrial], study: optuna.Study) -> list[FrozenTrial]:
     """The best trial; with several objectives those that no other one beats in all."""
     if len(study.directions) > 1:
         return [trial for trial in study.best_trials if feasible(trial)]
-    best = best_trial(trials, study.directions)
-    return [] if best is None else [best]
+    return ranked(trials, study.directions)[:1]
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:

@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 
 from cvae.console import say
 from cvae.errors import UserError
+from cvae.sweep.board import ranked
 from cvae.sweep.engine import Engine, Stop
 from cvae.sweep.job import Job
 from cvae.sweep.plan import Plan, read_plan
@@ -27,7 +28,7 @@ from cvae.sweep.space import Space
 from cvae.sweep.storage import hide, revealed
 from cvae.sweep.strategies import build_pruner
 from cvae.sweep.study import OF, SweepStudy
-from cvae.sweep.summary import Scribe, Top, ranked
+from cvae.sweep.summary import Scribe, Top
 
 
 @dataclass
@@ -118,7 +119,7 @@ def _once_more(plan: Plan, study: SweepStudy, sweeper: Sweeper) -> Top:
 
     They are trials of a study of their own beside the sweep's, so that they are claimed, retried and resumed as those are.
     """
-    best = ranked(study.study)[: plan.top_k]
+    best = ranked(study.study.get_trials(deepcopy=False), study.study.directions)[: plan.top_k]
     first = plan.seed + plan.seeds_per_trial
     seeds = list(range(first, first + plan.top_k_seeds))
     pairs = [(trial, seed) for trial in best for seed in seeds]
