@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -167,8 +168,12 @@ def _as_word(value: Any) -> str:
         return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(_as_word, value))}]"
-    quoted = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{quoted}'"
+    return quoted(str(value))
+
+
+def quoted(text: str) -> str:
+    """A string as an override's value, whatever it holds."""
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,21 @@ def writing(path: Path, mend: str = "free some space, then go on with resume=") 
         yield
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror or error}): {mend}") from error
+
+
+def write_whole(path: Path, text: str, mend: str) -> None:
+    """Write a file that is there as a whole or as it was before, however the writing ends.
+
+    Raises:
+        UserError: it could not be written.
+    """
+    scratch = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")  # another process may write the same
+    with writing(path, mend):
+        try:
+            scratch.write_text(text)
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 def expanded(path: str | os.PathLike[str], key: str) -> Path:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from cvae.cli import quoted
 from cvae.console import command, say, warn
 from cvae.errors import writing
 from cvae.sweep.board import Board, in_process
@@ -245,10 +246,10 @@ class Engine:
     def _overrides(self, slot: Slot, index: int) -> list[str]:
         """A job's words: the trial's parameters, where it runs, and for the job itself which trial it is."""
         number, plan, attributes = slot.trial.number, self.plan, slot.trial.user_attrs
-        words = [*plan.space.overrides(slot.values), f"hydra.sweep.dir={_quoted(slot.place)}"]
-        words.append(f"hydra.sweeper.storage={_quoted(self.shown_storage)}")
-        trial = {"number": number, "study": _quoted(self.study.name), "storage": _quoted(self.shown_storage)}
-        trial["claim"] = _quoted(slot.claim)
+        words = [*plan.space.overrides(slot.values), f"hydra.sweep.dir={quoted(slot.place)}"]
+        words.append(f"hydra.sweeper.storage={quoted(self.shown_storage)}")
+        trial = {"number": number, "study": quoted(self.study.name), "storage": quoted(self.shown_storage)}
+        trial["claim"] = quoted(slot.claim)
         if "override_dirname" in str(self.config.hydra.sweep._get_node("subdir")):
             # A folder named by overrides: without these, which are other ones whenever a trial goes on.
             usual = self.config.hydra.job.config.override_dirname.exclude_keys
@@ -313,8 +314,3 @@ def _reason(outcome: Any) -> str:
     if isinstance(error, BaseException):
         return f"{type(error).__name__}: {error}"
     return "its job ended without telling the study"
-
-
-def _quoted(text: str) -> str:
-    """A string as an override's value."""
-    return "'" + str(text).replace("\\", "\\\\").replace("'", "\\'") + "'"

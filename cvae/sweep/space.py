@@ -16,11 +16,12 @@ from decimal import Decimal
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Quote, QuotedString, RangeSweep, Transformer
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep, Transformer
 from hydra.errors import HydraException, OverrideParseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial
 
+from cvae.cli import quoted
 from cvae.errors import UserError
 
 Value = str | int | float | bool | None
@@ -176,7 +177,7 @@ def as_word(text: str) -> str:
             return text
     except HydraException:
         pass
-    return QuotedString(text, Quote.single).with_quotes()
+    return quoted(text)
 
 
 def _interval(sweep: IntervalSweep, line: str) -> BaseDistribution:

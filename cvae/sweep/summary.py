@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import shlex
 import sys
 import warnings
@@ -18,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial
 
 from cvae.console import command, program, say, short
-from cvae.errors import writing
+from cvae.errors import write_whole
 from cvae.evaluation.intervals import mean_interval
 from cvae.sweep.board import counts, feasible, numbers, ranked
 from cvae.sweep.plan import Plan
@@ -100,11 +99,11 @@ class Scribe:
             "top_k": None if top is None else {"seeds": top.seeds, "values": top.values},
             "trials": [_entry(trial) for trial in trials],
         }
-        with writing(folder, "free some space, then run the command once more: only this is missing"):
-            _replace(folder / "sweep.json", json.dumps(record, indent=2) + "\n")
-            _replace(folder / "optimization_results.yaml", OmegaConf.to_yaml(_published(best, self.plan)))
-            if winner is not None:
-                _replace(folder / "best.yaml", self._experiment(winner))
+        mend = "free some space, then run the command once more: only this is missing"
+        write_whole(folder / "sweep.json", json.dumps(record, indent=2) + "\n", mend)
+        write_whole(folder / "optimization_results.yaml", OmegaConf.to_yaml(_published(best, self.plan)), mend)
+        if winner is not None:
+            write_whole(folder / "best.yaml", self._experiment(winner), mend)
 
     def _again(self, trial: FrozenTrial) -> list[str]:
         """The overrides of a single run with a trial's settings."""
@@ -212,9 +211,3 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, A
         elif key not in before or before[key] != value:
             changes[key] = value
     return changes
-
-
-def _replace(path: Path, text: str) -> None:
-    scratch = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")  # another sweeper may write the same
-    scratch.write_text(text)
-    scratch.replace(path)

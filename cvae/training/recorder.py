@@ -20,11 +20,12 @@ import numpy as np
 
 from cvae import pictures
 from cvae.console import command, say, short, warn
-from cvae.errors import UserError, writing
+from cvae.errors import UserError, write_whole, writing
 from cvae.training.terminal import Advance, epoch_line, live_bar
 
 __all__ = ["NoMirror"]
 
+_MEND = "free some space or choose another run folder"
 _PACKAGES = ("cvae", "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "optuna", "wandb", "pillow")
 
 
@@ -100,7 +101,7 @@ class Recorder:
                 **_git(),
                 **facts,
             }
-        _write(path, json.dumps(record, indent=2) + "\n")
+        write_whole(path, json.dumps(record, indent=2) + "\n", _MEND)
         self.mirror.start(
             RunInfo(record["id"], self.folder, record["group"], name, tags, {**config, "signature": record["signature"]})
         )
@@ -109,7 +110,7 @@ class Recorder:
         """Drop rows after ``epoch`` and a torn last line: a resumed run writes them again, identically."""
         path = self.folder / "metrics.jsonl"
         rows = [row for row in read_metrics(path) if row["epoch"] <= epoch]
-        _write(path, "".join(json.dumps(row) + "\n" for row in rows))
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows), _MEND)
 
     @contextlib.contextmanager
     def live(self, iterations: int, done: int) -> Iterator[Advance]:
@@ -184,16 +185,6 @@ def _read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): restore it from a copy, or start the run anew") from error
     return dict(record)
-
-
-def _write(path: Path, text: str) -> None:
-    scratch = path.with_name(path.name + ".partial")
-    with writing(path, "free some space or choose another run folder"):
-        try:
-            scratch.write_text(text)
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
 
 
 def _now() -> str:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import optuna
 import pytest
 from conftest import App, tiny
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from cvae.cli import unfold
@@ -406,7 +407,7 @@ kl_schedule: {cycles: 3, deep: {er: x}}
         "model/backbone=dcgan",
         "lr=0.001",
         "beta=null",
-        r"name='it\'s \\ {a}, b'",
+        r"name='it\'s \ {a}, b'",
         "betas=[0.9,0.99]",
         "flag=true",
         "kl_schedule.cycles=3",
@@ -414,6 +415,8 @@ kl_schedule: {cycles: 3, deep: {er: x}}
         "-m",
         "lr=2e-3",
     ]
+    (name,) = OverridesParser.create().parse_overrides([words[4]])
+    assert name.value() == r"it's \ {a}, b", "Hydra reads what stood in the file"
     assert unfold(["experiment=sweep_quick"]) == ["experiment=sweep_quick"]
 
 
