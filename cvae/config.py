@@ -8,7 +8,7 @@ import inspect
 import json
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,10 +176,10 @@ def signature(cfg: DictConfig) -> str:
     return hashlib.sha256(json.dumps(identity(cfg), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def identity(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
-    """The settings that decide what a run computes."""
-    plain = OmegaConf.to_container(cfg, resolve=resolve)
-    assert isinstance(plain, dict)
+def identity(cfg: DictConfig | Mapping[str, Any], resolve: bool = True) -> dict[str, Any]:
+    """The settings that decide what a run computes. Plain values are taken as they stand."""
+    plain = OmegaConf.to_container(cfg, resolve=resolve) if isinstance(cfg, DictConfig) else cfg
+    assert isinstance(plain, Mapping)
     settings = {str(key): value for key, value in plain.items() if key not in _NO_IDENTITY}
     if isinstance(settings.get("data"), dict):
         settings["data"] = {key: value for key, value in settings["data"].items() if key not in _PLACES}

@@ -99,25 +99,53 @@ def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Seque
     sheet.save(path)
 
 
+# A sample GIF: where its cells begin, and how far they are enlarged.
+_SCALE, _GAP, _LEFT, _TOP = 3, 6, 84, 24
+
+
 def gif(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Sequence[str], path: Path) -> None:
     """Write one animated GIF: the sequences side by side, truth above prediction, three times enlarged."""
-    scale, gap, left, top = 3, 6, 84, 24
-    cell = true_STHWC.shape[2] * scale + gap
+    cell = true_STHWC.shape[2] * _SCALE + _GAP
     font = ImageFont.load_default(13)
     frames = []
     for t in range(true_STHWC.shape[1]):
-        sheet = Image.new("RGB", (left + len(names) * cell + gap, top + 2 * cell + gap), _PAPER)
+        sheet = Image.new("RGB", (_LEFT + len(names) * cell + _GAP, _TOP + 2 * cell + _GAP), _PAPER)
         draw = ImageDraw.Draw(sheet)
         given = t < n_past
-        draw.text((8, top / 2), f"frame {t}", _INK, font, anchor="lm")
-        draw.text((left, top / 2), "given" if given else "predicted", _border(given, 1), font, anchor="lm")
+        draw.text((8, _TOP / 2), f"frame {t}", _INK, font, anchor="lm")
+        draw.text((_LEFT, _TOP / 2), "given" if given else "predicted", _border(given, 1), font, anchor="lm")
         for row, (video, label) in enumerate([(true_STHWC, "truth"), (predicted_STHWC, "prediction")]):
-            draw.text((8, top + row * cell + cell / 2), label, _INK, font, anchor="lm")
+            draw.text((8, _TOP + row * cell + cell / 2), label, _INK, font, anchor="lm")
             for s in range(len(names)):
-                _paste(sheet, video[s, t], (left + s * cell, top + row * cell), scale, _border(given, row))
+                _paste(sheet, video[s, t], (_LEFT + s * cell, _TOP + row * cell), _SCALE, _border(given, row))
         frames.append(sheet.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
     durations = [150] * (len(frames) - 1) + [900]  # the end stands still for a moment
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False)
+
+
+def read_gif(path: Path, length: int, size: int = 64) -> tuple[Pixels, Pixels]:
+    """The truth and the prediction that ``gif`` wrote, as ``STHWC``, up to ``length`` frames; colours are the GIF's 256.
+
+    Raises:
+        OSError: the file is damaged.
+        ValueError: it was not written by ``gif``.
+    """
+    cell = size * _SCALE + _GAP
+    with Image.open(path) as image:
+        count, rest = divmod(image.width - _LEFT - _GAP, cell)
+        if rest or count < 1 or image.height != _TOP + 2 * cell + _GAP:
+            raise ValueError("its size is not that of a sample video")
+        frames = []
+        for t in range(min(length, getattr(image, "n_frames", 1))):
+            image.seek(t)
+            frames.append(np.asarray(image.convert("RGB")))
+    sheet_THWC = np.stack(frames)
+    rows = []
+    for row in range(2):
+        y, corners = _TOP + row * cell, [_LEFT + s * cell for s in range(count)]
+        cells = [sheet_THWC[:, y : y + size * _SCALE : _SCALE, x : x + size * _SCALE : _SCALE] for x in corners]
+        rows.append(np.stack(cells))
+    return rows[0], rows[1]
 
 
 def _cut(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
 
 
+@functools.cache
+def quantile(count: int) -> float:
+    """Student's t for the 95 % interval of a mean of ``count`` values, at least 2: its 97.5 % point."""
+    return float(stats.t.ppf(0.975, count - 1))
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and the ends of its 95 % interval by Student's t; with one value the interval is unknown (NaN).
+    """Mean and the ends of its 95 % interval by Student's t; what too few values leave unknown is NaN.
 
     For a difference between two settings give the differences of paired runs, one a seed: what the seeds have in common
     cancels.
     """
     array = np.asarray(values, float)
-    mean = float(array.mean())
+    mean = float(array.mean()) if len(array) else float("nan")
     if len(array) < 2:
         return mean, float("nan"), float("nan")
-    half = float(stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
+    half = quantile(len(array)) * float(array.std(ddof=1)) / math.sqrt(len(array))
     return mean, mean - half, mean + half
+
+
+def runs_needed(values: Sequence[float], threshold: float = 0.0, most: int = 1000) -> int | None:
+    """How many values it would take for the interval to leave ``threshold`` out, if mean and deviation stay as they are.
+
+    None if it would take more than ``most``, or if a single value leaves the deviation unknown.
+    """
+    array = np.asarray(values, float)
+    if len(array) < 2:
+        return None
+    distance, deviation = abs(float(array.mean()) - threshold), float(array.std(ddof=1))
+    for count in range(2, most + 1):
+        if quantile(count) * deviation < distance * math.sqrt(count):
+            return count
+    return None

@@ -165,6 +165,7 @@ def launch(
     initial_job_idx: int,
 ) -> list[JobReturn]:
     """Run jobs, as many at a time as the pool has slots; a job whose process died is a failed one."""
+    words = list(sys.argv)
 
     def run(number: int, overrides: Sequence[str]) -> JobReturn:
         with _composing:
@@ -174,7 +175,7 @@ def launch(
             folder = Path(job.hydra.sweep.dir, str(job.hydra.sweep.subdir))
         state = Singleton.get_state()
         try:
-            return pool.run(lambda: _job(context, task, job, state), folder.absolute() / "job.log")
+            return pool.run(lambda: _job(context, task, job, state, words), folder.absolute() / "job.log")
         except JobFailed as error:
             failed = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
             failed.return_value = error
@@ -193,8 +194,11 @@ def launch(
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _job(context: HydraContext, task: Callable[[DictConfig], Any], config: DictConfig, state: Any) -> JobReturn:
-    """In the job's process: the app's task, with Hydra's state as it was in the app."""
+def _job(
+    context: HydraContext, task: Callable[[DictConfig], Any], config: DictConfig, state: Any, words: Sequence[str]
+) -> JobReturn:
+    """In the job's process: the app's task, with Hydra's state and command line as they were in the app."""
+    sys.argv[:] = words
     setup_globals()
     Singleton.set_state(state)
     return run_job(

@@ -1,0 +1,204 @@
+"""The page of the course study: claims, verdicts, cells, effects and curves, every number computed from its runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from cvae.compare.course import BAIR_LEVEL, MARGIN, Claim, Part, Reading, readings
+from cvae.compare.document import Block, Heading, Picture, Table, Text, level, signed
+from cvae.compare.plots import course_curves
+from cvae.compare.runs import Run
+from cvae.evaluation.intervals import mean_interval
+
+_REPORTS = 300 * 600  # iterations of a run of the report
+_PIXELS = 3 * 64 * 64
+
+
+def answers(runs: Sequence[Run], bair: bool = False) -> list[Block]:
+    """The study's page, without its title.
+
+    Args:
+        runs: those of the study, and no others.
+        bair: the data are BAIR, so that the report's 25 dB can be held against them.
+
+    Raises:
+        UserError: the runs make up no such study.
+    """
+    found = [(reading, reading.claims(bair)) for reading in readings(runs)]
+    blocks = [*_verdicts(found), *_what_ran(runs, found[0][0]), *_how(found[0][0], bair)]
+    for reading, claims in found:
+        blocks.append(Heading(2, _name(reading)))
+        for claim in claims:
+            blocks += _claim(claim)
+        blocks += [*_cells(reading), *_effects(reading)]
+        picture = f"beta_{reading.beta or 0:g}.png"
+        blocks.append(Picture(picture, course_curves(reading), f"PSNR, MSE, KL and schedules over epochs: {_name(reading)}"))
+    return [*blocks, *_limits(found)]
+
+
+def _name(reading: Reading) -> str:
+    if reading.beta is None:
+        return "beta = the likelihood's own"
+    said = {1.0: "as the report's printed loss has it", 1e-4: "as the report's template has it"}.get(reading.beta)
+    return f"beta = {reading.beta:g}" + (f", {said}" if said else "")
+
+
+def _verdicts(found: Sequence[tuple[Reading, list[Claim]]]) -> list[Block]:
+    header = ["the report's claim", *(_name(reading) for reading, _ in found)]
+    rows = [
+        [f"{same[0].number}. {same[0].text}", *(_verdict(claim) for claim in same)]
+        for same in zip(*(claims for _, claims in found), strict=True)
+    ]
+    return [Table(header, rows)]
+
+
+def _verdict(claim: Claim) -> str:
+    if claim.verdict != "undecided":
+        return claim.verdict
+    return f"undecided: {_seeds([part for part in claim.parts if part.verdict == 'undecided'])}"
+
+
+def _seeds(undecided: Sequence[Part]) -> str:
+    if any(len(part.values) < 2 for part in undecided):
+        return "too few seeds yet"
+    needed = [part.needed for part in undecided]
+    return "over 1000 seeds" if None in needed else f"about {max(number or 0 for number in needed)} seeds"
+
+
+def _what_ran(runs: Sequence[Run], reading: Reading) -> list[Block]:
+    run = _any(reading)
+    unfinished = [f"{each.name} ({each.state})" for each in runs if each.state != "finished"]
+    shas = sorted({str(each.record.get("git_sha"))[:10] for each in runs})
+    devices = sorted({f"{each.record.get('device')}, {each.record.get('precision')}" for each in runs})
+    sizes = f"{run.epochs} epochs of {run.settings['epoch_size']} iterations each"
+    frames = f"{run.settings['n_past']} + {run.settings['n_future']} frames"
+    return [
+        Heading(2, "What ran"),
+        Text(
+            f"{len(runs) - len(unfinished)} finished runs: 2 learning rates, 2 KL schedules, 2 ends of teacher forcing, "
+            f"seeds {', '.join(map(str, reading.seeds))}; {sizes}, {run.settings['batch_size']} windows of {frames} an "
+            f"iteration. Data: {run.settings['data']}, fingerprint {run.record.get('dataset')}; repeating the last past "
+            f"frame scores {run.last('val/psnr_copy') or math.nan:.2f} dB there. Device: {'; '.join(devices)}. Commit "
+            f"{', '.join(shas)}." + (f" Not finished and left out: {', '.join(unfinished)}." if unfinished else "")
+        ),
+    ]
+
+
+def _any(reading: Reading) -> Run:
+    return next(run for runs in reading.cells.values() for run in runs.values())
+
+
+def _how(reading: Reading, bair: bool) -> list[Block]:
+    epochs = f"{reading.window} epochs" if reading.window > 1 else "one epoch"
+    thresholds = (
+        f"The data are BAIR, so the report's {BAIR_LEVEL:g} dB is held against the level before."
+        if bair
+        else f"The report's {BAIR_LEVEL:g} dB is one of BAIR and says nothing of other data; here levels are only compared."
+    )
+    return [
+        Heading(2, "How a verdict is reached"),
+        Text(
+            "A claim is taken apart into quantities, each with a threshold. PSNR is that of free-running validation. A "
+            f"level is its mean over {epochs} (2 % of a run). The fall is the level before a sudden end of teacher forcing, "
+            f"at epoch {reading.forced}, less the level after it; with linear decay it is taken at the same epochs. A fall "
+            f"under {MARGIN:g} dB counts as none. {thresholds}"
+        ),
+        Text(
+            "A quantity is computed for each seed, averaged over the cells that it does not tell apart; differences are "
+            "paired in seeds. What stands here is the mean over seeds with its 95 % interval (Student's t). It speaks for "
+            "or against the claim if the interval lies wholly on one side of the threshold. A claim is supported if all its "
+            "parts are, refuted if one is, else undecided; then the number of seeds stands there that would decide it if "
+            "these are typical."
+        ),
+    ]
+
+
+def _claim(claim: Claim) -> list[Block]:
+    header = ["quantity", "by seed", "mean [95 %]", "holds if", "verdict"]
+    return [
+        Heading(3, f"Claim {claim.number}: {claim.verdict}"),
+        Text(claim.text),
+        Text(f"What would refute it: {claim.refuted_by}."),
+        Table(header, [_part(part) for part in claim.parts]),
+    ]
+
+
+def _part(part: Part) -> list[str]:
+    values = ", ".join(f"{value:+.2f}" for value in part.values) or "—"
+    side = f"{'above' if part.above else 'below'} {part.threshold:g} dB"
+    verdict = part.verdict if part.verdict != "undecided" else f"undecided: {_seeds([part])}"
+    return [part.what, values, f"{signed(*part.interval)} dB", side, verdict]
+
+
+def _cells(reading: Reading) -> list[Block]:
+    header = [
+        "lr",
+        "KL annealing",
+        "forcing ends",
+        "runs",
+        "PSNR before",
+        "fall",
+        "PSNR at the end",
+        "best PSNR",
+        "KL at the end, nats",
+    ]
+    rows = []
+    for (lr, kl, tf), by_seed in reading.cells.items():
+        runs = [by_seed[seed] for seed in sorted(by_seed)]
+        rows.append(
+            [
+                f"{lr:g}", kl, {"step": "suddenly", "linear": "linearly"}[tf], str(len(runs)),
+                level(*mean_interval([reading.before(run) for run in runs])),
+                signed(*mean_interval([reading.fall(run) for run in runs])),
+                level(*mean_interval([reading.end(run) for run in runs])),
+                level(*mean_interval([max(run.series("val/psnr").values()) for run in runs])),
+                level(*mean_interval([reading.end(run, "train/kld") for run in runs]), digits=4),
+            ]
+        )  # fmt: skip
+    return [Heading(3, "The cells: mean over seeds [95 %], PSNR in dB"), Table(header, rows)]
+
+
+def _effects(reading: Reading) -> list[Block]:
+    rows = []
+    for effect in reading.effects():
+        digits = 4 if effect.unit == "nats" else 2
+        rows.append([effect.what, f"{signed(*mean_interval(effect.values), digits)} {effect.unit}", str(len(effect.values))])
+    return [
+        Heading(3, "What each factor does"),
+        Text("Paired in seeds, averaged over the cells of the other two factors."),
+        Table(["difference", "mean [95 %]", "seeds"], rows),
+    ]
+
+
+def _limits(found: Sequence[tuple[Reading, list[Claim]]]) -> list[Block]:
+    reading, _ = found[0]
+    iterations = reading.epochs * int(_any(reading).settings["epoch_size"])
+    intervals = sum(len(claim.parts) for _, claims in found for claim in claims)
+    betas = [each.beta for each, _ in found if each.beta]
+    sigmas = "; ".join(f"{math.sqrt(beta * _PIXELS / 2):.2g} for beta {beta:g}" for beta in betas)
+    blocks: list[Block] = [
+        Heading(2, "What this can tell, and what it cannot"),
+        Text(
+            f"{len(reading.seeds)} seeds vary weights, noise and order, and not the data: the intervals speak of other "
+            f"seeds, not of other data sets. They are 95 % intervals one by one; of {intervals} such, {intervals / 20:.1f} "
+            "are expected to miss."
+        ),
+        Text(
+            f"The decoder that a beta implies has the width sigma = sqrt(beta D / 2) on pixels in [0, 1]: {sigmas}. So wide "
+            "a decoder has little use for its latent variable. Where KL at the end is near 0, a KL schedule has nothing to "
+            "act on, and a difference between schedules says nothing about annealing; PSNR alone would not show that."
+        ),
+    ]
+    if iterations < _REPORTS:
+        ends = [reading.end(run) for runs in reading.cells.values() for run in runs.values()]
+        blocks.append(
+            Text(
+                f"A run has {iterations:,} iterations where the report's have {_REPORTS:,}, and ends at {min(ends):.1f} to "
+                f"{max(ends):.1f} dB. A study of this size shows what happens in the first steps of learning, on these data, "
+                "with this model. It cannot tell what a converged model does at the end of teacher forcing, whether a later "
+                "KL cycle helps it, or whether the report's levels can be reached: a verdict here is one on the claims as "
+                "statements about runs like these. For the report's own there is the full study, experiment=course_study."
+            )
+        )
+    return blocks

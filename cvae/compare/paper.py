@@ -1,0 +1,75 @@
+"""The report as Markdown and PNG: for papers, pull requests and READMEs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cvae.compare.answers import answers
+from cvae.compare.course import is_study
+from cvae.compare.document import Block, Code, Heading, Picture, Table, Text, level, signed
+from cvae.compare.plots import group_curves
+from cvae.compare.runs import Collection, Run, differing
+from cvae.evaluation.intervals import mean_interval
+
+
+def paper(found: Collection, title: str, command: str, bair: bool) -> list[Block]:
+    """The page's blocks: groups with their paired differences, curves, single runs, sweeps, and what could not be read."""
+    runs = found.runs
+    blocks: list[Block] = [Heading(1, title), Code(command)]
+    if is_study(runs):
+        blocks += answers(runs, bair)
+    keys = [key for key in differing(runs) if key != "seed"]
+    groups = grouped(runs, keys)
+    if len(groups) < len(runs) and keys:
+        blocks += [Heading(2, "Groups"), *_groups(groups)]
+    if any(run.rows for run in runs):
+        blocks += [Heading(2, "Curves"), Picture("curves.png", group_curves(groups), "PSNR, MSE, KL and schedules over epochs")]
+    blocks += [Heading(2, "Runs"), _runs(runs, differing(runs))]
+    for sweep in found.sweeps:
+        blocks += [Heading(2, f"Sweep {sweep.name}"), Text(f"{sweep.summary}. {f'Best: {sweep.best}' if sweep.best else ''}")]
+    if found.broken:
+        blocks += [Heading(2, "Not readable"), Table(["folder", "why"], [[str(folder), why] for folder, why in found.broken])]
+    return blocks
+
+
+def grouped(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, list[Run]]:
+    """Runs by the settings that name their group; the seed tells a group's runs apart."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(" ".join(f"{key}={run.settings.get(key)}" for key in keys) or "all", []).append(run)
+    return groups
+
+
+def _groups(groups: dict[str, list[Run]]) -> list[Block]:
+    objective = next(iter(groups.values()))[0].objective
+    reference, first = next(iter(groups.items()))
+    header = ["settings", "runs", f"{objective} at the end [95 %]", "KL at the end, nats", f"paired difference to {reference}"]
+    rows = []
+    for name, runs in groups.items():
+        ends, kls = _ends(runs, objective), _ends(runs, "train/kld")
+        pairs = _paired(runs, first, objective) if name != reference else []
+        difference = f"{signed(*mean_interval(pairs))}, {len(pairs)} seed{'s' * (len(pairs) > 1)}" if pairs else ""
+        rows.append([name, str(len(runs)), level(*mean_interval(ends)), level(*mean_interval(kls)), difference])
+    return [Table(header, rows), Text("Runs at their end; intervals over seeds (Student's t), differences paired in seeds.")]
+
+
+def _ends(runs: Sequence[Run], key: str) -> list[float]:
+    return [value for run in runs if run.state == "finished" and (value := run.last(key)) is not None]
+
+
+def _paired(runs: Sequence[Run], reference: Sequence[Run], key: str) -> list[float]:
+    """Differences of finished runs to those of the same seed."""
+    by_seed = {run.seed: run.last(key) for run in reference if run.state == "finished"}
+    pairs = [(run.last(key), by_seed.get(run.seed)) for run in runs if run.state == "finished"]
+    return [here - there for here, there in pairs if here is not None and there is not None]
+
+
+def _runs(runs: Sequence[Run], keys: Sequence[str]) -> Table:
+    header = ["run", *keys, "state", "best", "at epoch", "PSNR", "MSE", "KL, nats"]
+    rows = []
+    for run in runs:
+        best, last = run.best, [run.last(key) for key in ("val/psnr", "train/mse", "train/kld")]
+        numbers = ["" if value is None else f"{value:.{digits}f}" for value, digits in zip(last, (2, 5, 2), strict=True)]
+        shown = [f"{best[0]:.2f}", str(best[1])] if best else ["", ""]
+        rows.append([run.name, *(str(run.settings.get(key, "")) for key in keys), run.state, *shown, *numbers])
+    return Table(header, rows)

@@ -1,0 +1,131 @@
+"""A report as a file, HTML or Markdown, or as a page served on this machine that renews itself while runs go on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from cvae.compare.document import save_pictures, to_markdown
+from cvae.compare.page import render
+from cvae.compare.paper import paper
+from cvae.compare.runs import Collection, collect
+from cvae.compare.view import view
+from cvae.console import say
+from cvae.errors import UserError, write_whole, writing
+
+FORMATS = ("html", "md")
+_MEND = "choose another file with out="
+_PAUSE = 2.0  # seconds between two looks at the runs' files
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report is made of: places to look for runs, and how to show them. See ``cvae.report``."""
+
+    places: Sequence[str]
+    title: str | None
+    command: str
+    films: int
+    bair: bool
+
+    def write(self, out: Path, form: str) -> str:
+        """Write the report; return what it holds, in words.
+
+        Raises:
+            UserError: there are no such runs, or the file cannot be written.
+        """
+        found = collect(self.places)
+        with writing(out, _MEND):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        if form == "html":
+            write_whole(out, self._page(found, live=False), _MEND)
+        else:
+            blocks = paper(found, self.name, self.command, self.bair)
+            pictures = f"{out.stem}_files"
+            with writing(out, _MEND):
+                save_pictures(blocks, out.parent / pictures)
+            write_whole(out, to_markdown(blocks, f"{pictures}/"), _MEND)
+        return counted(found)
+
+    @property
+    def name(self) -> str:
+        """The title."""
+        return self.title or ", ".join(Path(place).name or place for place in self.places)
+
+    def _page(self, found: Collection, live: bool) -> str:
+        return render(view(found, self.name, self.command, self.films, self.bair, live))
+
+    def live_page(self) -> str:
+        """The page as it is now, for a server."""
+        return self._page(collect(self.places), live=True)
+
+    def fingerprint(self) -> str:
+        """Changes whenever a run's files do."""
+        found = collect(self.places)
+        rows = [(run.name, run.state, len(run.rows), str(run.film), len(run.evals)) for run in found.runs]
+        return f"{hash((tuple(rows), tuple(found.broken), tuple(sweep.summary for sweep in found.sweeps))):x}"
+
+
+def counted(found: Collection) -> str:
+    """How many runs, in words."""
+    states = [run.state for run in found.runs]
+    words = [f"{len(states)} runs" if len(states) != 1 else "1 run"]
+    words += [f"{states.count(state)} {state}" for state in dict.fromkeys(states)] if len(set(states)) > 1 else []
+    return ", ".join(words + ([f"{len(found.broken)} unreadable"] if found.broken else []))
+
+
+def serve(report: Report, port: int) -> None:
+    """Serve the page on loopback until Ctrl-C; it is made anew when the runs' files have changed.
+
+    Raises:
+        UserError: there are no such runs, or the port is taken.
+    """
+    state = _Live(report)
+    state.renew()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.split("?")[0]
+            if path not in ("/", "/version"):
+                self.send_error(404)
+                return
+            body = (state.page if path == "/" else state.version).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", f"text/{'html' if path == '/' else 'plain'}; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"port={port} cannot be had ({error}): choose another, or 0 for any") from error
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    say(f"watching at http://127.0.0.1:{server.server_address[1]}/  Ctrl-C ends it")
+    try:
+        while True:
+            time.sleep(_PAUSE)
+            state.renew()
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Live:
+    """The page as last made, and the version that browsers ask for."""
+
+    def __init__(self, report: Report) -> None:
+        self.report, self.version, self.page = report, "", ""
+
+    def renew(self) -> None:
+        version = self.report.fingerprint()
+        if version != self.version:
+            self.page = self.report.live_page()
+            self.version = version

@@ -1,0 +1,238 @@
+"""What the report page shows, as plain values: runs, curves, films, sweeps and the study's answers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cvae import __version__
+from cvae.compare.answers import answers
+from cvae.compare.course import is_study
+from cvae.compare.document import to_html
+from cvae.compare.runs import Collection, Run, differing
+from cvae.console import short
+from cvae.evaluation.intervals import quantile
+from cvae.pictures import read_gif
+
+# Shown first, with their units and which way is better; others follow as they come.
+METRICS: dict[str, tuple[str, str, str | None]] = {
+    "val/psnr": ("validation PSNR", "dB", "higher"),
+    "train/mse": ("MSE a step", "", "lower"),
+    "train/kld": ("KL a step", "nats", None),
+    "kl_weight": ("KL weight", "", None),
+    "tf_ratio": ("teacher-forcing ratio", "", None),
+    "lr": ("learning rate", "", None),
+    "val/psnr_best": ("PSNR, best sample", "dB", "higher"),
+    "val/ssim": ("SSIM", "", "higher"),
+    "train/loss": ("loss", "", "lower"),
+    "frames_per_second": ("frames a second", "", "higher"),
+}
+_HIDDEN = ("epoch", "step", "seconds", "val/psnr_copy")
+_SEEDS = 200  # intervals of more runs take the last quantile
+
+_Film = tuple[np.ndarray, np.ndarray]  # truth, prediction
+
+
+def view(found: Collection, title: str, command: str, films: int, bair: bool, live: bool) -> dict[str, Any]:
+    """All that a page shows.
+
+    Args:
+        found: the runs.
+        command: what makes the page.
+        films: of how many runs at most samples are shown; of each group of settings the best come first.
+        bair: the data are BAIR, so that the study may hold the report's 25 dB against them.
+        live: the page is served and renewed while runs go on.
+    """
+    runs = found.runs
+    settings = differing(runs)
+    keys = [key for key in dict.fromkeys([*METRICS, *_further(runs)]) if any(key in row for run in runs for row in run.rows)]
+    truths, predictions = _films(runs, settings, films)
+    everything = dict.fromkeys(key for run in runs for key in run.settings)
+    return {
+        "title": title,
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "version": __version__,
+        "objective": runs[0].objective if runs else "val/psnr",
+        "live": live,
+        "settings": settings,
+        "common": {key: _common(runs, key) for key in everything if key not in settings},
+        "metrics": [
+            dict(zip(("label", "unit", "better"), METRICS.get(key, (key, "", None)), strict=True)) | {"key": key}
+            for key in keys
+        ],
+        "t95": [None, None, *(round(quantile(count), 4) for count in range(2, _SEEDS + 1))],
+        "runs": [_run(run, settings, keys, predictions.get(run.name)) for run in runs],
+        "films": truths,
+        "broken": [{"folder": short(folder), "reason": reason} for folder, reason in found.broken],
+        "sweeps": _sweeps(found),
+        "answers": _answers(runs, bair),
+    }
+
+
+def _further(runs: Sequence[Run]) -> list[str]:
+    return [key for run in runs for key in (run.rows[-1] if run.rows else {}) if key not in _HIDDEN]
+
+
+def _common(runs: Sequence[Run], key: str) -> Any:
+    return next(run.settings[key] for run in runs if key in run.settings)
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def _run(run: Run, settings: Sequence[str], keys: Sequence[str], film: dict[str, Any] | None) -> dict[str, Any]:
+    best = run.best
+    epochs = [int(row["epoch"]) for row in run.rows]
+    curves = {key: [_rounded(row.get(key)) for row in run.rows] for key in (*keys, "val/psnr_copy")}
+    return {
+        "name": run.name,
+        "folder": short(run.folder),
+        "state": run.state,
+        "note": run.note,
+        "epoch": epochs[-1] if epochs else 0,
+        "epochs": run.epochs,
+        "settings": {key: run.settings.get(key) for key in settings},
+        "all_settings": run.settings,
+        "best": best[0] if best else None,
+        "best_epoch": best[1] if best else None,
+        "last": {key: run.last(key) for key in keys if run.last(key) is not None},
+        "curves": {
+            "epoch": epochs,
+            **{key: values for key, values in curves.items() if any(value is not None for value in values)},
+        },
+        "group": run.sweep,
+        "provenance": _provenance(run),
+        "repeat": run.repeat,
+        "resume": run.resume,
+        "evals": [_eval(protocol, result) for protocol, result in run.evals.items()],
+        "film": film,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    """To six digits: what a chart can show, in half the bytes."""
+    return None if value is None else float(f"{value:.6g}")
+
+
+def _provenance(run: Run) -> dict[str, str]:
+    record = run.record
+    versions = record["versions"] if isinstance(record.get("versions"), dict) else {}
+    sha = f"{record['git_sha']}{' with uncommitted changes' if record.get('dirty') else ''}" if record.get("git_sha") else None
+    facts = {
+        "folder": run.folder,
+        "command": record.get("command"),
+        "started": record.get("started"),
+        "resumed": len(record["resumed"]) if isinstance(record.get("resumed"), list) else None,
+        "host": record.get("host"),
+        "device": ", ".join(str(record[key]) for key in ("device", "precision") if record.get(key)),
+        "commit": sha,
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "data fingerprint": record.get("dataset"),
+        "id": record.get("id"),
+        "signature": record.get("signature"),
+        "sweep": run.sweep,
+        "trial": run.trial,
+    }
+    return {label: str(value) for label, value in facts.items() if value not in (None, "")}
+
+
+def _eval(protocol: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """A protocol's result by the keys that every one has; a note where they are not there."""
+    try:
+        low, high = result["psnr"]["ci95"]
+        return {
+            "protocol": protocol,
+            "videos": int(result["videos"]),
+            "psnr": float(result["psnr"]["mean"]),
+            "low": float(low),
+            "high": float(high),
+            "copy": float(result["baselines"]["copy_last"]["psnr"]["mean"]),
+            "note": "",
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        why = result.get("damaged") or f"no {error}" if isinstance(error, KeyError) else str(error)
+        empty = dict.fromkeys(("videos", "psnr", "low", "high", "copy"))
+        return {"protocol": protocol, **empty, "note": f"eval/{protocol}.json cannot be read: {result.get('damaged') or why}"}
+
+
+# --- films ------------------------------------------------------------------------------------------------------------
+
+
+def _films(runs: Sequence[Run], settings: Sequence[str], most: int) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The truths, one a data set, and by run's name its prediction, as sheets of cells: a row a sequence, a column a frame."""
+    chosen = _spread([run for run in runs if run.film], settings)[:most]
+    with ThreadPoolExecutor() as pool:
+        read = list(pool.map(_read_film, chosen))
+    truths: dict[tuple[Any, ...], int] = {}
+    films: list[dict[str, Any]] = []
+    predictions = {}
+    for run, film in zip(chosen, read, strict=True):
+        if film is None:
+            continue
+        true_STHWC, predicted_STHWC = film
+        n_past = int(run.settings["n_past"])
+        key = (run.record.get("dataset"), n_past, true_STHWC.shape)
+        if key not in truths:
+            truths[key] = len(films)
+            count, frames, size = true_STHWC.shape[:3]
+            names = [f"video {index + 1}" for index in range(count)]
+            about = {"names": names, "n_past": n_past, "frames": frames, "sequences": count, "size": size}
+            films.append(about | {"image": _sheet(true_STHWC)})
+        predictions[run.name] = {"truth": truths[key], "image": _sheet(predicted_STHWC)}
+    return films, predictions
+
+
+def _spread(runs: Sequence[Run], settings: Sequence[str]) -> list[Run]:
+    """The best run of each group of settings, then their second best, and so on."""
+    groups: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: -(run.best or (-math.inf, 0))[0]):
+        groups.setdefault(str([run.settings.get(key) for key in settings if key != "seed"]), []).append(run)
+    ranks = [(rank, index) for index, group in enumerate(groups.values()) for rank in range(len(group))]
+    ordered = list(groups.values())
+    return [ordered[index][rank] for rank, index in sorted(ranks)]
+
+
+def _read_film(run: Run) -> _Film | None:
+    assert run.film is not None
+    try:
+        return read_gif(run.film, int(run.settings["n_past"]) + int(run.settings["n_future"]))
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _sheet(video_STHWC: np.ndarray) -> str:
+    sheet = np.concatenate([np.concatenate(list(frames_THWC), axis=1) for frames_THWC in video_STHWC], axis=0)
+    buffer = io.BytesIO()
+    Image.fromarray(sheet).save(buffer, "WEBP", quality=75, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+# --- sweeps and the study ---------------------------------------------------------------------------------------------
+
+
+def _sweeps(found: Collection) -> list[dict[str, Any]]:
+    shown = []
+    for sweep in found.sweeps:
+        curves = {
+            run.trial: run.series(run.objective) for run in found.runs if run.sweep == sweep.name and run.trial is not None
+        }
+        figures = [{"title": each.title, "about": each.about, "figure": each.figure} for each in sweep.figures(curves)]
+        shown.append(
+            {"name": sweep.name, "note": sweep.summary, "best": sweep.best, "again": sweep.command, "figures": figures}
+        )
+    return shown
+
+
+def _answers(runs: Sequence[Run], bair: bool) -> dict[str, str] | None:
+    if not is_study(runs):
+        return None
+    return {"title": "The course report's questions", "html": to_html(answers(runs, bair))}

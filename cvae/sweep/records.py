@@ -1,0 +1,227 @@
+"""A sweep as others see it, finished or going on: its trials, its best settings, and figures of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from cvae.errors import UserError
+from cvae.sweep.board import counts, numbers, ranked, settings
+from cvae.sweep.storage import open_storage
+from cvae.sweep.study import FAILURE
+
+_CURVES = 200  # drawn at most, the best ones
+_UNPRUNED, _PRUNED = "#8b949e", "#d1602a"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A Plotly figure as JSON, with a sentence on how to read it."""
+
+    title: str
+    about: str
+    figure: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """A study, read and never written."""
+
+    name: str
+    study: optuna.Study
+    objective: str
+    command: str  # that completes it; empty while its first sweep goes on
+
+    @property
+    def trials(self) -> dict[int, FrozenTrial]:
+        return {trial.number: trial for trial in self.study.get_trials(deepcopy=False)}
+
+    def ending(self, number: int) -> tuple[str, str]:
+        """``pruned`` or ``failed`` for a trial that ended so, and the reason; empty strings for any other."""
+        trial = self.trials.get(number)
+        state = {TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}.get(trial.state, "") if trial else ""
+        reason = str(trial.user_attrs.get(FAILURE, "")).strip().splitlines()[-1:] if trial and state == "failed" else []
+        return state, "".join(reason)
+
+    @property
+    def summary(self) -> str:
+        """How far it is."""
+        trials = list(self.trials.values())
+        finished = [trial for trial in trials if trial.state.is_finished()]
+        going_on = sum(trial.state == TrialState.RUNNING for trial in trials)
+        return counts(finished) + (f", {going_on} running" if going_on else "")
+
+    @property
+    def best(self) -> str:
+        """Its best trial in words; empty where there is none, or where several objectives leave no single best."""
+        if len(self.study.directions) > 1 or not (order := ranked(list(self.trials.values()), self.study.directions)):
+            return ""
+        return f"trial {order[0].number}: {self.objective} {numbers(order[0].values)}  {settings(order[0].params)}"
+
+    def figures(self, curves: Mapping[int, Mapping[int, float]]) -> list[Figure]:
+        """History, parameters against values, importances, and every trial's curve.
+
+        Args:
+            curves: each trial's objective by epoch.
+        """
+        complete = [trial for trial in self.trials.values() if trial.state == TrialState.COMPLETE]
+        if not complete:
+            return []
+        draw = optuna.visualization
+        found = []
+        if len(self.study.directions) > 1:
+            found.append(
+                _figure(
+                    "Trade-off",
+                    "Red trials are those that no other one beats in all objectives.",
+                    lambda: draw.plot_pareto_front(self.study),
+                )
+            )
+            return [figure for figure in found if figure]
+        name = self.objective
+        plain: list[tuple[str, str, Callable[[], Any]]] = [
+            (
+                "History",
+                "Every complete trial's value, and the best so far.",
+                lambda: draw.plot_optimization_history(self.study, target_name=name),
+            ),
+            (
+                "Parallel coordinates",
+                "A line a trial, from its settings to its value.",
+                lambda: draw.plot_parallel_coordinate(self.study, target_name=name),
+            ),
+            (
+                "Slices",
+                "Value against one setting at a time; darker trials came later.",
+                lambda: draw.plot_slice(self.study, target_name=name),
+            ),
+        ]
+        if len(complete) > 3:
+            plain.append(
+                (
+                    "Importances",
+                    "The part of the values' variance that each setting explains; rough under 30 trials.",
+                    lambda: draw.plot_param_importances(self.study, target_name=name),
+                )
+            )
+        found += [_figure(*each) for each in plain]
+        found.append(self._curves(curves))
+        return [figure for figure in found if figure]
+
+    def _curves(self, curves: Mapping[int, Mapping[int, float]]) -> Figure | None:
+        """Optuna's own plot of these does not say which trials were pruned."""
+        traces = []
+        order = sorted(self.trials.values(), key=lambda trial: (trial.state == TrialState.PRUNED, trial.number))
+        for trial in order[:_CURVES]:
+            points = trial.intermediate_values or curves.get(trial.number, {})
+            points = {step: value for step, value in points.items() if math.isfinite(value)}
+            if not points:
+                continue
+            pruned = trial.state == TrialState.PRUNED
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines+markers" if pruned else "lines",
+                    "x": list(points),
+                    "y": list(points.values()),
+                    "name": f"trial {trial.number}" + (", pruned" if pruned else ""),
+                    "line": {"color": _PRUNED if pruned else _UNPRUNED, "width": 1.2},
+                    "marker": {"size": [0] * (len(points) - 1) + [7], "color": _PRUNED},
+                    "showlegend": False,
+                }
+            )
+        if not traces:
+            return None
+        layout = {"xaxis": {"title": {"text": "epoch"}}, "yaxis": {"title": {"text": self.objective}}}
+        return Figure(
+            "Curves", "Every trial's reports; a pruned one is orange and ends in a dot.", {"data": traces, "layout": layout}
+        )
+
+
+def _figure(title: str, about: str, draw: Callable[[], Any]) -> Figure | None:
+    """One of Optuna's figures; None where it has nothing to draw."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            figure = json.loads(draw().to_json())
+    except (ValueError, RuntimeError, ZeroDivisionError):
+        return None
+    figure["layout"].pop("template", None)
+    figure["layout"].pop("title", None)
+    return Figure(title, about, figure)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_sweep(name: str, storage: str, folders: Iterable[Path], objective: str) -> SweepRecord | None:
+    """A study by its name: from its journal, which is ahead while it goes on, or from a sweep.json in one of ``folders``.
+
+    ``objective`` is what its runs call their value, where no sweep.json says so. None if neither can be read: a database is
+    not asked, since it may be far away or gone.
+    """
+    record = next(filter(None, (_sweep_json(folder / "sweep.json", name) for folder in folders)), {})
+    study = _from_journal(name, storage) or (_from_record(record) if record else None)
+    if study is None:
+        return None
+    return SweepRecord(name, study, str(record.get("objective") or objective), str(record.get("command") or ""))
+
+
+def _sweep_json(path: Path, name: str) -> dict[str, Any] | None:
+    with contextlib.suppress(OSError, ValueError):
+        record = json.loads(path.read_text())
+        if isinstance(record, dict) and record.get("study") == name:
+            return record
+    return None
+
+
+def _from_journal(name: str, storage: str) -> optuna.Study | None:
+    path = Path(storage.removeprefix("journal://"))
+    if not storage.startswith("journal://") or not path.is_file():
+        return None
+    try:
+        return optuna.load_study(study_name=name, storage=open_storage(storage))
+    except (UserError, KeyError, OSError, ValueError):
+        return None
+
+
+def _from_record(record: Mapping[str, Any]) -> optuna.Study | None:
+    """A study in memory with the trials of a sweep.json."""
+    try:
+        study = optuna.create_study(directions=record["directions"])
+        entries = sorted(record["trials"], key=lambda entry: int(entry["number"]))
+        spaces = {key: _distribution(key, entries, str(record["space"].get(key, ""))) for key in _parameters(entries)}
+        for entry in entries:  # unfinished ones too, so that numbers stay what they are
+            state = TrialState[entry["state"].upper()]
+            trial = optuna.trial.create_trial(
+                state=state if state.is_finished() else TrialState.WAITING,
+                values=entry["values"] if entry["state"] == "complete" else None,
+                params=entry["params"],
+                distributions={key: spaces[key] for key in entry["params"]},
+                user_attrs={FAILURE: entry["failure"]} if entry.get("failure") else {},
+            )
+            study.add_trial(trial)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return study
+
+
+def _parameters(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for entry in entries for key in entry["params"]))
+
+
+def _distribution(key: str, entries: Sequence[Mapping[str, Any]], space: str) -> BaseDistribution:
+    values = [entry["params"][key] for entry in entries if key in entry["params"]]
+    if space.startswith("choice(") or not all(isinstance(value, (int, float)) for value in values):
+        return CategoricalDistribution(list(dict.fromkeys(values)))
+    return FloatDistribution(min(values), max(values), log=" log" in space and min(values) > 0)

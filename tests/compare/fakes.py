@@ -1,0 +1,70 @@
+"""Run folders as training leaves them, written in milliseconds."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from omegaconf import OmegaConf
+
+from cvae import cli, config, pictures
+
+config.register()
+
+
+@functools.cache
+def _composed(words: tuple[str, ...]) -> dict[str, Any]:
+    return dict(OmegaConf.to_container(cli.compose(words), resolve=False))
+
+
+def fake_run(
+    folder: Path,
+    psnr: Sequence[float] = (18.0, 19.0, 20.0),
+    words: Sequence[str] = (),
+    trial: Mapping[str, Any] | None = None,
+    rows: Callable[[int], dict[str, Any]] = lambda epoch: {},
+    film: bool = False,
+    **settings: Any,
+) -> Path:
+    """Write a finished run whose validation PSNR is ``psnr``, an epoch each; ``settings`` go into its config as they are."""
+    values = copy.deepcopy(_composed(tuple(words)))
+    values.update({"epochs": len(psnr), **settings})
+    if trial is not None:
+        values["trial"] = {**values["trial"], **trial}
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(values))
+    overrides = [*words, *(f"{key}={value}" for key, value in settings.items())]
+    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
+    record = {"id": folder.name, "signature": "s", "group": (trial or {}).get("study"), "dataset": "d", "device": "cpu"}
+    (folder / "run.json").write_text(
+        json.dumps({**record, "command": "python -m cvae.train", "git_sha": "abc", "versions": {}})
+    )
+    with (folder / "metrics.jsonl").open("w") as file:
+        for epoch, value in enumerate(psnr, 1):
+            row = {"epoch": epoch, "step": epoch, "val/psnr": value, "train/mse": 0.02 / epoch, "train/kld": 1.0, "lr": 1e-3}
+            row |= {"val/psnr_copy": 17.0, "kl_weight": 1.0, "tf_ratio": float(epoch <= len(psnr) // 2), "seconds": 1.0}
+            file.write(json.dumps(row | rows(epoch)) + "\n")
+    if film:
+        frames = np.random.default_rng(0).integers(0, 255, (2, 12, 64, 64, 3), dtype=np.uint8)
+        (folder / "samples").mkdir()
+        pictures.gif(frames, frames[::-1], 2, ["a", "b"], folder / "samples" / "epoch_0003.gif")
+    return folder
+
+
+def fake_study(root: Path, psnr: Callable[[float, str, str, float, int], Sequence[float]], seeds: int = 3) -> Path:
+    """Write a course study of which ``psnr(lr, kl, tf, beta, seed)`` gives the curves."""
+    cells = [(lr, kl, tf) for lr in (5e-4, 2e-3) for kl in ("cyclical", "monotonic") for tf in ("step", "linear")]
+    number = 0
+    for beta in (1.0, 1e-4):
+        for lr, kl, tf in cells:
+            for seed in range(1, seeds + 1):
+                words = ("likelihood=mse", f"kl_schedule={kl}", f"tf_schedule={tf}")
+                fake_run(root / str(number), psnr(lr, kl, tf, beta, seed), words, lr=lr, beta=beta, seed=seed, epoch_size=8)
+                number += 1
+    return root

@@ -1,0 +1,137 @@
+"""The report's claims on studies whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fakes import fake_run, fake_study
+
+from cvae.compare.answers import answers
+from cvae.compare.course import is_study, readings
+from cvae.compare.document import to_html, to_markdown
+from cvae.compare.runs import collect
+from cvae.errors import UserError
+
+EPOCHS, HALF = 10, 5
+
+
+def curve(before, after, end):
+    """PSNR that climbs to ``before`` at half, starts again from ``after``, and ends at ``end``."""
+    return [*np.linspace(before - 2, before, HALF), *np.linspace(after, end, EPOCHS - HALF)]
+
+
+def as_the_report_says(lr, kl, tf, beta, seed):
+    noise = 0.02 * np.sin(7 * seed + len(kl) + len(tf))
+    if tf == "linear":
+        return curve(24 + noise, 24.1 + noise, 25)
+    if lr < 1e-3:
+        return curve(25.5 + noise, 25.4 + noise, 26)
+    return curve(24 + noise, 22 + noise, 24.2 if kl == "cyclical" else 22.5)
+
+
+def flat(lr, kl, tf, beta, seed):
+    noise = 0.02 * np.sin(7 * seed + len(kl) + len(tf) + 100 * lr)
+    return curve(24 + noise, 24 + noise, 24 + noise)
+
+
+def noisy(lr, kl, tf, beta, seed):
+    generator = np.random.default_rng([seed, int(1e5 * lr), len(kl), len(tf)])
+    return list(22 + 2 * generator.standard_normal(EPOCHS))
+
+
+def verdicts(root, bair=False):
+    return [[claim.verdict for claim in reading.claims(bair)] for reading in readings(collect([str(root)]).runs)]
+
+
+def test_a_study_in_which_the_report_is_right_supports_it(tmp_path):
+    assert verdicts(fake_study(tmp_path / "study", as_the_report_says)) == [["supported"] * 4] * 2
+
+
+def test_a_study_in_which_nothing_falls_refutes_what_speaks_of_falls(tmp_path):
+    survives, drops, climbs, cured = verdicts(fake_study(tmp_path / "study", flat))[0]
+    assert (survives, drops, climbs) == ("supported", "refuted", "refuted")
+    assert cured in ("undecided", "refuted")
+
+
+def test_noise_decides_nothing_and_says_how_many_seeds_might(tmp_path):
+    (first, _) = readings(collect([str(fake_study(tmp_path / "study", noisy))]).runs)
+    parts = [part for claim in first.claims(False) for part in claim.parts]
+    undecided = [part for part in parts if part.verdict == "undecided"]
+    assert len(undecided) > len(parts) / 2
+    assert all(part.needed is None or part.needed > 3 for part in undecided)
+
+
+def test_the_report_s_25_db_count_on_bair_alone(tmp_path):
+    root = fake_study(tmp_path / "study", lambda *cell: [value - 5 for value in as_the_report_says(*cell)])
+    assert verdicts(root)[0][0] == "supported"
+    assert verdicts(root, bair=True)[0][0] == "refuted"
+
+
+def test_differences_are_paired_within_seeds(tmp_path):
+    """A seed's own level, however large, cancels in a difference."""
+
+    def levels(lr, kl, tf, beta, seed):
+        return [value + 10 * seed + (0.1 * seed if kl == "cyclical" else 0) for value in curve(20, 20, 20)]
+
+    (reading, _) = readings(collect([str(fake_study(tmp_path / "study", levels))]).runs)
+    effect = next(each for each in reading.effects() if each.what == "PSNR at the end, cyclical less monotonic")
+    assert effect.values == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_a_seed_that_lacks_a_cell_is_left_out_of_what_needs_it(tmp_path):
+    root = fake_study(tmp_path / "study", as_the_report_says)
+    missing = next(run for run in collect([str(root)]).runs if run.seed == 2 and run.settings["tf_schedule"] == "step")
+    (missing.folder / "metrics.jsonl").write_text("")
+    reading = next(each for each in readings(collect([str(root)]).runs) if each.beta == missing.settings["beta"])
+    counts = [len(part.values) for claim in reading.claims(False) for part in claim.parts]
+    assert sorted(set(counts)) == [2, 3]
+
+
+def test_levels_are_means_over_two_percent_of_a_run_on_each_side_of_the_end(tmp_path):
+    values = np.arange(200.0)
+    (reading, _) = readings(collect([str(fake_study(tmp_path / "study", lambda *cell: values, seeds=1))]).runs)
+    run = next(run for runs in reading.cells.values() for run in runs.values())
+    assert (reading.forced, reading.window) == (100, 4)
+    assert (reading.before(run), reading.after(run), reading.end(run)) == (97.5, 101.5, 197.5)
+
+
+def test_a_part_is_decided_where_its_interval_lies_on_one_side(tmp_path):
+    from cvae.compare.course import Part
+
+    assert Part("", [1.0, 1.1, 0.9], True, 0.5).verdict == "supported"
+    assert Part("", [1.0, 1.1, 0.9], False, 0.5).verdict == "refuted"
+    assert Part("", [1.0, 1.1, 0.9], True, 1.05).verdict == "undecided"
+    assert Part("", [1.0], True, 0.5).verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda run: fake_run(run, words=["likelihood=mse"], lr=3e-3), "two learning rates"),
+        (lambda run: fake_run(run, words=["likelihood=mse", "kl_schedule=sigmoid"], lr=2e-3, beta=1.0), "kl_schedule=sigmoid"),
+        (lambda run: fake_run(run, words=["kl_schedule=monotonic"], lr=2e-3, beta=1.0, seed=1), "same settings and seed"),
+        (lambda run: fake_run(run, words=["kl_schedule=monotonic"], lr=2e-3, beta=1.0, seed=9), "one number of epochs"),
+    ],
+)
+def test_runs_that_are_no_study_are_refused(tmp_path, change, message):
+    root = fake_study(tmp_path / "study", as_the_report_says, seeds=1)
+    change(root / "more")
+    with pytest.raises(UserError, match=message):
+        readings(collect([str(root)]).runs)
+
+
+def test_a_study_is_known_by_its_factors(tmp_path):
+    study = collect([str(fake_study(tmp_path / "study", flat, seeds=2))]).runs
+    assert is_study(study)
+    assert not is_study([run for run in study if run.settings["kl_schedule"] == "cyclical"])
+    assert not is_study([run for run in study if run.seed == 1])
+
+
+def test_the_page_holds_a_verdict_for_each_claim_and_reading(tmp_path):
+    blocks = answers(collect([str(fake_study(tmp_path / "study", as_the_report_says))]).runs)
+    text = to_markdown(blocks, "")
+    for number in (1, 2, 3, 4):
+        assert text.count(f"### Claim {number}: supported") == 2
+    assert text.count("What would refute it") == 8
+    assert "80 iterations" in text
+    assert to_html(blocks).count("<img") == 2

@@ -1,0 +1,47 @@
+"""Strings from run folders are shown, whatever they hold."""
+
+from __future__ import annotations
+
+import pytest
+
+from cvae.compare.document import Code, Heading, Table, Text, level, signed, to_html, to_markdown
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "a|b",
+    "`rm`",
+    "[x](javascript:alert(1))",
+    "a\nb",
+    "\u202egnp.exe",
+    "x" * 10_000,
+    "\x1b[2J",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_cells_stay_cells(text):
+    table = Table(["name", "value"], [[text, "1"]])
+    markdown = to_markdown([table], "")
+    assert len(markdown.splitlines()) == 3
+    assert markdown.splitlines()[2].replace("\\|", "").count("|") == 3
+    assert "](java" not in markdown
+    for page in (markdown, to_html([table])):
+        assert "<script" not in page
+        assert "\u202e" not in page
+        assert "\x1b" not in page
+
+
+def test_hostile_code_cannot_leave_its_block():
+    assert to_markdown([Code("a\n```\nb")], "").startswith("````\n")
+    assert "<b>" not in to_html([Code("<b>"), Text("<b>"), Heading(2, "<b>")])
+
+
+def test_numbers_stand_to_the_right():
+    table = Table(["a", "b", "c"], [["x", "1.5", "+0.31 [+0.25, +0.36]"], ["y", "—", "-1"]])
+    assert to_markdown([table], "").splitlines()[1] == "| --- | ---: | ---: |"
+
+
+def test_what_is_unknown_is_a_dash():
+    nan = float("nan")
+    assert (signed(nan, nan, nan), level(nan, nan, nan)) == ("—", "—")
+    assert (signed(0.5, nan, nan), level(0.5, 0.1, 0.9)) == ("+0.50", "0.50 [0.10, 0.90]")

@@ -1,0 +1,175 @@
+"""Runs are read whatever state they are in, and compared by what differs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import time
+
+import pytest
+from fakes import fake_run
+
+from cvae.compare.runs import collect, differing
+from cvae.errors import UserError
+
+
+def aged(folder):
+    """As if nothing had been written for an hour."""
+    for path in folder.rglob("*"):
+        os.utime(path, (time.time() - 3600,) * 2)
+
+
+def reasons(found):
+    return {folder.name: why for folder, why in found.broken}
+
+
+def test_runs_are_found_below_any_folder_and_in_the_order_in_which_people_count(tmp_path):
+    for number in (10, 9, 2):
+        fake_run(tmp_path / "multirun" / "a" / str(number), seed=number)
+    fake_run(tmp_path / "multirun" / "single" / "b", seed=1)
+    assert [run.name for run in collect([str(tmp_path / "multirun")]).runs] == ["a/2", "a/9", "a/10", "single/b"]
+
+
+@pytest.mark.parametrize("place", ["a/1", "a", "a/*", "*", "."])
+def test_a_place_is_a_run_a_folder_of_runs_or_a_glob(tmp_path, place):
+    fake_run(tmp_path / "a" / "1")
+    assert [run.folder for run in collect([place]).runs] == [tmp_path / "a" / "1"]
+
+
+def test_a_run_that_two_places_name_is_one_run(tmp_path):
+    fake_run(tmp_path / "a" / "1")
+    assert len(collect(["a", "a/1", "a/*"]).runs) == 1
+
+
+@pytest.mark.parametrize("place", ["nowhere", "empty", "no*thing", "~nobody/x"])
+def test_a_place_without_runs_is_one_clear_error(tmp_path, place):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="runs="):
+        collect([place])
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda run: (run / "run.json").unlink(), "has not begun"),
+        (lambda run: (run / "run.json").write_text("{"), "run.json is damaged"),
+        (lambda run: (run / "run.json").write_text("[]"), "run.json is damaged"),
+        (lambda run: (run / ".hydra/config.yaml").unlink(), "no .hydra/config.yaml"),
+        (lambda run: (run / ".hydra/config.yaml").write_text("a: [b"), "config.yaml cannot be read"),
+        (lambda run: (run / ".hydra/config.yaml").write_bytes(b"\xff\xfe\x00"), "config.yaml cannot be read"),
+        (lambda run: (run / ".hydra/config.yaml").write_text(""), "holds no settings"),
+        (lambda run: (run / ".hydra/config.yaml").write_text("seed: many\nepochs: 3\nkl_schedule: x\n"), "seed"),
+        (lambda run: (run / ".hydra/config.yaml").write_text("x: 1"), "no config of cvae.train"),
+        (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\xff"), "metrics.jsonl cannot be read"),
+    ],
+)
+def test_a_broken_run_is_listed_with_its_reason_and_the_others_are_shown(tmp_path, damage, reason):
+    fake_run(tmp_path / "runs" / "good")
+    damage(fake_run(tmp_path / "runs" / "bad"))
+    found = collect(["runs"])
+    assert [run.name for run in found.runs] == ["good"]
+    assert reason in reasons(found)["bad"]
+
+
+def test_torn_foreign_and_repeated_rows_do_not_count(tmp_path):
+    run = fake_run(tmp_path / "run", epochs=5)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('5\n{"no": "epoch"}\n{"epoch": 3, "val/psnr": 21.5, "train/mse": NaN, "note": "x"}\n{"epoch": 4, "val/ps')
+    (read,) = collect(["run"]).runs
+    assert read.series("val/psnr") == {1: 18.0, 2: 19.0, 3: 21.5}
+    assert read.series("train/mse") == {1: 0.02, 2: 0.01}
+
+
+def test_states(tmp_path):
+    fake_run(tmp_path / "runs" / "finished")
+    fake_run(tmp_path / "runs" / "running", epochs=9)
+    for name in ("stopped", "diverged"):
+        fake_run(tmp_path / "runs" / name, epochs=9)
+        (tmp_path / "runs" / name / "checkpoints").mkdir()
+    (tmp_path / "runs/diverged/checkpoints/diverged.pt").touch()
+    (tmp_path / "runs/stopped/checkpoints/last.pt").touch()
+    aged(tmp_path / "runs/stopped")
+    found = {run.name: run for run in collect(["runs"]).runs}
+    assert {name: run.state for name, run in found.items()} == {name: name for name in found}
+    assert found["stopped"].resume == "python -m cvae.train resume=runs/stopped"
+    assert not any(found[name].resume for name in found if name != "stopped")
+
+
+def test_a_run_of_another_version_is_shown_and_says_so(tmp_path):
+    run = fake_run(tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "versions": {"cvae": "9.9"}}))
+    (read,) = collect(["run"]).runs
+    assert "cvae 9.9" in read.note
+
+
+def test_the_best_value_is_the_objective_s(tmp_path):
+    fake_run(tmp_path / "run", psnr=(18.0, 21.0, 20.0))
+    (read,) = collect(["run"]).runs
+    assert (read.best, read.last("val/psnr")) == ((21.0, 2), 20.0)
+
+
+def test_only_settings_that_differ_by_themselves_are_shown(tmp_path):
+    for number, words in enumerate((["kl_schedule=cyclical"], ["kl_schedule=monotonic"], ["kl_schedule=cyclical"])):
+        fake_run(tmp_path / "runs" / str(number), words=words, seed=number, lr=1e-3)
+    assert differing(collect(["runs"]).runs) == ["kl_schedule", "seed"]
+    fake_run(tmp_path / "runs" / "3", words=["kl_schedule=cyclical", "kl_schedule.cycles=5"], lr=2e-3)
+    assert differing(collect(["runs"]).runs) == ["lr", "kl_schedule", "kl_schedule.cycles", "seed"]
+
+
+def test_sampling_and_places_are_no_differences(tmp_path):
+    fake_run(tmp_path / "runs" / "a", words=["sample_every=1", "data.cache_dir=/x", "device=cpu"])
+    fake_run(tmp_path / "runs" / "b")
+    assert differing(collect(["runs"]).runs) == []
+
+
+def test_the_command_that_repeats_a_trial_is_a_single_run(tmp_path):
+    words = ["experiment=sweep_quick", "lr=0.002", "++trial.number=3", "hydra.sweep.dir=x"]
+    run = fake_run(tmp_path / "run", trial={"number": 3, "study": "s", "storage": "journal:///nowhere"})
+    (run / ".hydra" / "overrides.yaml").write_text(json.dumps(words))
+    (read,) = collect(["run"]).runs
+    assert shlex.split(read.repeat) == ["python", "-m", "cvae.train", "experiment=sweep_quick", "lr=0.002", "hydra.mode=RUN"]
+
+
+# --- sweeps -----------------------------------------------------------------------------------------------------------
+
+
+def swept(root, states=("complete", "pruned", "fail")):
+    """Three trials of a sweep that has ended, as sweep.json has them."""
+    trials = []
+    for number, state in enumerate(states):
+        trial = {"number": number, "study": "s", "storage": "postgresql://elsewhere/x"}
+        fake_run(root / str(number), lr=1e-3 * (number + 1), trial=trial, epochs=3 if state == "complete" else 9)
+        values = [20.0] if state == "complete" else None
+        entry = {"number": number, "state": state, "values": values, "params": {"lr": 1e-3 * (number + 1)}}
+        trials.append({**entry, "failure": "Traceback\nRuntimeError: it broke" if state == "fail" else None})
+    record = {"study": "s", "objective": "val/psnr", "directions": ["maximize"], "command": "python -m cvae.train -m lr=..."}
+    (root / "sweep.json").write_text(json.dumps({**record, "space": {"lr": "0.001..0.003 log"}, "trials": trials}))
+    return root
+
+
+def test_a_sweep_says_how_its_trials_ended(tmp_path):
+    found = collect([str(swept(tmp_path / "sweep"))])
+    assert [run.state for run in found.runs] == ["finished", "pruned", "failed"]
+    assert found.runs[2].note == "RuntimeError: it broke"
+    (sweep,) = found.sweeps
+    assert sweep.summary == "1 complete, 1 pruned, 1 failed"
+
+
+def test_a_sweep_has_figures_and_marks_pruned_curves(tmp_path):
+    found = collect([str(swept(tmp_path / "sweep", ("complete", "complete", "complete", "complete", "pruned")))])
+    figures = {
+        each.title: each.figure for each in found.sweeps[0].figures({run.trial: run.series("val/psnr") for run in found.runs})
+    }
+    assert list(figures) == ["History", "Parallel coordinates", "Slices", "Importances", "Curves"]
+    assert [trace["name"] for trace in figures["Curves"]["data"]][-1] == "trial 4, pruned"
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"study": "s"}', '{"study": "s", "directions": ["up"], "trials": [], "space": {}}']
+)
+def test_a_damaged_sweep_json_costs_the_sweep_s_section_alone(tmp_path, text):
+    (swept(tmp_path / "sweep") / "sweep.json").write_text(text)
+    found = collect([str(tmp_path / "sweep")])
+    assert (len(found.runs), found.sweeps) == (3, [])
