@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from cvae.compare.document import save_pictures, to_markdown
+from cvae.compare.document import Block, save_pictures, to_markdown
 from cvae.compare.page import render
 from cvae.compare.paper import paper
 from cvae.compare.runs import Collection, collect
@@ -39,16 +39,12 @@ class Report:
             UserError: there are no such runs, or the file cannot be written.
         """
         found = collect(self.places)
-        with writing(out, _MEND):
-            out.parent.mkdir(parents=True, exist_ok=True)
         if form == "html":
+            with writing(out, _MEND):
+                out.parent.mkdir(parents=True, exist_ok=True)
             write_whole(out, self._page(found, live=False), _MEND)
         else:
-            blocks = paper(found, self.name, self.command, self.bair)
-            pictures = f"{out.stem}_files"
-            with writing(out, _MEND):
-                save_pictures(blocks, out.parent / pictures)
-            write_whole(out, to_markdown(blocks, f"{pictures}/"), _MEND)
+            write_markdown(paper(found, self.name, self.command, self.bair), out)
         return counted(found)
 
     @property
@@ -68,6 +64,19 @@ class Report:
         found = collect(self.places)
         rows = [(run.name, run.state, len(run.rows), str(run.film), len(run.evals)) for run in found.runs]
         return f"{hash((tuple(rows), tuple(found.broken), tuple(sweep.summary for sweep in found.sweeps))):x}"
+
+
+def write_markdown(blocks: Sequence[Block], out: Path) -> None:
+    """Write blocks as a Markdown file, and their pictures into ``<its name>_files`` beside it.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    pictures = f"{out.stem}_files"
+    with writing(out, _MEND):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_pictures(blocks, out.parent / pictures)
+    write_whole(out, to_markdown(blocks, f"{pictures}/"), _MEND)
 
 
 def counted(found: Collection) -> str:
