@@ -1,0 +1,194 @@
+// A small chart a metric, drawn when it comes into sight.
+
+const FIRST = [objective.key, "val/psnr", "train/mse", "train/kld", "kl_weight", "tf_ratio", "lr"];
+const COPY = "val/psnr_copy";
+const CROWD = 60; // lines from which on each is thinned
+const POINTS = 150;
+
+const charts = [];
+const copyLevel = levelOfCopy();
+const coarse = matchMedia("(pointer: coarse)").matches; // there a drag scrolls the page
+
+function makeCharts() {
+  const keys = [...new Set([...FIRST, ...metrics.keys()])].filter((key) => metrics.has(key) && hasCurve(key) && !(key === COPY && copyLevel));
+  for (const key of keys) charts.push(makeChart(metrics.get(key), FIRST.includes(key)));
+  byId("charts").append(...charts.map((chart) => chart.figure));
+  const seen = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      const chart = charts.find((each) => each.figure === target);
+      chart.near = isIntersecting;
+      if (isIntersecting) drawSoon();
+    }
+  }, { rootMargin: "200px" });
+  for (const chart of charts) seen.observe(chart.figure);
+  const more = byId("more");
+  const extra = charts.filter((chart) => !chart.first).length;
+  more.hidden = !extra;
+  more.addEventListener("click", () => change({ more: !state.more }));
+  const showMore = () => {
+    for (const chart of charts) chart.figure.hidden = !chart.first && !state.more;
+    more.textContent = state.more ? "Fewer curves" : `${extra} more ${extra === 1 ? "curve" : "curves"}`;
+    more.setAttribute("aria-expanded", state.more);
+  };
+  showMore();
+  listen(["more"], showMore);
+  listen(["by", "off", "hidden", "log"], redrawCharts);
+}
+
+function hasCurve(key) {
+  return runs.some((run) => run.curves.get(key)?.some((value) => value != null));
+}
+
+function makeChart(metric, first) {
+  const plot = el("div", { class: "plot" });
+  const caption = el("figcaption", {}, el("h3", {}, said(metric.label, 40)));
+  const hint = [metric.unit, metric.better ? `${metric.better} is better` : ""].filter(Boolean).join(", ");
+  caption.append(el("span", { class: "muted" }, visible(hint)));
+  if (metric.key === "train/kld") caption.append(logToggle());
+  const figure = el("figure", { class: "chart", "data-metric": metric.key }, caption, plot);
+  return { metric, first, figure, plot, near: false, stale: true };
+}
+
+function logToggle() {
+  const button = el("button", { type: "button", class: "chip small", onclick: () => change({ log: !state.log }) }, "log");
+  const show = () => button.setAttribute("aria-pressed", state.log);
+  show();
+  listen(["log"], show);
+  return button;
+}
+
+// What repeating the last frame scores: a mark of the data, if the runs agree on it.
+function levelOfCopy() {
+  const levels = runs.map((run) => run.last.get(COPY) ?? run.curves.get(COPY)?.findLast((value) => value != null)).filter((level) => level != null);
+  if (!levels.length || Math.max(...levels) - Math.min(...levels) > 0.05) return null;
+  return levels[0];
+}
+
+function redrawCharts() {
+  for (const chart of charts) chart.stale = true;
+  drawSoon();
+}
+
+let waiting = false;
+
+// One chart a frame, so that the page answers in between.
+function drawSoon() {
+  if (waiting) return;
+  const next = charts.find((chart) => chart.stale && chart.near && !chart.figure.hidden);
+  if (!next) return;
+  waiting = true;
+  requestAnimationFrame(() => {
+    waiting = false;
+    draw(next);
+    drawSoon();
+  });
+}
+
+function draw(chart) {
+  chart.stale = false;
+  const drawn = lines.filter((line) => !state.hidden.has(line.id) && line.runs.some(ticked));
+  const points = drawn.length > CROWD ? POINTS : Infinity;
+  const traces = drawn.map((line) => (state.by.length ? groupTraces : runTraces)(line, chart.metric, points)).flat();
+  traces.sort((a, b) => a.meta.layer - b.meta.layer); // intervals below all means
+  const layout = layoutOf(chart.metric);
+  if (chart.metric.key === "val/psnr" && copyLevel && traces.length) markCopy(layout);
+  const config = { displayModeBar: false, responsive: true, doubleClick: "reset" };
+  const before = chart.plot.classList.contains("js-plotly-plot");
+  Plotly.react(chart.plot, traces, layout, config);
+  if (!before) {
+    chart.plot.on("plotly_hover", ({ points: [point] }) => highlight(lines.find((line) => line.id === point.data.meta.line)));
+    chart.plot.on("plotly_unhover", () => highlight(null));
+  }
+}
+
+function runTraces(line, metric, points) {
+  const [run] = line.runs;
+  const epochs = run.curves.get("epoch") ?? [];
+  const curve = run.curves.get(metric.key) ?? [];
+  const kept = thinned(epochs.map((epoch, i) => ({ epoch, value: curve[i] ?? null })), points);
+  if (!kept.some((point) => point.value !== null)) return [];
+  const about = [run.name, ...view.settings.map((key) => `${key} ${run.settings.get(key) ?? "–"}`)].map((text) => plotText(text)).join("<br>");
+  return [{
+    ...traceOf(line, 1),
+    x: kept.map((point) => point.epoch),
+    y: kept.map((point) => point.value),
+    line: { color: colours()[line.colour], width: lines.length > CROWD ? 1 : 1.5, dash: DASHES[line.dash].plotly },
+    text: kept.map((point) => `${about}<br>epoch ${point.epoch}: <b>${number(point.value, metric.unit)}</b>`),
+  }];
+}
+
+function groupTraces(line, metric, points) {
+  const curve = thinned(meanCurve(line.runs.filter(ticked), metric.key), points);
+  if (!curve.length) return [];
+  const about = state.by.map((key, i) => plotText(`${key} ${line.values[i] ?? "–"}`)).join("<br>");
+  const mean = {
+    ...traceOf(line, 1),
+    x: curve.map((point) => point.epoch),
+    y: curve.map((point) => point.mean),
+    line: { color: colours()[line.colour], width: 2, dash: DASHES[line.dash].plotly },
+    text: curve.map((point) => `${about}<br>epoch ${point.epoch}: <b>${number(point.mean, metric.unit)}</b>${range(point, metric.unit)}, n = ${point.n}`),
+  };
+  const floor = metric.key === "train/kld" && state.log ? 0.01 : -Infinity; // a logarithm has no place for zero and below
+  const low = (point) => Math.max(point.mean - point.half, floor * Math.abs(point.mean));
+  const bands = stretches(curve).map((part, i) => ({
+    ...traceOf(line, 0),
+    uid: `${line.id}band${i}`,
+    x: [...part.map((point) => point.epoch), ...part.map((point) => point.epoch).reverse()],
+    y: [...part.map((point) => point.mean + point.half), ...part.map(low).reverse()],
+    fill: "toself",
+    fillcolor: colours()[line.colour],
+    opacity: 0.14,
+    line: { width: 0, simplify: false },
+    hoverinfo: "skip",
+  }));
+  return [...bands, mean];
+}
+
+function range({ mean, half }, unit) {
+  return half == null ? "" : ` [${number(mean - half, unit)}, ${number(mean + half, unit)}]`;
+}
+
+// The parts of a curve where two runs or more give an interval.
+function stretches(curve) {
+  const parts = [[]];
+  for (const point of curve) {
+    if (point.half != null) parts.at(-1).push(point);
+    else if (parts.at(-1).length) parts.push([]);
+  }
+  return parts.filter((part) => part.length);
+}
+
+function traceOf(line, layer) {
+  return { type: "scatter", mode: "lines", uid: line.id, meta: { line: line.id, layer }, hoverinfo: "text", showlegend: false };
+}
+
+function layoutOf(metric) {
+  const axis = axisLook();
+  return {
+    ...plotLook(),
+    height: 230,
+    margin: { l: 54, r: 12, t: 6, b: 38 },
+    hovermode: "closest",
+    dragmode: coarse ? false : "zoom",
+    uirevision: `${metric.key} ${state.log}`,
+    xaxis: { ...axis, title: { text: "epoch", standoff: 6 } },
+    yaxis: { ...axis, type: metric.key === "train/kld" && state.log ? "log" : "linear", nticks: 6, exponentformat: "e" },
+  };
+}
+
+function markCopy(layout) {
+  const mark = { xref: "paper", yref: "y" };
+  layout.shapes = [{ ...mark, type: "line", x0: 0, x1: 1, y0: copyLevel, y1: copyLevel, line: { color: layout.font.color, width: 1, dash: "dash" } }];
+  layout.annotations = [{ ...mark, x: 1, y: copyLevel, text: "repeating the last frame", showarrow: false, xanchor: "right", yanchor: "bottom", font: { size: 11 } }];
+}
+
+// By classes alone: restyling two hundred lines in Plotly takes too long to follow a pointer.
+function highlight(line) {
+  for (const { plot } of charts) {
+    for (const lit of plot.querySelectorAll(".lit")) lit.classList.remove("lit");
+    const own = line ? plot.querySelectorAll(`.trace${line.id}, [class*="trace${line.id}band"]`) : [];
+    for (const trace of own) trace.classList.add("lit");
+    plot.classList.toggle("dim", own.length > 0);
+  }
+  for (const [run, row] of rowOf) row.classList.toggle("lit", line != null && lineOf.get(run) === line);
+}

@@ -1,0 +1,50 @@
+// All that is known of a run, in a dialog.
+
+function openDetails(run) {
+  const dialog = byId("details");
+  const close = el("button", { type: "button", class: "quiet close", onclick: () => dialog.close() }, "Close");
+  const title = el("h2", { id: "details-name" }, saidWhole(run.name));
+  dialog.replaceChildren(el("div", { class: "line" }, title, close), stateLine(run));
+  if (run.note) dialog.append(el("p", { class: "note" }, saidWhole(run.note)));
+  dialog.append(
+    el("h3", {}, "Run it again"),
+    commandLine(run.repeat, "the command that repeats this run"),
+  );
+  if (run.resume) dialog.append(el("h3", {}, "Go on with it"), commandLine(run.resume, "the command that goes on with this run"));
+  dialog.append(
+    el("h3", {}, "Last values"),
+    facts([...run.last].map(([key, value]) => [metrics.get(key)?.label ?? key, `${number(value, metrics.get(key)?.unit)} ${metrics.get(key)?.unit ?? ""}`])),
+    el("h3", {}, "Where it comes from"),
+    facts([["folder", run.folder], ...toMap(run.provenance)]),
+    el("h3", {}, "Settings"),
+    facts([...run.settings, ...[...common].filter(([key]) => !run.settings.has(key))]),
+  );
+  dialog.showModal();
+  dialog.scrollTop = 0;
+}
+
+function stateLine(run) {
+  const best = run.best == null ? "" : `, best ${objective.label} ${number(run.best, objective.unit)} ${objective.unit} in epoch ${run.best_epoch ?? "–"}`;
+  return el("p", {}, badge(run.state), ` epoch ${run.epoch ?? "–"} of ${run.epochs ?? "–"}${visible(best)}`);
+}
+
+function badge(name) {
+  const known = ["finished", "running", "stopped", "pruned", "failed", "waiting"].includes(name);
+  return el("span", { class: known ? `state ${name}` : "state" }, visible(name));
+}
+
+function facts(pairs) {
+  return fillFacts(el("dl", { class: "facts" }), pairs);
+}
+
+function fillFacts(list, pairs) {
+  for (const [key, value] of pairs) {
+    const shown = value !== null && typeof value === "object" ? JSON.stringify(value) : value;
+    list.append(el("div", {}, el("dt", {}, said(key)), el("dd", {}, saidWhole(shown))));
+  }
+  return list;
+}
+
+byId("details").addEventListener("click", (event) => {
+  if (event.target === byId("details")) event.target.close(); // beside the dialog's content is its backdrop
+});

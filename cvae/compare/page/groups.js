@@ -1,0 +1,123 @@
+// The legend that all charts share: with groups a table of what each comes to, else a button a run.
+
+const CHOSEN = ["val/psnr", "train/kld", "train/mse"]; // the KL beside the PSNR: this one alone rewards a latent switched off
+
+function makeLegend() {
+  const chips = byId("chips");
+  if (view.settings.length) {
+    chips.append(el("span", { class: "muted" }, "Group by"));
+    for (const key of view.settings) {
+      chips.append(el("button", { type: "button", class: "chip", "data-key": key, onclick: () => groupBy(key) }, said(key, 32)));
+    }
+  }
+  drawLegend();
+  listen(["by", "off", "reference"], drawLegend);
+  listen(["hidden"], showHidden);
+  const legend = byId("legend");
+  legend.addEventListener("pointerover", (event) => highlight(lineOfButton(event)));
+  legend.addEventListener("pointerleave", () => highlight(null));
+  legend.addEventListener("focusin", (event) => highlight(lineOfButton(event)));
+  legend.addEventListener("focusout", () => highlight(null));
+}
+
+function groupBy(key) {
+  const by = toggled(new Set(state.by), key);
+  change({ by: view.settings.filter((each) => by.has(each)), hidden: new Set(), reference: "" });
+}
+
+function lineOfButton(event) {
+  const button = event.target.closest("tr, .entries")?.matches("tr")
+    ? event.target.closest("tr").querySelector("[data-line]")
+    : event.target.closest("[data-line]");
+  return lines.find((line) => line.id === button?.dataset.line) ?? null;
+}
+
+function drawLegend() {
+  for (const chip of byId("chips").querySelectorAll(".chip")) {
+    chip.setAttribute("aria-pressed", state.by.includes(chip.dataset.key));
+  }
+  const drawn = lines.filter((line) => line.runs.some(ticked));
+  const legend = byId("legend");
+  const focused = document.activeElement?.id; // the selection of the reference is made anew below itself
+  if (!drawn.length) legend.replaceChildren(el("p", { class: "sentence" }, "No run is ticked in the table."));
+  else if (state.by.length) legend.replaceChildren(groupsTable(drawn));
+  else legend.replaceChildren(el("div", { class: "entries", role: "group", "aria-label": "Runs in the charts" }, ...drawn.map(entry)));
+  if (focused === "reference") byId("reference")?.focus();
+  showHidden();
+}
+
+function entry(line) {
+  const text = line.values ? line.values.map((value) => cut(visible(value), 24)).join(" · ") : null;
+  const button = el("button", { type: "button", class: "entry", "data-line": line.id, title: cut(visible(line.label), 300) }, swatch(line));
+  button.append(text === null ? said(line.label, 32) : el("bdi", { dir: "auto" }, text));
+  button.addEventListener("click", () => change({ hidden: toggled(state.hidden, line.id) }));
+  return button;
+}
+
+function showHidden() {
+  for (const button of byId("legend").querySelectorAll("[data-line]")) {
+    button.setAttribute("aria-pressed", !state.hidden.has(button.dataset.line));
+  }
+}
+
+function groupsTable(drawn) {
+  const reference = drawn.find((line) => line.id === state.reference) ?? drawn[0];
+  const chosen = CHOSEN.filter((key) => metrics.has(key)).map((key) => metrics.get(key));
+  const heads = [
+    el("th", { scope: "col" }, el("bdi", { dir: "auto" }, state.by.map((key) => cut(visible(key), 24)).join(" · "))),
+    numericHead("n", "runs"),
+    numericHead(`best ${objective.label}`, objective.unit),
+    ...chosen.map((metric) => numericHead(`last ${metric.label}`, metric.unit)),
+    numericHead(`Δ last ${objective.label}`, "paired by seed"),
+  ];
+  const rows = drawn.map((line) => {
+    const members = line.runs.filter(ticked);
+    const cells = [
+      String(members.length),
+      spread(members, (run) => run.best, objective.unit),
+      ...chosen.map((metric) => spread(members, (run) => run.last.get(metric.key), metric.unit)),
+      difference(members, reference === line ? null : reference.runs.filter(ticked)),
+    ];
+    return el("tr", {}, el("th", { scope: "row" }, entry(line)), ...cells.map((cell) => el("td", { class: "numeric" }, cell)));
+  });
+  const table = el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows));
+  return el(
+    "div",
+    {},
+    el("div", { class: "scroller groups", tabindex: "0", role: "region", "aria-label": "Table of groups" }, table),
+    referenceBar(drawn, reference),
+  );
+}
+
+function numericHead(label, unit) {
+  return el("th", { scope: "col", class: "numeric" }, said(label, 32), unit ? el("span", { class: "unit" }, ` ${visible(unit)}`) : null);
+}
+
+function spread(some, value, unit) {
+  const { n, mean, half } = interval(some.map(value));
+  if (mean == null) return "–";
+  const range = half == null ? "" : ` ± ${halfWidth(half, mean, unit)}`;
+  return el("span", {}, number(mean, unit), el("span", { class: "muted" }, range, n < some.length ? ` of ${n}` : ""));
+}
+
+function difference(members, others) {
+  if (others === null) return el("span", { class: "muted" }, "reference");
+  const { n, mean, half } = pairedDifference(members, others, objective.key);
+  if (!n) return el("span", { class: "muted" }, "no seed in both");
+  const seeds = el("span", { class: "muted" }, ` ${count(n, "seed")}`);
+  if (half == null) return el("span", {}, signed(mean, objective.unit), seeds);
+  const sure = Math.abs(mean) > half; // the interval leaves out zero
+  const range = ` [${signed(mean - half, objective.unit)}, ${signed(mean + half, objective.unit)}]`;
+  return el("span", {}, el(sure ? "strong" : "span", {}, signed(mean, objective.unit)), range, seeds);
+}
+
+function referenceBar(drawn, reference) {
+  const options = drawn.map((line) => el("option", { value: line.id, selected: line === reference }, cut(visible(line.label), 80)));
+  const select = el("select", { id: "reference", onchange: () => change({ reference: select.value }) }, ...options);
+  return el(
+    "p",
+    { class: "help" },
+    el("label", {}, "Differences from ", select),
+    " Means with 95 % intervals over the runs of a group; bold where the interval leaves out zero.",
+  );
+}

@@ -1,0 +1,119 @@
+// The page's frame: its head, the plain sections, and the watch for newer results.
+
+function makeHead() {
+  byId("title").replaceChildren(said(view.title, 120));
+  const states = new Map();
+  for (const run of runs) states.set(run.state, (states.get(run.state) ?? 0) + 1);
+  const parts = [...states].map(([name, n]) => `${n} ${visible(name)}`);
+  const broken = view.broken.length ? `, ${count(view.broken.length, "broken folder")}` : "";
+  byId("counts").textContent = `${count(runs.length, "run")}${parts.length ? `: ${parts.join(", ")}` : ""}${broken}`;
+  byId("made").append(el("span", {}, "Made ", el("time", { datetime: view.made }, visible(view.made.replace("T", " ").slice(0, 16))), " by"));
+  byId("made").append(commandLine(view.command, "the command that makes this page anew"));
+  byId("footer").textContent = `cvae ${visible(view.version)}`;
+}
+
+// The links scroll without touching the address: this holds the reader's choices.
+function makeLinks() {
+  for (const heading of document.querySelectorAll("main > section:not([hidden]) > h2, #sweeps > section > h2")) {
+    byId("nav").append(el("button", { type: "button", class: "link", onclick: () => heading.scrollIntoView({ block: "start" }) }, cut(heading.textContent, 32)));
+  }
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    byId("main").focus();
+  });
+}
+
+function makeEvaluations() {
+  const rows = runs.flatMap((run) => run.evals.map((each) => ({ run, ...each })));
+  byId("evaluations").hidden = !rows.length;
+  rows.sort((a, b) => compareValues(a.protocol, b.protocol) || -compareValues(a.psnr, b.psnr));
+  const heads = ["protocol", "run", "videos", "PSNR", "95 % interval", "last frame repeated", "gain", "note"];
+  const numeric = new Set([2, 3, 4, 5, 6]);
+  const cell = (tag, i, child) => el(tag, { class: numeric.has(i) ? "numeric" : null, scope: tag === "th" ? "col" : null }, child);
+  const body = rows.map(({ run, protocol, videos, psnr, low, high, copy, note }) => {
+    const open = el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, said(run.name, 40));
+    const known = psnr != null && copy != null;
+    const range = low == null || high == null ? "–" : `[${number(low, "dB")}, ${number(high, "dB")}]`;
+    const gain = known ? signed(psnr - copy, "dB") : "–";
+    const cells = [said(protocol, 40), open, String(videos ?? "–"), number(psnr, "dB"), range, number(copy, "dB"), gain, said(note || "", 80)];
+    return el("tr", {}, ...cells.map((child, i) => cell("td", i, child)));
+  });
+  const table = el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((head, i) => cell("th", i, head)))), el("tbody", {}, ...body));
+  byId("evaluations").querySelector(".scroller").append(table);
+}
+
+function makeRest() {
+  byId("broken").hidden = !view.broken.length;
+  fillFacts(byId("broken").querySelector("dl"), view.broken.map(({ folder, reason }) => [folder, reason]));
+  byId("common").hidden = !common.size;
+  byId("common").querySelector("summary").textContent = count(common.size, "setting");
+  fillFacts(byId("common").querySelector("dl"), [...common]);
+}
+
+// Look for newer results; a reader in the middle of something is not thrown out of it.
+function watch() {
+  const SOON = 2000;
+  const LATER = 10000;
+  const sign = byId("live");
+  sign.hidden = false;
+  let first = null;
+  const busy = () => byId("details").open || document.activeElement === byId("query");
+  const say = (text, gone) => {
+    if (sign.textContent !== text) sign.textContent = text;
+    sign.classList.toggle("gone", gone);
+  };
+  const look = async () => {
+    let pause = SOON;
+    try {
+      const answer = await fetch("version", { cache: "no-store" });
+      if (!answer.ok) throw new Error(answer.statusText);
+      const version = await answer.text();
+      first ??= version;
+      say(version === first ? "live" : "newer results: shown once you are done here", false);
+      if (version !== first && !busy()) {
+        writeHash();
+        remember("sessionStorage", "cvae-scroll", String(scrollY));
+        location.reload();
+        return;
+      }
+    } catch {
+      say("the server is gone: what you see may be out of date", true);
+      pause = LATER;
+    }
+    setTimeout(look, pause);
+  };
+  look();
+}
+
+function scrollBack() {
+  const place = recall("sessionStorage", "cvae-scroll");
+  if (place === null) return;
+  remember("sessionStorage", "cvae-scroll", "");
+  if (place !== "") scrollTo(0, Number(place));
+}
+
+makeHead();
+byId("runs").hidden = false;
+if (runs.length) {
+  makeTable();
+  byId("curves").hidden = false;
+  makeLegend();
+  makeCharts();
+} else {
+  byId("none").hidden = false;
+  byId("none").textContent = "There are no runs yet.";
+  for (const node of document.querySelectorAll("#runs .bar, #query-help, #table")) node.hidden = true;
+}
+if (runs.some((run) => run.film)) {
+  byId("films").hidden = false;
+  makeFilms();
+}
+makeSweeps();
+makeEvaluations();
+makeRest();
+makeTheme();
+makeLinks();
+if (view.live) {
+  scrollBack();
+  watch();
+}

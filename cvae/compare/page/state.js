@@ -1,0 +1,120 @@
+// The data, and the reader's choices: these live in the address after #, so that a link or a reload keeps them.
+
+const view = JSON.parse(byId("view").textContent);
+
+// Maps, since a setting may be called __proto__.
+const toMap = (object) => new Map(Object.entries(object ?? {}));
+const common = toMap(view.common);
+const metrics = new Map(view.metrics.map((metric) => [metric.key, metric]));
+const objective = metrics.get(view.objective) ?? { key: view.objective, label: view.objective, unit: "", better: "higher" };
+const runs = view.runs.map((run, index) => ({
+  ...run,
+  index,
+  settings: toMap(run.settings),
+  last: toMap(run.last),
+  curves: toMap(run.curves),
+  id: shortHash(`${run.folder}\n${run.name}`),
+}));
+
+const state = {};
+readHash();
+
+function readHash() {
+  const params = new URLSearchParams(location.hash.slice(1));
+  const set = (key) => new Set((params.get(key) ?? "").split(".").filter(Boolean));
+  const on = set("on");
+  Object.assign(state, {
+    query: params.get("q") ?? "",
+    sort: params.get("sort") ?? "",
+    by: params.has("by") ? params.getAll("by").filter((key) => view.settings.includes(key)) : usualGrouping(),
+    off: params.has("on") ? new Set(runs.map((run) => run.id).filter((id) => !on.has(id))) : set("off"),
+    hidden: set("hide"),
+    more: params.has("more"),
+    log: params.has("log"),
+    reference: params.get("ref") ?? "",
+  });
+}
+
+function writeHash() {
+  const params = new URLSearchParams();
+  const usual = usualGrouping();
+  if (state.query) params.set("q", state.query);
+  if (state.sort) params.set("sort", state.sort);
+  if (state.by.length !== usual.length || state.by.some((key, i) => key !== usual[i])) {
+    for (const key of state.by.length ? state.by : [""]) params.append("by", key);
+  }
+  const on = runs.filter(ticked).map((run) => run.id);
+  if (on.length < runs.length / 2) params.set("on", on.join("."));
+  else if (state.off.size) params.set("off", [...state.off].join("."));
+  if (state.hidden.size) params.set("hide", [...state.hidden].join("."));
+  if (state.more) params.set("more", "1");
+  if (state.log) params.set("log", "1");
+  if (state.reference) params.set("ref", state.reference);
+  history.replaceState(null, "", `#${params}`);
+}
+
+// All settings but the seed, if that puts runs together at all.
+function usualGrouping() {
+  const keys = view.settings.filter((key) => key !== "seed");
+  const groups = new Set(runs.map((run) => groupKey(run, keys)));
+  return keys.length && groups.size < runs.length ? keys : [];
+}
+
+function groupKey(run, keys) {
+  return JSON.stringify(keys.map((key) => run.settings.get(key) ?? null));
+}
+
+function ticked(run) {
+  return !state.off.has(run.id);
+}
+
+const listeners = [];
+const changed = new Set();
+let writing = 0;
+
+// Call `react` after any of these choices has changed; once for several changes in one go.
+function listen(keys, react) {
+  listeners.push({ keys, react });
+}
+
+function change(choices) {
+  Object.assign(state, choices);
+  if (!changed.size) queueMicrotask(tell);
+  for (const key of Object.keys(choices)) changed.add(key);
+  clearTimeout(writing);
+  writing = setTimeout(writeHash, 100); // browsers refuse an address that changes at every key
+}
+
+function tell() {
+  const keys = new Set(changed);
+  changed.clear();
+  for (const { keys: wanted, react } of listeners) if (wanted.some((key) => keys.has(key))) react();
+}
+
+addEventListener("hashchange", () => {
+  readHash();
+  change({ ...state });
+});
+
+function toggled(set, item) {
+  const next = new Set(set);
+  if (!next.delete(item)) next.add(item);
+  return next;
+}
+
+// Storage may be refused, from a file or by the reader.
+function remember(storage, key, value) {
+  try {
+    window[storage].setItem(key, value);
+  } catch {
+    return;
+  }
+}
+
+function recall(storage, key) {
+  try {
+    return window[storage].getItem(key);
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,106 @@
+// Names, notes and settings come from run folders: they are shown as text, whatever they hold.
+
+// Control and formatting signs, which can turn round or hide the text after them.
+const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
+const CUT = 60;
+
+function visible(value, keepLines = false) {
+  return String(value ?? "–").replace(UNSEEN, (sign) => {
+    if (sign === "\n") return keepLines ? sign : "⏎";
+    if (sign === "\t") return " ";
+    return `[U+${sign.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}]`;
+  });
+}
+
+function cut(text, length = CUT) {
+  const signs = text.length > length ? Array.from(text.slice(0, 2 * length)) : [];
+  return signs.length > length ? `${signs.slice(0, length - 1).join("")}…` : text;
+}
+
+// Plotly reads text as a small HTML of its own, and $...$ in it as TeX.
+function plotText(value, length = CUT) {
+  return escaped(cut(visible(value), length));
+}
+
+function escaped(text) {
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("$", "&#36;");
+}
+
+// An element; attribute names are literals of this program, values and children may be anything.
+function el(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value != null) node.setAttribute(name, value);
+  }
+  node.append(...children.filter((child) => child != null));
+  return node;
+}
+
+const byId = (id) => document.getElementById(id);
+
+// A stranger's text in a line of ours: isolated, so that its direction stays its own.
+function said(value, length = CUT) {
+  const whole = visible(value);
+  const shown = cut(whole, length);
+  return el("bdi", { dir: "auto", title: shown === whole ? null : cut(whole, 600) }, shown);
+}
+
+function saidWhole(value) {
+  return el("bdi", { dir: "auto", class: "whole" }, visible(value, true));
+}
+
+function number(value, unit = "") {
+  if (value == null) return "–";
+  const size = Math.abs(value);
+  let text;
+  if (unit === "dB") text = value.toFixed(2);
+  else if (size !== 0 && size < 1e-3) text = value.toExponential(2);
+  else if (size >= 1e4) text = Math.round(value).toLocaleString("en");
+  else text = value.toPrecision(4);
+  return text.replace("-", "−");
+}
+
+// As many decimals as its mean is shown with.
+function halfWidth(half, mean, unit) {
+  const shown = number(mean, unit);
+  const decimals = shown.split(".")[1]?.length ?? 0;
+  return shown.includes("e") ? half.toExponential(1).replace("-", "−") : half.toFixed(decimals);
+}
+
+function signed(value, unit) {
+  return (value > 0 ? "+" : "") + number(value, unit);
+}
+
+// 1 run, 2 runs
+function count(n, thing) {
+  return `${n} ${thing}${n === 1 ? "" : "s"}`;
+}
+
+// A short name that stays the same in a page made anew: FNV-1a.
+function shortHash(text) {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+  return (hash >>> 0).toString(36);
+}
+
+function copyButton(text, what) {
+  const button = el("button", { type: "button", class: "quiet copy", "aria-label": `Copy ${what}` }, "Copy");
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+    } catch {
+      // No permission, or no secure context: the reader's own keys still work.
+      getSelection().selectAllChildren(button.previousElementSibling);
+      button.textContent = "Press Ctrl+C";
+    }
+    setTimeout(() => (button.textContent = "Copy"), 2000);
+  });
+  return button;
+}
+
+function commandLine(text, what) {
+  return el("div", { class: "command" }, el("code", {}, saidWhole(text)), copyButton(text, what));
+}
