@@ -75,8 +75,8 @@ def command() -> str:
 def program() -> list[str]:
     """The command without its arguments."""
     path = Path(sys.argv[0])
-    if path.name == "train.py" and path.parent.name == "cvae":
-        return ["python", "-m", "cvae.train"]
+    if path.suffix == ".py" and path.parent.name == "cvae":
+        return ["python", "-m", f"cvae.{path.stem}"]
     return ["python", str(path)] if path.suffix == ".py" else [path.name]
 
 

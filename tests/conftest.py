@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +90,17 @@ class Result:
 
 
 @pytest.fixture
-def train(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """Run ``python -m cvae.train WORDS`` in this process."""
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Run ``python -m cvae.ENTRY WORDS`` in this process."""
 
-    def run(*words: str) -> Result:
-        from cvae import train as entry
+    def run(entry: str, *words: str) -> Result:
         from cvae.console import console
 
+        module = importlib.import_module(f"cvae.{entry}")
         console.cache_clear()
-        monkeypatch.setattr(sys, "argv", ["cvae/train.py", *map(str, words)])
+        monkeypatch.setattr(sys, "argv", [f"cvae/{entry}.py", *map(str, words)])
         with pytest.raises(SystemExit) as stop:
-            entry.main()
+            module.main()
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         console.cache_clear()
         _drop_hydras_handlers()
@@ -107,6 +109,12 @@ def train(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
         return Result(0 if code is None else int(code), out, err)
 
     return run
+
+
+@pytest.fixture
+def train(command):
+    """Run ``python -m cvae.train WORDS`` in this process."""
+    return partial(command, "train")
 
 
 def tiny(root: Path, *words: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Sequence
@@ -121,7 +122,8 @@ def serve(report: Report, port: int) -> None:
     try:
         while True:
             time.sleep(_PAUSE)
-            state.renew()
+            with contextlib.suppress(UserError):  # the runs may be moved or cleared away; the last page stays
+                state.renew()
     finally:
         server.shutdown()
         server.server_close()

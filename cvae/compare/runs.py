@@ -117,6 +117,8 @@ def collect(places: Sequence[str]) -> Collection:
     Raises:
         UserError: a place does not exist or holds no run, be it a broken one.
     """
+    if not places:
+        raise UserError("runs=[] names no folder: give run folders or multirun folders; they are in multirun/")
     folders: dict[Path, None] = {}
     for place in places:
         found = [folder for root in _expand(place) for folder in _run_folders(root)]

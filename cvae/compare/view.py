@@ -235,4 +235,6 @@ def _sweeps(found: Collection) -> list[dict[str, Any]]:
 def _answers(runs: Sequence[Run], bair: bool) -> dict[str, str] | None:
     if not is_study(runs):
         return None
-    return {"title": "The course report's questions", "html": to_html(answers(runs, bair))}
+    verdicts, *rest = answers(runs, bair)
+    details = f"<details><summary>Measurements, cells, curves and limits</summary>{to_html(rest)}</details>"
+    return {"title": "The course report's questions", "html": to_html([verdicts]) + details}

@@ -1,0 +1,157 @@
+"""``python -m cvae.report``: what it writes, what it says, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+from fakes import fake_run, fake_study
+
+from cvae.compare.publish import Report, serve
+from cvae.errors import UserError
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two settings, two seeds each, and a broken run."""
+    for number, (lr, seed) in enumerate([(1e-3, 1), (1e-3, 2), (2e-3, 1), (2e-3, 2)]):
+        fake_run(tmp_path / "runs" / str(number), (18.0, 19.0 + number + seed), lr=lr, seed=seed, film=number == 3)
+    (tmp_path / "runs" / "broken" / ".hydra").mkdir(parents=True)
+    return tmp_path / "runs"
+
+
+def shown(path):
+    """The data of a page."""
+    return json.loads(re.search(r'<script type="application/json" id="view">(.*?)</script>', Path(path).read_text(), re.S)[1])
+
+
+def test_a_page_holds_all_runs_and_names_the_broken_one(command, runs):
+    result = command("report", f"runs={runs}", "out=out/page.html")
+    assert (result.code, result.out) == (0, "4 runs, 1 unreadable: out/page.html\n")
+    view = shown("out/page.html")
+    assert view["settings"] == ["lr", "seed"]
+    assert [run["best"] for run in view["runs"]] == [20.0, 22.0, 22.0, 24.0]
+    assert view["broken"] == [{"folder": "runs/broken", "reason": "no .hydra/config.yaml"}]
+    assert view["command"] == f"python -m cvae.report runs={runs} out=out/page.html"
+    assert [run["film"] is not None for run in view["runs"]] == [False, False, False, True]
+
+
+def test_it_makes_no_folder_and_no_log(command, runs):
+    before = {*Path().iterdir()}
+    command("report", f"runs={runs}")
+    assert {*Path().iterdir()} - before == {Path("report.html")}
+
+
+def test_markdown_has_groups_with_paired_differences_and_a_picture(command, runs):
+    result = command("report", f"runs={runs}", "format=md", "title=Rates")
+    assert result.code == 0, result.err
+    text = Path("report.md").read_text()
+    assert text.startswith("# Rates\n")
+    assert "| lr=0.002 | 2 | 23.00 [10.29, 35.71] | 1.00 [1.00, 1.00] | +2.00 [+2.00, +2.00], 2 seeds |" in text
+    (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    assert "no .hydra/config.yaml" in text
+
+
+def test_a_study_s_page_opens_with_the_verdicts(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("cvae.compare.answers.course_curves", lambda reading: b"")  # drawn in test_course
+    fake_study(tmp_path / "study", lambda *cell: [20.0 + cell[4], 20.0, 21.0, 22.0], seeds=2)
+    assert command("report", "runs=study").code == 0
+    page = Path("report.html").read_text()
+    assert page.index("1. lr 0.0005 survives") < page.index("<details><summary>Measure") < page.index("What would refute it")
+
+
+def test_results_are_shown_where_a_run_has_them(command, runs):
+    (runs / "0" / "eval").mkdir()
+    result = {"videos": 60, "psnr": {"mean": 20.5, "ci95": [20.1, 20.9]}, "baselines": {"copy_last": {"psnr": {"mean": 17.0}}}}
+    (runs / "0/eval/course.json").write_text(json.dumps(result))
+    (runs / "0/eval/srvp.json").write_text("{")
+    (runs / "0/eval/other.json").write_text('{"videos": 3}')
+    command("report", f"runs={runs}")
+    found = {each["protocol"]: each for each in shown("report.html")["runs"][0]["evals"]}
+    assert found["course"] == {
+        "protocol": "course",
+        "videos": 60,
+        "psnr": 20.5,
+        "low": 20.1,
+        "high": 20.9,
+        "copy": 17.0,
+        "note": "",
+    }
+    assert "cannot be read" in found["srvp"]["note"]
+    assert "psnr" in found["other"]["note"]
+
+
+def test_a_damaged_film_costs_the_film_alone(command, runs):
+    (runs / "3/samples/epoch_0003.gif").write_bytes(b"GIF89a")
+    assert command("report", f"runs={runs}").code == 0
+    assert shown("report.html")["films"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["runs=nowhere"], "runs=nowhere does not exist"),
+        (["runs=[]"], "runs=[] names no folder"),
+        (["runs=3"], "runs=3 does not exist"),
+        (["format=pdf"], "format=pdf: choose html or md"),
+        (["films=-1"], "films=-1"),
+        (["films=many"], "films=many"),
+        (["out=runs"], "cannot write"),
+        (["out=/proc/x/report.html"], "cannot write"),
+        (["watch=true", "port=99999"], "port=99999"),
+        (["-m", "films=1,2"], "leave -m out"),
+        (["lr=1"], "there is no such key"),
+    ],
+)
+def test_bad_input_is_one_line(command, runs, words, message):
+    result = command("report", "runs=runs", *words)
+    assert (result.code, result.out) == (1, "")
+    assert len(result.err.splitlines()) == 1
+    assert message in result.err
+
+
+def test_a_port_in_use_is_one_line(command, runs):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = command("report", "runs=runs", "watch=true", f"port={taken.getsockname()[1]}")
+    assert "choose another" in result.err
+
+
+def test_a_served_page_is_made_anew_when_a_run_goes_on(runs, monkeypatch, capsys):
+    monkeypatch.setattr("cvae.compare.publish._PAUSE", 0.05)
+    ready, address = threading.Event(), []
+
+    def note(text):
+        address.append(re.search(r"http://127.0.0.1:\d+/", text)[0])
+        ready.set()
+
+    monkeypatch.setattr("cvae.compare.publish.say", note)
+    threading.Thread(target=serve, args=(Report([str(runs)], None, "x", 0, False), 0), daemon=True).start()
+    assert ready.wait(30)
+
+    def get(path):
+        with urllib.request.urlopen(address[0] + path) as answer:
+            return answer.read().decode()
+
+    first = get("version")
+    assert '"live":true' in get("").replace(" ", "")
+    fake_run(runs / "9", seed=9)
+    for _ in range(600):
+        if get("version") != first:
+            break
+        threading.Event().wait(0.05)
+    assert "runs/9" in get("")
+
+
+def test_a_run_that_goes_away_while_served_does_not_end_the_server(runs):
+    report = Report([str(runs / "*")], None, "x", 0, False)
+    assert report.fingerprint()
+    for path in sorted(runs.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    with pytest.raises(UserError):
+        report.fingerprint()
