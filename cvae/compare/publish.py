@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -13,14 +15,14 @@ from pathlib import Path
 from cvae.compare.document import Block, save_pictures, to_markdown
 from cvae.compare.page import render
 from cvae.compare.paper import paper
-from cvae.compare.runs import Collection, collect
+from cvae.compare.runs import Collection, collect, touched
 from cvae.compare.view import view
 from cvae.console import say
 from cvae.errors import UserError, write_whole, writing
 
 FORMATS = ("html", "md")
 _MEND = "choose another file with out="
-_PAUSE = 2.0  # seconds between two looks at the runs' files
+_PAUSE, _SILENCE = 2.0, 30.0  # seconds between two looks at the runs' files, and at runs whose files are silent
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,9 @@ class Report:
     def _page(self, found: Collection, live: bool) -> str:
         return render(view(found, self.name, self.command, self.films, self.bair, live))
 
-    def live_page(self) -> str:
-        """The page as it is now, for a server."""
-        return self._page(collect(self.places), live=True)
-
-    def fingerprint(self) -> str:
-        """Changes whenever a run's files do."""
-        found = collect(self.places)
-        rows = [(run.name, run.state, len(run.rows), str(run.film), len(run.evals)) for run in found.runs]
-        return f"{hash((tuple(rows), tuple(found.broken), tuple(sweep.summary for sweep in found.sweeps))):x}"
+    def live(self, found: Collection) -> str:
+        """The page for a browser that asks again."""
+        return self._page(found, live=True)
 
 
 def write_markdown(blocks: Sequence[Block], out: Path) -> None:
@@ -134,9 +130,19 @@ class _Live:
 
     def __init__(self, report: Report) -> None:
         self.report, self.version, self.page = report, "", ""
+        self._touched: dict[Path, int] = {}
+        self._looked = -math.inf
 
     def renew(self) -> None:
-        version = self.report.fingerprint()
+        """Make the page anew if a run has changed: by its files, or by its silence, after which it counts as stopped."""
+        files = touched(self.report.places)
+        if files == self._touched and time.monotonic() - self._looked < _SILENCE:
+            return
+        self._touched, self._looked = files, time.monotonic()
+        found = collect(self.report.places)
+        rows = [(run.name, run.state, len(run.rows), run.film, sorted(run.evals)) for run in found.runs]
+        shown = repr((rows, found.broken, [sweep.summary for sweep in found.sweeps]))
+        version = hashlib.sha256(shown.encode()).hexdigest()[:16]
         if version != self.version:
-            self.page = self.report.live_page()
+            self.page = self.report.live(found)
             self.version = version

@@ -135,6 +135,13 @@ def collect(places: Sequence[str]) -> Collection:
     return Collection([_judged(run, sweeps) for run in _named(runs)], broken, sweeps)
 
 
+def touched(places: Sequence[str]) -> dict[Path, int]:
+    """When the files that runs are read from were last written: a cheap look at whether anything is new."""
+    folders = [folder for place in places for root in _expand(place) for folder in _run_folders(root)]
+    paths = [folder / name for folder in folders for name in (".hydra", "run.json", "metrics.jsonl", "samples", "eval")]
+    return {path: path.stat().st_mtime_ns for path in paths if path.exists()}
+
+
 def _expand(place: str) -> list[Path]:
     path = expanded(place, "runs")
     if path.exists():

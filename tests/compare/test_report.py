@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 import threading
 import urllib.request
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from fakes import fake_run, fake_study
 
-from cvae.compare.publish import Report, serve
+from cvae.compare.publish import Report, _Live, serve
 from cvae.errors import UserError
 
 
@@ -148,10 +149,21 @@ def test_a_served_page_is_made_anew_when_a_run_goes_on(runs, monkeypatch, capsys
     assert "runs/9" in get("")
 
 
-def test_a_run_that_goes_away_while_served_does_not_end_the_server(runs):
-    report = Report([str(runs / "*")], None, "x", 0, False)
-    assert report.fingerprint()
-    for path in sorted(runs.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
+def test_runs_that_go_away_leave_the_last_page(runs):
+    live = _Live(Report([str(runs / "*")], None, "x", 0, False))
+    live.renew()
+    before = live.version
+    shutil.rmtree(runs)
     with pytest.raises(UserError):
-        report.fingerprint()
+        live.renew()
+    assert live.version == before
+
+
+def test_a_look_at_silent_files_reads_no_run(runs, monkeypatch):
+    live = _Live(Report([str(runs)], None, "x", 0, False))
+    live.renew()
+    monkeypatch.setattr("cvae.compare.publish.collect", None)
+    live.renew()
+    (runs / "0" / "eval").mkdir()
+    with pytest.raises(TypeError):
+        live.renew()
