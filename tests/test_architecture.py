@@ -27,5 +27,6 @@ def test_one_place_turns_configs_into_objects():
     assert users == [ROOT / "cvae/config.py"]
 
 
-def test_the_entry_point_is_short():
-    assert len((ROOT / "cvae/train.py").read_text().splitlines()) <= 80
+@pytest.mark.parametrize("name", ["train", "report"])
+def test_entry_points_are_short(name):
+    assert len((ROOT / f"cvae/{name}.py").read_text().splitlines()) <= 80

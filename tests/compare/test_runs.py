@@ -7,11 +7,15 @@ import os
 import shlex
 import time
 
+import optuna
 import pytest
 from fakes import fake_run
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
 
 from cvae.compare.runs import collect, differing
 from cvae.errors import UserError
+from cvae.sweep.storage import open_storage
 
 
 def aged(folder):
@@ -173,3 +177,22 @@ def test_a_damaged_sweep_json_costs_the_sweep_s_section_alone(tmp_path, text):
     (swept(tmp_path / "sweep") / "sweep.json").write_text(text)
     found = collect([str(tmp_path / "sweep")])
     assert (len(found.runs), found.sweeps) == (3, [])
+
+
+def test_a_sweep_that_goes_on_is_read_from_its_journal(tmp_path):
+    storage = f"journal://{tmp_path}/s.journal"
+    study = optuna.create_study(study_name="s", storage=open_storage(storage), direction="maximize")
+    for number, state in enumerate(("complete", "running", "pruned")):
+        trial = study.ask({"lr": FloatDistribution(1e-4, 1e-2)})
+        trial.report(18.5, 1)
+        place = {"number": number, "study": "s", "storage": storage}
+        fake_run(tmp_path / "sweep" / str(number), lr=1e-3 * number, trial=place, epochs=9)
+        if state == "complete":
+            study.tell(trial, 20.0)
+        elif state == "pruned":
+            study.tell(trial, state=TrialState.PRUNED)
+    found = collect(["sweep"])
+    (sweep,) = found.sweeps
+    assert sweep.summary == "1 complete, 1 pruned, 0 failed, 1 running"
+    assert sweep.best.startswith("trial 0: val/psnr 20")
+    assert [run.state for run in found.runs] == ["running", "running", "pruned"]

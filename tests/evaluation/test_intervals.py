@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from cvae.evaluation.intervals import mean_interval
+from cvae.evaluation.intervals import mean_interval, runs_needed
 
 # Two-sided 95 % points of Student's t by degrees of freedom, from a printed table.
 T975 = {1: 12.706, 2: 4.303, 4: 2.776, 9: 2.262}
@@ -26,3 +26,23 @@ def test_one_value_has_no_interval() -> None:
     assert mean == 3.0
     assert math.isnan(low)
     assert math.isnan(high)
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(1.0, 1.0), (0.5, 1.0), (-0.3, 0.2)])
+def test_so_many_values_as_needed_leave_the_threshold_out_and_one_fewer_does_not(mean: float, deviation: float) -> None:
+    def values(count: int) -> list[float]:
+        """Of exactly this mean and deviation."""
+        offset = deviation * math.sqrt((count - 1) / 2)
+        return [mean - offset, mean + offset, *([mean] * (count - 2))]
+
+    needed = runs_needed(values(2))
+    assert needed is not None
+    for count in (needed - 1, needed):
+        _, low, high = mean_interval(values(count))
+        assert (low > 0 or high < 0) == (count == needed)
+
+
+def test_what_too_few_values_cannot_tell() -> None:
+    assert runs_needed([1.0]) is None
+    assert runs_needed([1.0, -1.0]) is None
+    assert all(map(math.isnan, mean_interval([])))

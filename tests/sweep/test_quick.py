@@ -29,6 +29,8 @@ def test_sweep_quick(drawn: Path) -> None:
     assert (len(states), states.count("pruned") > 0) == (12, True), states
     assert all(trial["steps"] >= 1 for trial in trials), "none is pruned before the schedules have settled"
     assert "lr: " in (folder / "best.yaml").read_text()
+    record = json.loads((folder / "0" / "run.json").read_text())
+    assert record["command"].startswith("python -m cvae.train experiment=sweep_quick")
     assert "is complete: 12 trials; nothing to run" in sweep(drawn)
     assert list(Path("multirun").glob("2*")) == [folder]
     assert "16 of 16 done" in sweep(drawn, "hydra.sweeper.n_trials=16")
