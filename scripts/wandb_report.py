@@ -161,7 +161,7 @@ def _library() -> Any:
     try:
         import wandb_workspaces.reports.v2 as library
     except ImportError as error:
-        raise UserError(f"a report needs a package of its own ({error}): pip install 'cvae[report]'") from error
+        raise UserError(f"a report needs a package of its own ({error}): pip install -e '.[report]'") from error
     return library
 
 

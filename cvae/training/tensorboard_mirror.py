@@ -28,7 +28,7 @@ class TensorboardMirror:
 
     def __init__(self) -> None:
         if importlib.util.find_spec("tensorboard") is None:
-            raise UserError("logger=tensorboard needs a package of its own: pip install 'cvae[report]', or logger=none")
+            raise UserError("logger=tensorboard needs a package of its own: pip install -e '.[report]', or logger=none")
         self._folder = Path()
         self._records: Any = None
 

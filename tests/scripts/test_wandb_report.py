@@ -140,7 +140,7 @@ def test_without_its_package_one_line_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
     code, out, err = call(monkeypatch, capsys, "--print")
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert "pip install 'cvae[report]'" in err
+    assert "pip install -e '.[report]'" in err
 
 
 def test_printed_it_is_what_would_be_saved(monkeypatch, capsys, server):

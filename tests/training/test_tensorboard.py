@@ -94,7 +94,7 @@ def test_without_its_package_one_line_says_what_to_install(train, drawn, monkeyp
     result = train(*tiny(drawn), "logger=tensorboard", "hydra.run.dir=run")
     assert result.code == 1
     assert result.err.count("\n") == 1
-    assert "pip install 'cvae[report]'" in result.err
+    assert "pip install -e '.[report]'" in result.err
     assert not Path("run/metrics.jsonl").exists()
 
 
