@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from cvae.console import say, warn
+from cvae.console import say, short, warn
 from cvae.errors import UserError
 from cvae.training.recorder import RunInfo
 
@@ -93,28 +93,28 @@ class WandbMirror:
                 call(run)
             run.finish(exit_code=self._exit_code)
             if run.settings.mode == "offline":
-                self._farewell = f"W&B      offline run; send it with: wandb sync {shlex.quote(run.settings.sync_dir)}"
+                # A run that was stopped and resumed is in several folders; wandb sends them in order, and none twice.
+                parts = f"{shlex.quote(short(Path(run.settings.sync_dir).parent))}/offline-run-*"
+                self._farewell = f"W&B      offline run; send it with: wandb sync {parts}"
         except Exception as error:  # whatever W&B raises, training goes on
             if not self._given_up:
-                warn(f"W&B stopped ({_reason(error)}); training goes on, metrics.jsonl is complete")
+                warn(f"W&B stopped ({reason(error)}); training goes on, metrics.jsonl is complete")
             _tear_down()
 
     def _init(self, info: RunInfo) -> Any:
-        # W&B reports its own errors to a server of its own, and waits for it at exit.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        os.environ.setdefault("WANDB_SILENT", "true")  # its lines would tear the progress bar
+        hush()
         if "wandb" not in sys.modules:
             # A service inherited from the process that started this one could not be torn down, and may die with it.
             os.environ.pop("WANDB_SERVICE", None)
         import wandb
 
-        mode = self.mode if self.mode != "auto" else os.environ.get("WANDB_MODE") or _mode_by_login()
+        mode = self.mode if self.mode != "auto" else os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
         try:
             run = self._open(wandb, info, mode)
         except wandb.Error as error:
             if mode != "online":
                 raise
-            warn(f"W&B cannot be reached ({_reason(error)}): recording offline")
+            warn(f"W&B cannot be reached ({reason(error)}): recording offline")
             # Under the same id a second start is refused until the failed one is gone.
             wandb.teardown()
             run = self._open(wandb, info, "offline")
@@ -148,17 +148,29 @@ class WandbMirror:
         )
 
 
-def _mode_by_login() -> str:
+def hush() -> None:
+    """Keep W&B from printing and from reporting its own errors, before it is imported."""
+    os.environ.setdefault("WANDB_SILENT", "true")  # its lines would tear the progress bar
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to a server of its own, which it waits for at exit
+
+
+def server() -> str:
+    """The address of the W&B server."""
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+
+
+def logged_in() -> bool:
+    """Whether there is a key for the server, in WANDB_API_KEY or where ``wandb login`` puts it."""
     if os.environ.get("WANDB_API_KEY"):
-        return "online"
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+        return True
     try:
-        return "online" if netrc.netrc(os.environ.get("NETRC")).authenticators(host) else "offline"
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(urlparse(server()).hostname or "") is not None
     except (OSError, netrc.NetrcParseError):
-        return "offline"
+        return False
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """The first line of what W&B says."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

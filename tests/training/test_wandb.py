@@ -8,13 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from conftest import tiny
+from wandb_server import run_wandb
 
 WANDB = ["logger=wandb", "n_samples=2", "sample_every=1"]
 
@@ -86,21 +85,6 @@ def test_wandb_mode_rules_where_the_mode_is_auto(train, drawn, monkeypatch):
     assert not list(Path("run").glob("wandb/*run*"))
 
 
-class Refusing(BaseHTTPRequestHandler):
-    """Answers every request with an error."""
-
-    status = 500
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length", 0)))
-        self.send_response(self.status)
-        self.end_headers()
-
-    do_GET = do_POST
-
-    def log_message(self, *args: object) -> None: ...
-
-
 @pytest.fixture(params=["refused", "hanging", 500, 401])
 def bad_server(request):
     """The address of a W&B server that will not have us."""
@@ -114,12 +98,8 @@ def bad_server(request):
             port = listener.getsockname()[1]
         yield f"http://127.0.0.1:{port}"
         return
-    handler = type("Handler", (Refusing,), {"status": request.param})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with run_wandb(status=request.param) as server:
+        yield server.url
 
 
 @pytest.mark.slow
@@ -135,6 +115,26 @@ def test_a_server_that_does_not_serve_costs_nothing_but_the_view(drawn, tmp_path
     assert "wandb sync" in out
     assert len(metrics(run)) == 2
     assert set(history(run)) >= {1, 2}
+
+
+@pytest.mark.slow
+def test_what_is_printed_sends_offline_runs_once(train, drawn):
+    said = train("-m", *tiny(drawn), *WANDB, "lr=1e-3,2e-3", "hydra.sweep.dir=grid").out
+    assert "wandb sync grid/1/wandb/offline-run-*" in said
+    runs = {json.loads(path.read_text())["id"]: path.parent for path in Path("grid").glob("*/run.json")}
+    assert len(runs) == 2
+    with run_wandb() as server:
+        key = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": server.url}
+        environment = {**os.environ, **key, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        for told in ("Syncing 2 run(s)", "No runs to sync"):  # all runs of a folder, as in the README
+            command = ["bash", "-c", "wandb sync grid/*/wandb/offline-run-*"]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 0, done.stderr
+            assert told in done.stderr
+            assert server.history.keys() == runs.keys()
+            for run, rows in server.history.items():
+                assert [row["val/psnr"] for row in rows] == [pytest.approx(row["val/psnr"]) for row in metrics(runs[run])]
+            assert sum(name.endswith(".gif") for name in server.files) == 4
 
 
 @pytest.mark.slow

@@ -1,0 +1,107 @@
+"""A view of the run in TensorBoard. metrics.jsonl is the truth; this may fail, and then only this is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import platform
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cvae.console import say, short, warn
+from cvae.errors import UserError
+from cvae.training.recorder import RunInfo, read_metrics
+
+__all__ = ["TensorboardMirror"]
+
+
+class TensorboardMirror:
+    """Writes RUN/tensorboard: the scalars of every epoch, the samples, and the settings for the HPARAMS page.
+
+    It writes the events itself. torch's SummaryWriter hands them to a thread that prints a traceback when the disk is full, and
+    needs moviepy for a GIF that is there already. The first failure drops the mirror with one warning.
+    """
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise UserError("logger=tensorboard needs a package of its own: pip install -e '.[report]', or logger=none")
+        self._folder = Path()
+        self._records: Any = None
+
+    def start(self, info: RunInfo) -> None:
+        self._folder = info.folder / "tensorboard"
+        with self._or_dropped():
+            from tensorboard.compat.proto.event_pb2 import SessionLog
+            from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+            from tensorboard.summary.writer.record_writer import RecordWriter
+
+            self._folder.mkdir(exist_ok=True)
+            # Readers take the files of a run by name: the nanoseconds put a resumed run's behind the first.
+            path = self._folder / f"events.out.tfevents.{time.time_ns()}.{platform.node()}.{os.getpid()}"
+            self._records = RecordWriter(path.open("wb"))
+            self._write(file_version="brain.Event:2")
+            # What a run had written beyond the checkpoint that it goes on from is forgotten.
+            rows = read_metrics(info.folder / "metrics.jsonl")
+            self._write(step=rows[-1]["epoch"] + 1 if rows else 1, session_log=SessionLog(status=SessionLog.START))
+            self._write(summary=hparams_pb(dict(_leaves(info.config)), trial_id=info.id))
+
+    def log(self, row: dict[str, Any]) -> None:
+        if self._records is None:
+            return
+        with self._or_dropped():
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            values = [Summary.Value(tag=key, simple_value=value) for key, value in row.items() if key != "epoch"]
+            self._write(step=row["epoch"], summary=Summary(value=values))
+
+    def sample(self, gif: Path, epoch: int) -> None:
+        if self._records is None:
+            return
+        with self._or_dropped():
+            from PIL import Image
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            with Image.open(gif) as picture:
+                width, height = picture.size
+            image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=gif.read_bytes())
+            self._write(step=epoch, summary=Summary(value=[Summary.Value(tag="samples", image=image)]))
+
+    def finish(self, exit_code: int, state: str | None = None) -> None:
+        if self._records is None:
+            return
+        with self._or_dropped():
+            from tensorboard.plugins.text.summary_v2 import text_pb
+
+            if state is not None:
+                self._write(summary=text_pb("trial_state", state))
+            self._records.close()
+            say(f"TensorBoard  show it with: tensorboard --logdir {shlex.quote(short(self._folder))}")
+
+    def _write(self, **event: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._records.write(Event(wall_time=time.time(), **event).SerializeToString())
+        self._records.flush()
+
+    @contextlib.contextmanager
+    def _or_dropped(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever goes wrong here, training goes on
+            warn(f"TensorBoard stopped ({error}); training goes on, metrics.jsonl is complete")
+            records, self._records = self._records, None
+            with contextlib.suppress(Exception):
+                records.close()
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | float | str]]:
+    """Settings by their full keys, as TensorBoard takes them."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,0 +1,174 @@
+"""A W&B report that compares runs: python scripts/wandb_report.py [--project cvae] [--entity E] [--group G ...] [--title T]
+
+A group is a multirun or a study; without one the report is about the whole project. It shows curves by schedules, lr and beta
+(seeds pooled), the best validation PSNR with the KL beside it, what the settings are worth, how runs differ, and the samples.
+Prints the report's address; --print writes its specification as JSON instead, without any server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from cvae.cli import fail
+from cvae.errors import UserError
+from cvae.training.wandb_mirror import hush, logged_in, reason, server
+
+TEXT = """\
+Validation is free-running over the whole validate split: the model is given the first frames and predicts the others from its
+own predictions. `val/psnr` is in dB; `val/psnr_copy` is what repeating the last given frame scores. `train/kld` is the KL in
+nats a predicted frame: read it beside the PSNR, which alone rewards a latent that is switched off (KL near 0). `kl_weight`
+multiplies the KL, beta included; `tf_ratio` is the share of true frames among the inputs in training."""
+BEST = "val/psnr.max"  # the mirror asks W&B for the best epoch's
+CHOICES = ("kl_schedule._target_", "tf_schedule._target_", "lr", "beta")
+TIMEOUT = 20  # seconds
+LONGEST = 128  # letters of a title
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--project", default="cvae", help="the project (cvae)")
+    parser.add_argument("--entity", help="its user or team (who is logged in)")
+    parser.add_argument("--group", nargs="+", default=[], metavar="GROUP", help="multiruns or studies (all runs)")
+    parser.add_argument("--title", help="the report's title (project and groups)")
+    parser.add_argument("--print", action="store_true", help="print the specification and save nothing")
+    words = parser.parse_args()
+    title = words.title or " ".join([words.project, *words.group])[:LONGEST]
+    try:
+        if len(title) > LONGEST:
+            raise UserError(f"--title has {len(title)} letters: W&B takes {LONGEST}")
+        if words.print:
+            print(specification(words.project, words.group, title))
+        else:
+            print(save(words.project, words.entity, words.group, title))
+    except UserError as error:
+        fail(error)
+
+
+def specification(project: str, groups: list[str], title: str) -> str:
+    """The report as JSON. Its run sets name no project, whose number only a server knows: they are the report's own."""
+    model = report(project, "", groups, title)._to_model()
+    return str(model.spec.model_dump_json(by_alias=True, exclude_none=True, indent=2))
+
+
+def save(project: str, entity: str | None, groups: list[str], title: str) -> str:
+    """Save the report and return its address.
+
+    Raises:
+        UserError: nobody is logged in, the server refuses, or it has no such project or group.
+    """
+    if not logged_in():
+        raise UserError(f"a report needs a login at {server()}: run wandb login, or set WANDB_API_KEY")
+    hush()
+    _library()
+    import wandb
+
+    with _asking():
+        api = wandb.Api(timeout=TIMEOUT)
+        entity = entity or str(api.default_entity)
+        _require(api, f"{entity}/{project}", groups)
+    made = report(project, entity, groups, title)
+    with _asking():
+        return str(made.save().url)
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # W&B and its transport have many
+        raise UserError(f"{server()} does not take the report ({reason(error)}): check wandb login and --entity") from error
+
+
+def _require(api: Any, path: str, groups: list[str]) -> None:
+    try:
+        if not len(api.runs(path, per_page=1)):
+            raise UserError(f"{path} has no runs: send offline ones with wandb sync RUN/wandb/offline-run-*")
+    except ValueError as error:
+        raise UserError(f"{path}: there is no such project ({reason(error)}): check --project and --entity") from error
+    for group in groups:
+        if not len(api.runs(path, filters={"group": group}, per_page=1)):
+            raise UserError(f"{path} has no run in group {group}: a group is a multirun folder's name or a study's")
+
+
+def report(project: str, entity: str, groups: list[str], title: str) -> Any:
+    """The report, not saved. Without an entity it can be built without a server."""
+    wr = _library()
+
+    def runs(*by: str) -> list[Any]:
+        where = {"entity": entity, "project": project} if entity else {}
+        keys = [f"config.{key}" for key in by]
+        if not groups:
+            return [wr.Runset(name=project, groupby=["group", *keys] if by else [], **where)]
+        return [
+            wr.Runset(name=group, filters=f"Metric('Group') == {_literal(group)}", groupby=keys, **where) for group in groups
+        ]
+
+    def curve(*y: str, name: str, **more: Any) -> Any:
+        return wr.LinePlot(x="epoch", y=list(y), title=name, title_x="epoch", **more)
+
+    def axis(metric: Any, name: str, log: bool | None = None) -> Any:
+        return wr.ParallelCoordinatesPlotColumn(metric, display_name=name, log=log)
+
+    wide, half = wr.Layout(w=24, h=9), wr.Layout(w=12, h=8)
+    settings = [
+        axis(wr.Config("lr"), "lr", log=True),
+        axis(wr.Config("tfr"), "tfr"),
+        axis(wr.Config("beta"), "beta", log=True),
+        axis(wr.Config(CHOICES[0]), "KL schedule"),
+        axis(wr.Config(CHOICES[1]), "forcing schedule"),
+    ]
+    return wr.Report(
+        project=project,
+        entity=entity,
+        title=title,
+        width="fluid",
+        blocks=[
+            wr.MarkdownBlock(TEXT),
+            wr.H2("Curves, seeds pooled"),
+            wr.PanelGrid(
+                runsets=runs(*CHOICES),
+                panels=[
+                    curve("val/psnr", "val/psnr_copy", name="PSNR, free-running, and of a copy", title_y="dB"),
+                    curve("train/mse", name="MSE in training", log_y=True),
+                    curve("train/kld", name="KL in training", title_y="nats"),
+                    curve("kl_weight", name="KL weight"),
+                    curve("tf_ratio", name="teacher forcing"),
+                    curve("lr", name="learning rate"),
+                    wr.BarPlot(title="best PSNR", metrics=[BEST], title_x="dB", layout=half),
+                    wr.BarPlot(title="KL in the last epoch", metrics=["train/kld"], title_x="nats", layout=half),
+                ],
+            ),
+            wr.H2("What the settings are worth, run by run"),
+            wr.PanelGrid(
+                runsets=runs(),
+                panels=[
+                    wr.ParallelCoordinatesPlot(columns=[*settings, axis(wr.SummaryMetric(BEST), "best PSNR")], layout=wide),
+                    wr.ParameterImportancePlot(with_respect_to=BEST, layout=half),
+                    wr.RunComparer(diff_only="split", layout=half),
+                    wr.MediaBrowser(title="truth above, prediction below", media_keys=["samples"], num_columns=2, layout=wide),
+                ],
+            ),
+        ],
+    )
+
+
+def _library() -> Any:
+    try:
+        import wandb_workspaces.reports.v2 as library
+    except ImportError as error:
+        raise UserError(f"a report needs a package of its own ({error}): pip install -e '.[report]'") from error
+    return library
+
+
+def _literal(text: str) -> str:
+    """A string literal without the operators that the library rewrites even within quotes."""
+    return "'" + "".join(letter if letter.isalnum() else f"\\U{ord(letter):08x}" for letter in text) + "'"
+
+
+if __name__ == "__main__":
+    main()
