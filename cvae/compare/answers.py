@@ -5,14 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cvae.compare.course import BAIR_LEVEL, MARGIN, Claim, Part, Reading, readings
+from cvae.compare.course import BAIR_LEVEL, MARGIN, Claim, Part, Reading, is_study, readings
 from cvae.compare.document import Block, Heading, Picture, Table, Text, level, signed
 from cvae.compare.plots import course_curves
 from cvae.compare.runs import Run
+from cvae.errors import UserError
 from cvae.evaluation.intervals import mean_interval
 
 _REPORTS = 300 * 600  # iterations of a run of the report
 _PIXELS = 3 * 64 * 64
+
+
+def study_answers(runs: Sequence[Run], bair: bool) -> list[Block]:
+    """The page of the study that is among some runs: all of them, or those of one sweep. Empty where there is none."""
+    sweeps = dict.fromkeys(run.sweep for run in runs)
+    for chosen in (list(runs), *([run for run in runs if run.sweep == sweep] for sweep in sweeps)):
+        if is_study(chosen):
+            try:
+                return answers(chosen, bair)
+            except UserError as error:
+                return [Text(f"These runs look like the course study, and yet: {error}.")]
+    return []
 
 
 def answers(runs: Sequence[Run], bair: bool = False) -> list[Block]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cvae.compare.answers import answers
-from cvae.compare.course import is_study
+from cvae.compare.answers import study_answers
 from cvae.compare.document import Block, Code, Heading, Picture, Table, Text, level, signed
 from cvae.compare.plots import group_curves
 from cvae.compare.runs import Collection, Run, differing
@@ -15,9 +14,7 @@ from cvae.evaluation.intervals import mean_interval
 def paper(found: Collection, title: str, command: str, bair: bool) -> list[Block]:
     """The page's blocks: groups with their paired differences, curves, single runs, sweeps, and what could not be read."""
     runs = found.runs
-    blocks: list[Block] = [Heading(1, title), Code(command)]
-    if is_study(runs):
-        blocks += answers(runs, bair)
+    blocks: list[Block] = [Heading(1, title), Code(command), *study_answers(runs, bair)]
     keys = [key for key in differing(runs) if key != "seed"]
     groups = grouped(runs, keys)
     if len(groups) < len(runs) and keys:

@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image
 
 from cvae import __version__
-from cvae.compare.answers import answers
-from cvae.compare.course import is_study
+from cvae.compare.answers import study_answers
 from cvae.compare.document import to_html
 from cvae.compare.runs import Collection, Run, differing
 from cvae.console import short
@@ -233,8 +232,8 @@ def _sweeps(found: Collection) -> list[dict[str, Any]]:
 
 
 def _answers(runs: Sequence[Run], bair: bool) -> dict[str, str] | None:
-    if not is_study(runs):
+    blocks = study_answers(runs, bair)
+    if not blocks:
         return None
-    verdicts, *rest = answers(runs, bair)
-    details = f"<details><summary>Measurements, cells, curves and limits</summary>{to_html(rest)}</details>"
-    return {"title": "The course report's questions", "html": to_html([verdicts]) + details}
+    details = f"<details><summary>Measurements, cells, curves and limits</summary>{to_html(blocks[1:])}</details>"
+    return {"title": "The course report's questions", "html": to_html(blocks[:1]) + (details if blocks[1:] else "")}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from fakes import fake_run, fake_study
 
-from cvae.compare.answers import answers
+from cvae.compare.answers import answers, study_answers
 from cvae.compare.course import is_study, readings
 from cvae.compare.document import to_html, to_markdown
 from cvae.compare.runs import collect
@@ -125,6 +127,17 @@ def test_a_study_is_known_by_its_factors(tmp_path):
     assert is_study(study)
     assert not is_study([run for run in study if run.settings["kl_schedule"] == "cyclical"])
     assert not is_study([run for run in study if run.seed == 1])
+
+
+def test_a_study_is_found_among_other_runs_and_a_spoilt_one_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr("cvae.compare.answers.course_curves", lambda reading: b"")
+    study = collect([str(fake_study(tmp_path / "study", flat, seeds=2))]).runs
+    other = collect([str(fake_run(tmp_path / "other", lr=7e-3))]).runs
+    sweep = [dataclasses.replace(run, sweep="s") for run in study]
+    assert study_answers([*study, *other], False) == []
+    assert study_answers([*sweep, *other], False) == answers(sweep)
+    (reason,) = study_answers([*study, study[0]], False)
+    assert "same settings and seed" in reason.text
 
 
 def test_the_page_holds_a_verdict_for_each_claim_and_reading(tmp_path):
