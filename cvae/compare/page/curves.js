@@ -128,8 +128,8 @@ function groupTraces(line, metric, points) {
     line: { color: colours()[line.colour], width: 2, dash: DASHES[line.dash].plotly },
     text: curve.map((point) => `${about}<br>epoch ${point.epoch}: <b>${number(point.mean, metric.unit)}</b>${range(point, metric.unit)}, n = ${point.n}`),
   };
-  const floor = metric.key === "train/kld" && state.log ? 0.01 : -Infinity; // a logarithm has no place for zero and below
-  const low = (point) => Math.max(point.mean - point.half, floor * Math.abs(point.mean));
+  const logarithmic = metric.key === "train/kld" && state.log; // which has no place for zero and below
+  const low = ({ mean, half }) => (logarithmic ? Math.max(mean - half, 0.01 * mean) : mean - half);
   const bands = stretches(curve).map((part, i) => ({
     ...traceOf(line, 0),
     uid: `${line.id}band${i}`,
