@@ -83,7 +83,8 @@ def opened(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
 def study(opened: Any) -> Any:
     """The study's page with no choice made: a new address after # is all that this takes."""
     opened.evaluate("details.close(); document.activeElement.blur(); scrollTo(0, 0); location.hash = `none${Math.random()}`")
-    opened.wait_for_function("document.querySelectorAll('#table tbody input:checked').length === 24")
+    opened.get_by_text("24 runs", exact=True).wait_for()
+    opened.wait_for_timeout(50)  # for what else is drawn anew
     return opened
 
 

@@ -113,7 +113,8 @@ function runTraces(line, metric, points) {
     x: kept.map((point) => point.epoch),
     y: kept.map((point) => point.value),
     line: { color: colours()[line.colour], width: lines.length > CROWD ? 1 : 1.5, dash: DASHES[line.dash].plotly },
-    text: kept.map((point) => `${about}<br>epoch ${point.epoch}: <b>${number(point.value, metric.unit)}</b>`),
+    meta: { line: line.id, layer: 1, about }, // once a line: a text for each point of two hundred lines takes its time
+    hovertemplate: `%{meta.about}<br>epoch %{x}: <b>%{y:${metric.unit === "dB" ? ".2f" : ".4~g"}}</b><extra></extra>`,
   }];
 }
 

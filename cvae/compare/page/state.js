@@ -94,6 +94,7 @@ function tell() {
 addEventListener("hashchange", () => {
   readHash();
   change({ ...state });
+  clearTimeout(writing); // the address says it already
 });
 
 function toggled(set, item) {
