@@ -45,6 +45,11 @@ def test_the_wheel_carries_the_whole_conf(wheel):
     assert carried == {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
 
 
+def test_the_wheel_carries_the_whole_page(wheel):
+    carried, own = ({path.name for path in (root / "cvae/compare/page").iterdir()} for root in (wheel, ROOT))
+    assert carried == own
+
+
 def test_the_wheel_composes_and_shows_schedules(wheel):
     assert "cvae.schedules.Monotonic" in run(wheel, "-m", "cvae.train", "--cfg", "job", "kl_schedule=monotonic")
     assert "schedules.png" in run(wheel, "-m", "cvae.train", "show=schedules")

@@ -59,7 +59,8 @@ function logToggle() {
 
 // What repeating the last frame scores: a mark of the data, if the runs agree on it.
 function levelOfCopy() {
-  const levels = runs.map((run) => run.last.get(COPY) ?? run.curves.get(COPY)?.findLast((value) => value != null)).filter((level) => level != null);
+  const known = (value) => value != null;
+  const levels = runs.map((run) => run.last.get(COPY) ?? run.curves.get(COPY)?.findLast(known)).filter(known);
   if (!levels.length || Math.max(...levels) - Math.min(...levels) > 0.05) return null;
   return levels[0];
 }
@@ -113,7 +114,8 @@ function runTraces(line, metric, points) {
     x: kept.map((point) => point.epoch),
     y: kept.map((point) => point.value),
     line: { color: colours()[line.colour], width: lines.length > CROWD ? 1 : 1.5, dash: DASHES[line.dash].plotly },
-    text: kept.map((point) => `${about}<br>epoch ${point.epoch}: <b>${number(point.value, metric.unit)}</b>`),
+    meta: { line: line.id, layer: 1, about }, // once a line: a text for each point of two hundred lines takes its time
+    hovertemplate: `%{meta.about}<br>epoch %{x}: <b>%{y:${metric.unit === "dB" ? ".2f" : ".4~g"}}</b><extra></extra>`,
   }];
 }
 
@@ -126,10 +128,10 @@ function groupTraces(line, metric, points) {
     x: curve.map((point) => point.epoch),
     y: curve.map((point) => point.mean),
     line: { color: colours()[line.colour], width: 2, dash: DASHES[line.dash].plotly },
-    text: curve.map((point) => `${about}<br>epoch ${point.epoch}: <b>${number(point.mean, metric.unit)}</b>${range(point, metric.unit)}, n = ${point.n}`),
+    text: curve.map((point) => `${about}<br>epoch ${point.epoch}: ${meanText(point, metric.unit)}`),
   };
-  const floor = metric.key === "train/kld" && state.log ? 0.01 : -Infinity; // a logarithm has no place for zero and below
-  const low = (point) => Math.max(point.mean - point.half, floor * Math.abs(point.mean));
+  const logarithmic = metric.key === "train/kld" && state.log; // which has no place for zero and below
+  const low = ({ mean, half }) => (logarithmic ? Math.max(mean - half, 0.01 * mean) : mean - half);
   const bands = stretches(curve).map((part, i) => ({
     ...traceOf(line, 0),
     uid: `${line.id}band${i}`,
@@ -144,8 +146,9 @@ function groupTraces(line, metric, points) {
   return [...bands, mean];
 }
 
-function range({ mean, half }, unit) {
-  return half == null ? "" : ` [${number(mean - half, unit)}, ${number(mean + half, unit)}]`;
+function meanText({ mean, half, n }, unit) {
+  const range = half == null ? "" : ` [${number(mean - half, unit)}, ${number(mean + half, unit)}]`;
+  return `<b>${number(mean, unit)}</b>${range}, n = ${n}`;
 }
 
 // The parts of a curve where two runs or more give an interval.
@@ -178,8 +181,10 @@ function layoutOf(metric) {
 
 function markCopy(layout) {
   const mark = { xref: "paper", yref: "y" };
-  layout.shapes = [{ ...mark, type: "line", x0: 0, x1: 1, y0: copyLevel, y1: copyLevel, line: { color: layout.font.color, width: 1, dash: "dash" } }];
-  layout.annotations = [{ ...mark, x: 1, y: copyLevel, text: "repeating the last frame", showarrow: false, xanchor: "right", yanchor: "bottom", font: { size: 11 } }];
+  const line = { color: layout.font.color, width: 1, dash: "dash" };
+  const words = { text: "repeating the last frame", showarrow: false, font: { size: 11 } };
+  layout.shapes = [{ ...mark, type: "line", x0: 0, x1: 1, y0: copyLevel, y1: copyLevel, line }];
+  layout.annotations = [{ ...mark, ...words, x: 1, y: copyLevel, xanchor: "right", yanchor: "bottom" }];
 }
 
 // By classes alone: restyling two hundred lines in Plotly takes too long to follow a pointer.

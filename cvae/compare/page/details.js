@@ -13,7 +13,7 @@ function openDetails(run) {
   if (run.resume) dialog.append(el("h3", {}, "Go on with it"), commandLine(run.resume, "the command that goes on with this run"));
   dialog.append(
     el("h3", {}, "Last values"),
-    facts([...run.last].map(([key, value]) => [metrics.get(key)?.label ?? key, `${number(value, metrics.get(key)?.unit)} ${metrics.get(key)?.unit ?? ""}`])),
+    facts([...run.last].map(lastValue)),
     el("h3", {}, "Where it comes from"),
     facts([["folder", run.folder], ...toMap(run.provenance)]),
     el("h3", {}, "Settings"),
@@ -23,9 +23,15 @@ function openDetails(run) {
   dialog.scrollTop = 0;
 }
 
+function lastValue([key, value]) {
+  const { label = key, unit = "" } = metrics.get(key) ?? {};
+  return [label, `${number(value, unit)} ${unit}`];
+}
+
 function stateLine(run) {
-  const best = run.best == null ? "" : `, best ${objective.label} ${number(run.best, objective.unit)} ${objective.unit} in epoch ${run.best_epoch ?? "–"}`;
-  return el("p", {}, badge(run.state), ` epoch ${run.epoch ?? "–"} of ${run.epochs ?? "–"}${visible(best)}`);
+  const score = `${number(run.best, objective.unit)} ${objective.unit}`;
+  const best = run.best == null ? "" : `, best ${objective.label} ${score} in epoch ${run.best_epoch ?? "–"}`;
+  return el("p", {}, badge(run.state), `, epoch ${run.epoch ?? "–"} of ${run.epochs ?? "–"}${visible(best)}`);
 }
 
 function badge(name) {

@@ -69,7 +69,8 @@ function drawStages() {
   film.stages = truths.map((index) => {
     const truth = view.films[index];
     const cards = [truthCard(index), ...chosen.filter((run) => run.film.truth === index).map(runCard)];
-    return { truth, cards, node: el("div", { class: "stage" }, sequenceChoice(index), el("div", { class: "cards" }, ...cards.map((card) => card.node))) };
+    const grid = el("div", { class: "cards" }, ...cards.map((card) => card.node));
+    return { truth, cards, node: el("div", { class: "stage" }, sequenceChoice(index), grid) };
   });
   const nothing = el("p", { class: "sentence" }, "None of the ticked runs has a film.");
   byId("stages").replaceChildren(...(film.stages.length ? film.stages.map((stage) => stage.node) : [nothing]));
@@ -128,5 +129,6 @@ function sequenceChoice(index) {
     sequenceOf.set(index, Number(select.value));
     showFrame(film.frame);
   } }, ...options);
-  return el("p", { class: "sequence" }, el("label", {}, "Sequence ", select), el("span", { class: "key given" }, "given"), el("span", { class: "key predicted" }, "predicted"));
+  const keys = ["given", "predicted"].map((kind) => el("span", { class: `key ${kind}` }, kind));
+  return el("p", { class: "sequence" }, el("label", {}, "Sequence ", select), ...keys);
 }

@@ -97,7 +97,7 @@ function spread(some, value, unit) {
   const { n, mean, half } = interval(some.map(value));
   if (mean == null) return "–";
   const range = half == null ? "" : ` ± ${halfWidth(half, mean, unit)}`;
-  return el("span", {}, number(mean, unit), el("span", { class: "muted" }, range, n < some.length ? ` of ${n}` : ""));
+  return el("span", {}, number(mean, unit), el("span", { class: "muted" }, range, n < some.length ? ` (${count(n, "run")})` : ""));
 }
 
 function difference(members, others) {

@@ -15,7 +15,8 @@ function makeHead() {
 // The links scroll without touching the address: this holds the reader's choices.
 function makeLinks() {
   for (const heading of document.querySelectorAll("main > section:not([hidden]) > h2, #sweeps > section > h2")) {
-    byId("nav").append(el("button", { type: "button", class: "link", onclick: () => heading.scrollIntoView({ block: "start" }) }, cut(heading.textContent, 32)));
+    const go = () => heading.scrollIntoView({ block: "start" });
+    byId("nav").append(el("button", { type: "button", class: "link", onclick: go }, cut(heading.textContent, 32)));
   }
   document.querySelector(".skip").addEventListener("click", (event) => {
     event.preventDefault();

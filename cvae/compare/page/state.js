@@ -17,9 +17,11 @@ const runs = view.runs.map((run, index) => ({
 }));
 
 const state = {};
+let address = "";
 readHash();
 
 function readHash() {
+  address = location.hash;
   const params = new URLSearchParams(location.hash.slice(1));
   const set = (key) => new Set((params.get(key) ?? "").split(".").filter(Boolean));
   const on = set("on");
@@ -36,6 +38,7 @@ function readHash() {
 }
 
 function writeHash() {
+  if (location.hash !== address) return; // the reader's new one is about to be read
   const params = new URLSearchParams();
   const usual = usualGrouping();
   if (state.query) params.set("q", state.query);
@@ -51,6 +54,7 @@ function writeHash() {
   if (state.log) params.set("log", "1");
   if (state.reference) params.set("ref", state.reference);
   history.replaceState(null, "", `#${params}`);
+  address = location.hash;
 }
 
 // All settings but the seed, if that puts runs together at all.
@@ -94,6 +98,7 @@ function tell() {
 addEventListener("hashchange", () => {
   readHash();
   change({ ...state });
+  clearTimeout(writing); // the address says it already
 });
 
 function toggled(set, item) {

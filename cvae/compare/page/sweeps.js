@@ -106,7 +106,8 @@ function drawSweep(each) {
   each.stale = false;
   const { data = [], layout = {} } = plain(each.figure);
   const { template, width, title, ...own } = layout; // the page has a look, a width and a heading for it
-  const themed = { ...own, ...plotLook(), autosize: true, height: own.height ?? 340, margin: { l: 60, r: 20, t: 20, b: 50 } };
+  const margin = data.some((trace) => trace.type === "parcoords") ? { l: 70, r: 70, t: 50, b: 30 } : { l: 60, r: 20, t: 20, b: 50 };
+  const themed = { ...own, ...plotLook(), autosize: true, height: own.height ?? 340, margin };
   for (const key of Object.keys(themed)) if (/^[xy]axis\d*$/.test(key)) Object.assign(themed[key], axisLook());
   themed.xaxis = { ...axisLook(), ...themed.xaxis };
   themed.yaxis = { ...axisLook(), ...themed.yaxis };

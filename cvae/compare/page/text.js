@@ -55,7 +55,8 @@ function number(value, unit = "") {
   if (value == null) return "–";
   const size = Math.abs(value);
   let text;
-  if (unit === "dB") text = value.toFixed(2);
+  if (value === 0) text = "0";
+  else if (unit === "dB") text = value.toFixed(2);
   else if (size !== 0 && size < 1e-3) text = value.toExponential(2);
   else if (size >= 1e4) text = Math.round(value).toLocaleString("en");
   else text = value.toPrecision(4);

@@ -1,0 +1,399 @@
+"""The page in a real browser; ``show`` adds that it neither complains nor asks for anything outside itself."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import views
+
+from cvae.compare.page import render
+
+pytestmark = pytest.mark.servers
+
+_ROWS = "#table tbody tr:visible"
+MISSING, MINUS = "\u2013", "\u2212"
+_PSNR = "[data-metric='val/psnr'] .plot"
+
+
+def until(page, script: str, arg: object = None) -> None:
+    """Wait for the page; Playwright's own way evaluates text within it, which the page's policy forbids."""
+    end = time.monotonic() + 20
+    while not page.evaluate(script, arg):
+        assert time.monotonic() < end, script
+        page.wait_for_timeout(20)
+
+
+def names(page) -> list[str]:
+    return [text.strip() for text in page.locator(f"{_ROWS} .name").all_inner_texts()]
+
+
+def column(page, number: int) -> list[str]:
+    return page.locator(f"{_ROWS} > :nth-child({number})").all_inner_texts()
+
+
+def charted(page, chart: str = _PSNR) -> None:
+    """Bring a chart into sight, and wait until it has lines."""
+    page.locator(chart).scroll_into_view_if_needed()
+    page.locator(f"{chart} .scatterlayer .trace").first.wait_for(state="attached")
+
+
+def lines(page, chart: str = _PSNR) -> int:
+    return page.locator(chart).evaluate("plot => plot.data.filter(trace => trace.meta.layer === 1).length")
+
+
+def wait_for_lines(page, number: int, chart: str = _PSNR) -> None:
+    script = "([chart, n]) => document.querySelector(chart).data.filter(trace => trace.meta.layer === 1).length === n"
+    until(page, script, arg=[chart, number])
+
+
+def wide(page) -> bool:
+    return page.evaluate("document.scrollingElement.scrollWidth > innerWidth")
+
+
+# --- table --------------------------------------------------------------------------------------------------------------
+
+
+def test_head_counts_the_runs(study):
+    assert study.title() == "course_study"
+    assert study.locator("#counts").inner_text() == (
+        "24 runs: 19 finished, 1 running, 1 stopped, 1 pruned, 1 failed, 1 waiting, 1 broken folder"
+    )
+
+
+def test_a_header_sorts_by_number_best_first_and_back(study):
+    header = study.locator("th[data-column=best]")
+    first = names(study)
+    header.get_by_role("button").click()
+    best = [float(text.split("@")[0]) for text in column(study, 7) if text != MISSING]
+    assert best == sorted(best, reverse=True)
+    assert column(study, 7)[-2:] == [MISSING, MISSING]
+    assert header.get_attribute("aria-sort") == "descending"
+    header.get_by_role("button").click()
+    assert [float(text.split("@")[0]) for text in column(study, 7) if text != MISSING] == best[::-1]
+    assert column(study, 7)[-2:] == [MISSING, MISSING]
+    header.get_by_role("button").click()
+    assert names(study) == first
+    assert header.get_attribute("aria-sort") is None
+
+
+@pytest.mark.parametrize(
+    ("query", "number"),
+    [
+        ("", 24),
+        ("cyclical", 12),
+        ("CYCLICAL step", 6),
+        ("lr=2e-3", 12),
+        ("lr>1e-3 kl_schedule=cyclical", 6),
+        ("lr<=0.0005", 12),
+        ("state=running", 1),
+        ("!finished", 5),
+        ("!kl_schedule=cyclical seed!=1", 8),
+        ("below-the-median", 0),
+        ('"below the median"', 1),
+        ("best>0", 22),
+        ("best=null", 2),
+        ("model=small seed=3", 8),
+        ("nothing=1", 0),
+    ],
+)
+def test_filter(study, query, number):
+    study.locator("#query").fill(query)
+    until(study, "n => document.querySelectorAll('#table tbody tr:not([hidden])').length === n", arg=number)
+    told = study.locator("#matches").inner_text()
+    assert told == ("24 runs" if number == 24 else f"{number} of 24 runs")
+    assert study.locator("#none").is_visible() == (number == 0)
+
+
+def test_keys_alone_filter_sort_tick_and_open(show):
+    page = show(views.study())
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.keyboard.press("Tab")
+    page.keyboard.type("seed=1")
+    until(page, "document.querySelectorAll('#table tbody tr:not([hidden])').length === 8")
+    for _ in range(5):  # the buttons beside the box, the table, its box for all, its first header
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.className") == "sort":
+            break
+    page.keyboard.press("Enter")
+    assert page.locator("th[data-column=name]").get_attribute("aria-sort") == "ascending"
+    page.locator("#table tbody tr:visible input").first.focus()
+    page.keyboard.press("Space")
+    assert page.locator("#table tbody tr:visible input").first.is_checked() is False
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.locator("dialog").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator("dialog").is_visible() is False
+    assert page.evaluate("document.activeElement.className") == "link name"
+
+
+def test_the_dialog_tells_all_of_a_run(study):
+    study.locator("#query").fill("state=stopped")
+    study.locator("#table .name:visible").click()
+    told = study.locator("dialog").inner_text()
+    for text in (
+        "course_study/20",
+        "Ctrl-C in epoch 10",
+        "282dfec",
+        "python -m cvae.train lr=0.002",
+        "grad_clip",
+        "epoch 10 of 20",
+    ):
+        assert text in told
+    study.get_by_role("button", name="Copy the command that repeats").click()
+    study.locator("dialog").get_by_text("Cop", exact=False).first.wait_for()
+
+
+# --- curves -------------------------------------------------------------------------------------------------------------
+
+
+def test_groups_have_a_line_and_an_interval_each(study):
+    charted(study)
+    wait_for_lines(study, 8)
+    bands = study.locator(_PSNR).evaluate("plot => plot.data.filter(trace => trace.fill === 'toself').length")
+    assert bands == 7  # of the last group a single run has curves
+    assert study.locator("#legend tbody tr").count() == 8
+    first = study.locator("#legend tbody tr").first.inner_text()
+    runs = views.study()["runs"][:3]
+    mean = sum(run["best"] for run in runs) / 3
+    assert f"\t3\t{mean:.2f} ± " in first
+
+
+def test_chips_change_the_grouping(study):
+    charted(study)
+    study.locator(".chip[data-key=tf_schedule]").click()
+    wait_for_lines(study, 4)
+    study.locator(".chip[data-key=seed]").click()
+    wait_for_lines(study, 12)
+    for key in ("lr", "kl_schedule", "seed"):
+        study.locator(f".chip[data-key={key}]").click()
+    wait_for_lines(study, 22)  # ungrouped, one a run that has curves
+    assert study.locator(".chip[aria-pressed=true]").count() == 0
+
+
+def test_the_difference_to_the_reference_is_paired_by_seed(study):
+    view = views.study()
+    one, other = ([run["last"]["val/psnr"] for run in view["runs"][i : i + 3]] for i in (3, 0))
+    mean = sum(a - b for a, b in zip(one, other, strict=True)) / 3
+    told = study.locator("#legend tbody tr").nth(1).locator("td").last.inner_text()
+    assert told.replace(MINUS, "-").startswith(f"{mean:+.2f} [")
+    assert told.endswith("3 seeds")
+    study.locator("#reference").select_option(index=1)
+    study.locator("#legend tbody tr").nth(1).get_by_text("reference").wait_for()
+    turned = study.locator("#legend tbody tr").first.locator("td").last.inner_text()
+    assert turned.replace(MINUS, "-").startswith(f"{-mean:+.2f} [")
+
+
+def test_the_legend_hides_a_line_everywhere(study):
+    charted(study)
+    charted(study, "[data-metric='train/kld'] .plot")
+    button = study.locator("#legend [data-line]").first
+    button.press("Enter")
+    wait_for_lines(study, 7)
+    wait_for_lines(study, 7, "[data-metric='train/kld'] .plot")
+    assert button.get_attribute("aria-pressed") == "false"
+
+
+def test_ticks_choose_the_runs(study):
+    study.locator("#query").fill("lr=0.002 cyclical")
+    study.get_by_role("button", name="Plot only these").click()
+    charted(study)
+    wait_for_lines(study, 2)
+    study.locator("#tick-all").uncheck()
+    study.get_by_text("No run is ticked").wait_for()
+
+
+def test_hovering_shows_the_group_and_lights_its_line(study):
+    charted(study)
+    wait_for_lines(study, 8)
+    study.locator(_PSNR).evaluate("plot => Plotly.Fx.hover(plot, [{curveNumber: plot.data.length - 2, pointNumber: 3}])")
+    told = study.locator(f"{_PSNR} .hoverlayer").text_content()
+    for text in ("lr 0.002", "tf_schedule linear", "epoch 4", "n = 3"):
+        assert text in told
+    study.locator("#legend tbody tr").nth(2).hover()
+    study.locator(f"{_PSNR}.dim .trace.lit").first.wait_for(state="attached")
+
+
+def test_the_pointer_finds_a_run(study):
+    study.evaluate("location.hash = 'by='")
+    charted(study)
+    wait_for_lines(study, 22)
+    place = study.locator(_PSNR).evaluate(
+        "plot => { const {xaxis: x, yaxis: y} = plot._fullLayout, box = plot.getBoundingClientRect(), line = plot.data[4];"
+        " return [box.x + x._offset + x.d2p(line.x[18]), box.y + y._offset + y.d2p(line.y[18])]; }"
+    )
+    study.mouse.move(place[0] - 2, place[1])
+    study.mouse.move(*place)
+    study.locator(f"{_PSNR} .hoverlayer .hovertext").wait_for()
+    told = study.locator(f"{_PSNR} .hoverlayer").text_content()
+    assert "course_study/" in told
+    assert "seed" in told
+
+
+def test_the_kl_takes_a_log_axis_and_psnr_shows_the_last_frames_score(study):
+    charted(study)
+    assert "repeating the last frame" in study.locator(_PSNR).text_content()
+    charted(study, "[data-metric='train/kld'] .plot")
+    study.get_by_role("button", name="log", exact=True).click()
+    until(study, "document.querySelector('[data-metric=\"train/kld\"] .plot').layout.yaxis.type === 'log'")
+
+
+# --- films --------------------------------------------------------------------------------------------------------------
+
+
+def pixels(page) -> list[str]:
+    return page.evaluate("[...document.querySelectorAll('#films canvas')].map(canvas => canvas.toDataURL())")
+
+
+def test_films_play_in_step_pause_and_step(study):
+    study.locator("#films").scroll_into_view_if_needed()
+    before = pixels(study)
+    until(study, "old => document.querySelector('#films canvas').toDataURL() !== old", arg=before[0])
+    study.locator("#play").click()
+    at = pixels(study)
+    study.wait_for_timeout(500)
+    assert pixels(study) == at
+    assert study.locator("#films canvas").count() == 13
+    study.locator("#frame").fill("0")
+    assert study.locator("#moment").inner_text() == "frame 1 of 12, given"
+    assert len(set(pixels(study))) == 1  # what was given is the same for all
+    study.locator("#frame").press("End")
+    assert study.locator("#moment").inner_text() == "frame 12 of 12, predicted"
+    assert study.locator("#films canvas.predicted").count() == 13
+    assert len(set(pixels(study))) > 3
+    study.locator("#films .sequence select").select_option(index=1)
+    assert pixels(study)[0] not in at
+
+
+def test_films_wait_for_a_reader_who_wants_no_motion(show):
+    page = show(views.study(), reduced_motion="reduce")
+    assert page.locator("#play").inner_text() == "Play"
+    assert page.locator("#moment").inner_text() == "frame 1 of 12, given"
+
+
+# --- look and state -----------------------------------------------------------------------------------------------------
+
+
+def test_dark_recolours_page_and_charts_and_is_remembered(show):
+    page = show(views.study(), color_scheme="light")
+    charted(page)
+    back = "getComputedStyle(document.body).backgroundColor"
+    light = [page.evaluate(back), page.locator(_PSNR).evaluate("plot => plot.layout.font.color")]
+    page.locator("#theme").click()
+    until(page, f"old => {back} !== old", arg=light[0])
+    charted(page)
+    until(page, "old => document.querySelector('.plot').layout.font.color !== old", arg=light[1])
+    page.reload()
+    assert page.evaluate(back) != light[0]
+
+
+@pytest.mark.parametrize("make", [views.study, views.hostile])
+def test_a_phone_scrolls_in_one_direction(show, make):
+    page = show(make(), width=390, has_touch=True, is_mobile=True)
+    page.evaluate("document.querySelectorAll('.chart').forEach(chart => chart.scrollIntoView())")
+    charted(page)
+    assert wide(page) is False
+    page.locator("#table .name").first.click()
+    assert wide(page) is False
+
+
+def test_a_reload_keeps_what_the_reader_chose(show):
+    page = show(views.study())
+    page.locator("#query").fill("lr=0.002")
+    page.locator("th[data-column=best] button").click()
+    page.locator(".chip[data-key=lr]").click()
+    page.locator("#table tbody tr:visible input").first.uncheck()
+    page.locator("#more").click()
+    page.locator("#legend [data-line]").first.click()
+    page.wait_for_timeout(200)
+    before = [names(page), page.url]
+    page.reload()
+    assert [names(page), page.url] == before
+    assert page.locator("#query").input_value() == "lr=0.002"
+    assert page.locator(".chip[aria-pressed=true]").all_inner_texts() == ["kl_schedule", "tf_schedule"]
+    assert page.locator("#table tbody input:not(:checked)").count() == 1
+    assert page.locator("#legend [aria-pressed=false]").count() == 1
+    assert page.locator("[data-metric='val/ssim']").is_visible()
+
+
+def test_hostile_strings_are_text(show):
+    page = show(views.hostile())
+    charted(page)
+    for plot in page.locator(".sweep .plot").all():
+        plot.scroll_into_view_if_needed()
+    page.locator(".sweep .js-plotly-plot .barlayer").wait_for(state="attached")
+    page.evaluate("document.querySelectorAll('#table .name').forEach(name => { name.click(); details.close(); })")
+    assert page.evaluate("window.pwned") is None
+    assert page.locator("img").count() == 0
+    assert page.locator("script").count() == 3
+    shown = page.locator("body").inner_text()
+    assert views.HOSTILE[0] in shown
+    assert "turned [U+202E]gnp.exe" in shown
+    assert "__proto__" in page.locator("#table thead").inner_text()
+    assert "<script>" in page.locator(".sweep .js-plotly-plot").text_content()
+    assert wide(page) is False
+
+
+def test_broken_folders_and_sweeps_are_listed(study):
+    assert "metrics.jsonl: line 3 is no JSON" in study.locator("#broken").inner_text()
+    study.locator(".sweep .plot").first.scroll_into_view_if_needed()
+    study.locator(".sweep .js-plotly-plot").first.wait_for()
+    assert "sweep_lr_tfr_beta" in study.locator(".sweep").inner_text()
+
+
+def test_no_runs_are_told_in_words(show):
+    page = show({**views.study(), "runs": [], "films": [], "sweeps": []})
+    page.get_by_text("There are no runs yet.").wait_for()
+
+
+def test_a_live_page_follows_its_server(browser):
+    page = browser.new_page()
+    answers = {"": render(views.study(live=True)), "version": "1"}
+
+    def answer(route):
+        body = answers[route.request.url.removeprefix("http://report.test/")]
+        if body:
+            route.fulfill(body=body, content_type="text/html" if len(body) > 9 else "text/plain")
+        else:
+            route.abort()
+
+    page.route("http://report.test/**", answer)
+    page.goto("http://report.test/#q=cyclical")
+    page.get_by_text("live", exact=True).wait_for()
+    page.evaluate("scrollTo(0, 500)")
+    with page.expect_navigation():
+        answers["version"] = "2"
+    page.get_by_text("live", exact=True).wait_for()
+    assert page.evaluate("scrollY") == 500
+    assert page.locator("#query").input_value() == "cyclical"
+    answers["version"] = ""
+    page.get_by_text("the server is gone").wait_for()
+    page.close()
+
+
+@pytest.mark.parametrize("kind", ["parcoords", "contour"])
+def test_plotly_draws_a_sweeps_figures_under_the_policy(browser, kind):
+    numbers = [1, 2, 3]
+    trace = {"type": "parcoords", "dimensions": [{"label": key, "values": numbers} for key in ("lr", "beta")]}
+    if kind == "contour":
+        trace = {"type": "contour", "x": numbers, "y": numbers, "z": [numbers] * 3}
+    view = {**views.study(), "runs": [], "films": []}
+    view["sweeps"][0]["figures"] = [{"title": kind, "about": "", "figure": {"data": [trace], "layout": {}}}]
+    page = browser.new_page()  # a graphics driver may have its say on the console
+    page.set_content(render(view))
+    page.locator(f".sweep .{kind}{'layer' if kind == 'contour' else ''}").first.wait_for(state="attached")
+    assert "not supported" not in page.locator(".sweep").inner_text()
+    page.close()
+
+
+def test_two_hundred_runs_are_usable(show):
+    page = show(views.large(), choices="by=")
+    page.locator("#query").fill("lr>1e-3 cyclical")
+    page.get_by_text(" of 200 runs").wait_for()
+    charted(page)
+    assert lines(page) == 200
+    assert page.locator(_PSNR).evaluate("plot => Math.max(...plot.data.map(trace => trace.x.length))") <= 150
