@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from servers import Postgres, Slurm, run_postgres, run_slurm
+from servers import Postgres, Slurm, run_browser, run_postgres, run_slurm
 
 # Several threads make a tiny model ten times slower, and every test worker would start its own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -164,6 +164,12 @@ def slurm(slurm_cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slu
         monkeypatch.setenv(name, value)
     yield slurm_cluster
     slurm_cluster.clear()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    with run_browser() as browser:
+        yield browser
 
 
 # --- another app ------------------------------------------------------------------------------------------------------

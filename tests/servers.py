@@ -1,4 +1,5 @@
-"""Real servers for tests: a PostgreSQL, and a Slurm of one node, each on free loopback ports and in a folder of its own.
+"""Real servers for tests: a PostgreSQL, and a Slurm of one node, each on free loopback ports and in a folder of its own; and a
+real browser.
 
 Nothing else on the machine is read or changed, and nobody need be root: several run side by side, and beside a PostgreSQL or
 Slurm that is there anyway. The fixtures are in ``conftest.py``.
@@ -32,6 +33,22 @@ def _missing(what: str) -> NoReturn:
     if os.environ.get("CVAE_REQUIRE_SERVERS") == "1":
         pytest.fail(what, pytrace=False)
     pytest.skip(what)
+
+
+@contextlib.contextmanager
+def run_browser() -> Iterator[Any]:
+    """Chromium without a window, driven by Playwright."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        _missing("chromium is not installed")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        _missing("playwright is not installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program)
+        yield browser
+        browser.close()
 
 
 def _run(*words: str | Path, **options: Any) -> str:

@@ -53,7 +53,7 @@ def answers(runs: Sequence[Run], bair: bool = False) -> list[Block]:
 def _name(reading: Reading) -> str:
     if reading.beta is None:
         return "beta = the likelihood's own"
-    said = {1.0: "as the report's printed loss has it", 1e-4: "as the report's template has it"}.get(reading.beta)
+    said = {1.0: "the report's printed loss", 1e-4: "its template"}.get(reading.beta)
     return f"beta = {reading.beta:g}" + (f", {said}" if said else "")
 
 

@@ -110,7 +110,7 @@ def _html(block: Block) -> str:
     right = _right(block)
 
     def row(cells: Sequence[str], tag: str) -> str:
-        styled = (' class="number"' if side else "" for side in right)
+        styled = (' class="numeric"' if side else "" for side in right)
         return (
             "<tr>"
             + "".join(f"<{tag}{style}>{html.escape(plain(cell))}</{tag}>" for cell, style in zip(cells, styled, strict=True))

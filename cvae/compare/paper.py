@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cvae.compare.answers import study_answers
 from cvae.compare.document import Block, Code, Heading, Picture, Table, Text, level, signed
 from cvae.compare.plots import group_curves
-from cvae.compare.runs import Collection, Run, differing
+from cvae.compare.runs import Collection, Run, differing, natural
 from cvae.evaluation.intervals import mean_interval
 
 
@@ -32,7 +32,7 @@ def paper(found: Collection, title: str, command: str, bair: bool) -> list[Block
 def grouped(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, list[Run]]:
     """Runs by the settings that name their group; the seed tells a group's runs apart."""
     groups: dict[str, list[Run]] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: [natural(str(run.settings.get(key))) for key in keys]):
         groups.setdefault(" ".join(f"{key}={run.settings.get(key)}" for key in keys) or "all", []).append(run)
     return groups
 

@@ -92,7 +92,9 @@ function draw(chart) {
   const traces = drawn.map((line) => (state.by.length ? groupTraces : runTraces)(line, chart.metric, points)).flat();
   traces.sort((a, b) => a.meta.layer - b.meta.layer); // intervals below all means
   const layout = layoutOf(chart.metric);
-  if (chart.metric.key === "val/psnr" && copyLevel && traces.length) markCopy(layout);
+  const marked = chart.metric.key === "val/psnr" && copyLevel && traces.length;
+  if (marked) markCopy(layout);
+  if (layout.yaxis.type === "linear") layout.yaxis.range = rangeOf(traces, marked ? [copyLevel] : []);
   const config = { displayModeBar: false, responsive: true, doubleClick: "reset" };
   const before = chart.plot.classList.contains("js-plotly-plot");
   Plotly.react(chart.plot, traces, layout, config);
@@ -177,6 +179,17 @@ function layoutOf(metric) {
     xaxis: { ...axis, title: { text: "epoch", standoff: 6 } },
     yaxis: { ...axis, type: metric.key === "train/kld" && state.log ? "log" : "linear", nticks: 6, exponentformat: "e" },
   };
+}
+
+// What the lines reach, and a little of their intervals: those of two runs may be many times as wide. Undefined leaves it to Plotly.
+function rangeOf(traces, marks) {
+  const extent = (values) => values.reduce(([low, high], y) => (y == null ? [low, high] : [Math.min(low, y), Math.max(high, y)]), [Infinity, -Infinity]);
+  const reach = (layer) => extent(traces.filter((trace) => trace.meta.layer === layer).flatMap((trace) => trace.y));
+  const [low, high] = extent([...reach(1), ...marks]);
+  const span = high - low;
+  if (!(span > 0 && span < Infinity)) return undefined;
+  const [bandLow, bandHigh] = reach(0);
+  return [Math.max(Math.min(low, bandLow), low - 0.3 * span) - 0.05 * span, Math.min(Math.max(high, bandHigh), high + 0.3 * span) + 0.05 * span];
 }
 
 function markCopy(layout) {

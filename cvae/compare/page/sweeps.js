@@ -80,12 +80,13 @@ function makeSweeps() {
     const section = el("section", { class: "sweep" }, el("h2", {}, "Sweep ", said(sweep.name, 60)));
     if (sweep.note) section.append(el("p", {}, saidWhole(sweep.note)));
     if (sweep.best) section.append(el("p", {}, el("strong", {}, "Best "), saidWhole(sweep.best)));
-    if (sweep.again) section.append(commandLine(sweep.again, "the command that runs the best settings again"));
+    if (sweep.again) section.append(commandLine(sweep.again, "the command that goes on with the sweep"));
     section.append(figures);
     for (const { title, about, figure } of sweep.figures) {
       const plot = el("div", { class: "plot" });
       const caption = el("figcaption", {}, el("h3", {}, said(title, 80)), about ? el("span", { class: "muted" }, saidWhole(about)) : null);
-      const node = el("figure", { class: "chart" }, caption, plot);
+      const panels = Object.keys(figure.layout ?? {}).filter((key) => /^xaxis\d*$/.test(key)).length;
+      const node = el("figure", { class: panels > 2 ? "chart full" : "chart" }, caption, plot);
       figures.append(node);
       sweepPlots.push({ node, plot, figure, near: false, stale: true });
     }
