@@ -123,6 +123,7 @@ def test_what_is_not_there_is_one_line(server, monkeypatch, capsys, words, told)
 
 
 def test_a_server_that_refuses_is_one_line(forget, monkeypatch, capsys):
+    monkeypatch.setattr(wandb_report, "abandon", wandb.teardown)  # a killed service would be a ResourceWarning in this process
     with run_wandb(status=401) as refusing:
         log_in(monkeypatch, refusing)
         code, out, err = call(monkeypatch, capsys)
