@@ -14,7 +14,7 @@ from typing import Any
 
 from cvae.cli import fail
 from cvae.errors import UserError
-from cvae.training.wandb_mirror import hush, logged_in, reason, server
+from cvae.training.wandb_mirror import abandon, hush, logged_in, reason, server
 
 TEXT = """\
 Validation is free-running over the whole validate split: the model is given the first frames and predicts the others from its
@@ -23,7 +23,7 @@ nats a predicted frame: read it beside the PSNR, which alone rewards a latent th
 multiplies the KL, beta included; `tf_ratio` is the share of true frames among the inputs in training."""
 BEST = "val/psnr.max"  # the mirror asks W&B for the best epoch's
 CHOICES = ("kl_schedule._target_", "tf_schedule._target_", "lr", "beta")
-TIMEOUT = 20  # seconds
+TIMEOUT = 10  # seconds
 LONGEST = 128  # letters of a title
 
 
@@ -81,6 +81,7 @@ def _asking() -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # W&B and its transport have many
+        abandon()
         raise UserError(f"{server()} does not take the report ({reason(error)}): check wandb login and --entity") from error
 
 

@@ -174,9 +174,15 @@ def reason(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def abandon() -> None:
+    """Leave a server that does not answer: otherwise W&B waits for it at exit, for minutes."""
+    _kill_service()
+    _tear_down()
+
+
 def _tear_down() -> None:
     """Forget a broken service, so that W&B's exit handler does not stumble over it and a next run starts its own."""
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception, SystemExit):  # it exits where the service was killed
         import wandb
 
         wandb.teardown()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -121,12 +123,23 @@ def test_what_is_not_there_is_one_line(server, monkeypatch, capsys, words, told)
 
 
 def test_a_server_that_refuses_is_one_line(forget, monkeypatch, capsys):
+    monkeypatch.setattr(wandb_report, "abandon", wandb.teardown)  # a killed service would be a ResourceWarning in this process
     with run_wandb(status=401) as refusing:
         log_in(monkeypatch, refusing)
         code, out, err = call(monkeypatch, capsys)
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert refusing.url in err
     assert "wandb login" in err
+
+
+@pytest.mark.slow
+def test_a_server_that_breaks_is_one_line_in_time():
+    with run_wandb(status=500) as broken:
+        login = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": broken.url}
+        command = [sys.executable, wandb_report.__file__]
+        done = subprocess.run(command, env={**os.environ, **login}, capture_output=True, text=True, timeout=90, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "wandb login" in done.stderr
 
 
 def test_without_a_login_one_line_says_how(monkeypatch, capsys):
