@@ -166,7 +166,7 @@ def _cells(reading: Reading) -> list[Block]:
                 signed(*mean_interval([reading.fall(run) for run in runs])),
                 level(*mean_interval([reading.end(run) for run in runs])),
                 level(*mean_interval([max(run.series("val/psnr").values()) for run in runs])),
-                level(*mean_interval([reading.end(run, "train/kld") for run in runs]), digits=4),
+                level(*mean_interval([reading.end(run, "train/kld") for run in runs]), ".2g"),
             ]
         )  # fmt: skip
     return [Heading(3, "The cells: mean over seeds [95 %], PSNR in dB"), Table(header, rows)]
@@ -175,8 +175,8 @@ def _cells(reading: Reading) -> list[Block]:
 def _effects(reading: Reading) -> list[Block]:
     rows = []
     for effect in reading.effects():
-        digits = 4 if effect.unit == "nats" else 2
-        rows.append([effect.what, f"{signed(*mean_interval(effect.values), digits)} {effect.unit}", str(len(effect.values))])
+        form = ".2g" if effect.unit == "nats" else ".2f"
+        rows.append([effect.what, f"{signed(*mean_interval(effect.values), form)} {effect.unit}", str(len(effect.values))])
     return [
         Heading(3, "What each factor does"),
         Text("Paired in seeds, averaged over the cells of the other two factors."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Picture:
 
 Block = Heading | Text | Code | Table | Picture
 
-_NUMBER = re.compile(r"^[-+]?\d[\d.,]*( .{0,6})?( \[.*\])?$|^$|^—$")
+_NUMBER = re.compile(r"^[-+]?\d[\d.,e+-]*( \[.*\])?( .{0,6})?$|^$|^—( .{0,6})?$")
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 _LONG = 200
 
@@ -134,17 +135,13 @@ def save_pictures(blocks: Sequence[Block], folder: Path) -> None:
             (folder / block.name).write_bytes(block.png)
 
 
-def signed(mean: float, low: float, high: float, digits: int = 2) -> str:
-    """A difference with its interval."""
-    if mean != mean:
-        return "—"
-    interval = f" [{low:+.{digits}f}, {high:+.{digits}f}]" if low == low else ""
-    return f"{mean:+.{digits}f}{interval}"
+def signed(mean: float, low: float, high: float, form: str = ".2f") -> str:
+    """A difference with its interval; what is unknown (NaN) is left out."""
+    return level(mean, low, high, f"+{form}")
 
 
-def level(mean: float, low: float, high: float, digits: int = 2) -> str:
-    """A level with its interval."""
-    if mean != mean:
+def level(mean: float, low: float, high: float, form: str = ".2f") -> str:
+    """A level with its interval; what is unknown (NaN) is left out."""
+    if math.isnan(mean):
         return "—"
-    interval = f" [{low:.{digits}f}, {high:.{digits}f}]" if low == low else ""
-    return f"{mean:.{digits}f}{interval}"
+    return f"{mean:{form}}" + ("" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]")

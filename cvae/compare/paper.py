@@ -46,7 +46,7 @@ def _groups(groups: dict[str, list[Run]]) -> list[Block]:
         ends, kls = _ends(runs, objective), _ends(runs, "train/kld")
         pairs = _paired(runs, first, objective) if name != reference else []
         difference = f"{signed(*mean_interval(pairs))}, {len(pairs)} seed{'s' * (len(pairs) > 1)}" if pairs else ""
-        rows.append([name, str(len(runs)), level(*mean_interval(ends)), level(*mean_interval(kls)), difference])
+        rows.append([name, str(len(runs)), level(*mean_interval(ends)), level(*mean_interval(kls), ".2g"), difference])
     return [Table(header, rows), Text("Runs at their end; intervals over seeds (Student's t), differences paired in seeds.")]
 
 
@@ -66,7 +66,7 @@ def _runs(runs: Sequence[Run], keys: Sequence[str]) -> Table:
     rows = []
     for run in runs:
         best, last = run.best, [run.last(key) for key in ("val/psnr", "train/mse", "train/kld")]
-        numbers = ["" if value is None else f"{value:.{digits}f}" for value, digits in zip(last, (2, 5, 2), strict=True)]
+        numbers = ["" if value is None else f"{value:{form}}" for value, form in zip(last, (".2f", ".3g", ".2g"), strict=True)]
         shown = [f"{best[0]:.2f}", str(best[1])] if best else ["", ""]
         rows.append([run.name, *(str(run.settings.get(key, "")) for key in keys), run.state, *shown, *numbers])
     return Table(header, rows)

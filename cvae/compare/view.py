@@ -91,7 +91,7 @@ def _common(runs: Sequence[Run], key: str) -> Any:
 def _run(run: Run, settings: Sequence[str], keys: Sequence[str], film: dict[str, Any] | None) -> dict[str, Any]:
     best = run.best
     epochs = [int(row["epoch"]) for row in run.rows]
-    curves = {key: [_rounded(row.get(key)) for row in run.rows] for key in (*keys, "val/psnr_copy")}
+    curves = {key: [row.get(key) for row in run.rows] for key in (*keys, "val/psnr_copy")}
     return {
         "name": run.name,
         "folder": short(run.folder),
@@ -115,11 +115,6 @@ def _run(run: Run, settings: Sequence[str], keys: Sequence[str], film: dict[str,
         "evals": [_eval(protocol, result) for protocol, result in run.evals.items()],
         "film": film,
     }
-
-
-def _rounded(value: float | None) -> float | None:
-    """To six digits: what a chart can show, in half the bytes."""
-    return None if value is None else float(f"{value:.6g}")
 
 
 def _provenance(run: Run) -> dict[str, str]:

@@ -53,7 +53,7 @@ def test_markdown_has_groups_with_paired_differences_and_a_picture(command, runs
     assert result.code == 0, result.err
     text = Path("report.md").read_text()
     assert text.startswith("# Rates\n")
-    assert "| lr=0.002 | 2 | 23.00 [10.29, 35.71] | 1.00 [1.00, 1.00] | +2.00 [+2.00, +2.00], 2 seeds |" in text
+    assert "| lr=0.002 | 2 | 23.00 [10.29, 35.71] | 1 [1, 1] | +2.00 [+2.00, +2.00], 2 seeds |" in text
     (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
     assert "no .hydra/config.yaml" in text
