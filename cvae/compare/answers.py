@@ -53,23 +53,29 @@ def answers(runs: Sequence[Run], bair: bool = False) -> list[Block]:
 def _name(reading: Reading) -> str:
     if reading.beta is None:
         return "beta = the likelihood's own"
-    said = {1.0: "the report's printed loss", 1e-4: "its template"}.get(reading.beta)
+    said = {1.0: "the report's printed loss", 1e-4: "the report's template"}.get(reading.beta)
     return f"beta = {reading.beta:g}" + (f", {said}" if said else "")
 
 
 def _verdicts(found: Sequence[tuple[Reading, list[Claim]]]) -> list[Block]:
-    header = ["the report's claim", *(_name(reading) for reading, _ in found)]
-    rows = [
-        [f"{same[0].number}. {same[0].text}", *(_verdict(claim) for claim in same)]
-        for same in zip(*(claims for _, claims in found), strict=True)
+    """The claims, and what the design says whatever was claimed, for both readings side by side."""
+    names = [_name(reading) for reading, _ in found]
+    claims = zip(*(claims for _, claims in found), strict=True)
+    effects = zip(*([effect for effect in reading.effects() if effect.at_end] for reading, _ in found), strict=True)
+    return [
+        Table(["the report's claim", *names], [[f"{same[0].number}. {same[0].text}", *map(_verdict, same)] for same in claims]),
+        Table(
+            ["PSNR at the end, dB", *names],
+            [[same[0].contrast, *(signed(*each.interval) for each in same)] for same in effects],
+        ),
     ]
-    return [Table(header, rows)]
 
 
 def _verdict(claim: Claim) -> str:
-    if claim.verdict != "undecided":
-        return claim.verdict
-    return f"undecided: {_seeds([part for part in claim.parts if part.verdict == 'undecided'])}"
+    verdict = claim.verdict
+    if verdict == "undecided":
+        verdict = f"undecided: {_seeds([part for part in claim.parts if part.verdict == 'undecided'])}"
+    return f"{verdict} (there was no drop)" if claim.premise and claim.premise.verdict == "refuted" else verdict
 
 
 def _seeds(undecided: Sequence[Part]) -> str:
@@ -129,10 +135,15 @@ def _how(reading: Reading, bair: bool) -> list[Block]:
 
 def _claim(claim: Claim) -> list[Block]:
     header = ["quantity", "by seed", "mean [95 %]", "holds if", "verdict"]
+    premise = []
+    if claim.premise and claim.premise.verdict != "supported":
+        seen = "was not seen" if claim.premise.verdict == "refuted" else "is undecided"
+        premise = [Text(f"It takes a drop for granted, and that {seen} here (claim 2): read the verdict with this.")]
     return [
         Heading(3, f"Claim {claim.number}: {claim.verdict}"),
         Text(claim.text),
         Text(f"What would refute it: {claim.refuted_by}."),
+        *premise,
         Table(header, [_part(part) for part in claim.parts]),
     ]
 
@@ -176,7 +187,8 @@ def _effects(reading: Reading) -> list[Block]:
     rows = []
     for effect in reading.effects():
         form = ".2g" if effect.unit == "nats" else ".2f"
-        rows.append([effect.what, f"{signed(*mean_interval(effect.values), form)} {effect.unit}", str(len(effect.values))])
+        shown = f"{signed(*effect.interval, form)} {effect.unit}"
+        rows.append([f"{effect.number}, {effect.contrast}", shown, str(len(effect.values))])
     return [
         Heading(3, "What each factor does"),
         Text("Paired in seeds, averaged over the cells of the other two factors."),

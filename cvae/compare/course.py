@@ -19,6 +19,7 @@ from cvae.evaluation.intervals import mean_interval, runs_needed
 MARGIN = 0.5  # dB; a smaller fall is none: the epochs of one run differ by as much
 BAIR_LEVEL = 25.0  # dB; the course's bar, and the report's threshold
 KLS, FORCINGS = ("cyclical", "monotonic"), ("step", "linear")
+_AT_END = "PSNR at the end"
 FACTORS = ("lr", "kl_schedule", "tf_schedule", "beta", "seed")
 
 Cell = tuple[float, str, str]  # lr, kl_schedule, tf_schedule
@@ -56,12 +57,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Claim:
-    """One sentence of the report, what would refute it, and its parts: it holds if all of them do."""
+    """One sentence of the report, what would refute it, and its parts: it holds if all of them do.
+
+    ``premise`` is what it takes for granted, if anything: a drop to climb back from, say.
+    """
 
     number: int
     text: str
     refuted_by: str
     parts: list[Part]
+    premise: Part | None = None
 
     @property
     def verdict(self) -> str:
@@ -74,9 +79,20 @@ class Claim:
 class Effect:
     """What one factor does to a number: its second level less its first, paired in seeds, averaged over the other cells."""
 
-    what: str
+    number: str
+    contrast: str
     unit: str
     values: list[float]
+
+    @property
+    def interval(self) -> tuple[float, float, float]:
+        """Mean and the ends of its 95 % interval."""
+        return mean_interval(self.values)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether it is about the PSNR with which runs end."""
+        return self.number == _AT_END
 
 
 @dataclass(frozen=True)
@@ -151,13 +167,16 @@ class Reading:
         at_low, at_high = (self.over(self.before, lr, tf="step") for lr in self.lrs)
         level = _part(f"PSNR when forcing ends, lr {high:g}", at_high, below=BAIR_LEVEL)
         less = _part(f"PSNR when forcing ends, lr {high:g} less lr {low:g}", _paired(at_high, at_low), below=0.0)
-        fall = _part(f"fall at the end of forcing, lr {high:g}", self.over(self.fall, high, tf="step"), above=MARGIN)
         return Claim(
             2,
             f"lr {high:g} is lower there, and drops.",
             f"a PSNR at the end of forcing no lower than that of lr {low:g}, or a fall of less than {MARGIN:g} dB",
-            [level, less, fall] if bair else [less, fall],
+            [*([level] if bair else []), less, self._drop()],
         )
+
+    def _drop(self) -> Part:
+        high = self.lrs[1]
+        return _part(f"fall at the end of forcing, lr {high:g}", self.over(self.fall, high, tf="step"), above=MARGIN)
 
     def _climbs_back(self) -> Claim:
         high = self.lrs[1]
@@ -174,6 +193,7 @@ class Reading:
                 _part("monotonic: the same", back["monotonic"], below=-MARGIN),
                 _part("climb after forcing has ended, cyclical less monotonic", difference, above=0.0),
             ],
+            premise=self._drop(),
         )
 
     def _cured(self) -> Claim:
@@ -187,6 +207,7 @@ class Reading:
                 _part(f"fall with linear decay, lr {high:g}", linear, below=MARGIN),
                 _part(f"fall, sudden less linear, lr {high:g}", _paired(sudden, linear), above=0.0),
             ],
+            premise=self._drop(),
         )
 
     def effects(self) -> list[Effect]:
@@ -198,14 +219,12 @@ class Reading:
             ("sudden less linear end of forcing", {"tf": "step"}, {"tf": "linear"}),
         ]
         numbers: list[tuple[str, str, Callable[[Run], float]]] = [
-            ("PSNR at the end", "dB", self.end),
+            (_AT_END, "dB", self.end),
             ("best PSNR", "dB", lambda run: max(run.series("val/psnr").values())),
             ("KL at the end", "nats", lambda run: self.end(run, "train/kld")),
         ]
         return [
-            Effect(
-                f"{name}, {contrast}", unit, list(_paired(self.over(quantity, **first), self.over(quantity, **second)).values())
-            )
+            Effect(name, contrast, unit, list(_paired(self.over(quantity, **first), self.over(quantity, **second)).values()))
             for name, unit, quantity in numbers
             for contrast, first, second in contrasts
         ]

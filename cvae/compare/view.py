@@ -15,7 +15,7 @@ from PIL import Image
 
 from cvae import __version__
 from cvae.compare.answers import study_answers
-from cvae.compare.document import to_html
+from cvae.compare.document import Heading, to_html
 from cvae.compare.runs import Collection, Run, differing
 from cvae.console import short
 from cvae.evaluation.intervals import quantile
@@ -230,5 +230,6 @@ def _answers(runs: Sequence[Run], bair: bool) -> dict[str, str] | None:
     blocks = study_answers(runs, bair)
     if not blocks:
         return None
-    details = f"<details><summary>Measurements, cells, curves and limits</summary>{to_html(blocks[1:])}</details>"
-    return {"title": "The course report's questions", "html": to_html(blocks[:1]) + (details if blocks[1:] else "")}
+    shown = next((index for index, block in enumerate(blocks) if isinstance(block, Heading)), len(blocks))
+    details = f"<details><summary>Measurements, cells, curves and limits</summary>{to_html(blocks[shown:])}</details>"
+    return {"title": "The course report's questions", "html": to_html(blocks[:shown]) + (details if blocks[shown:] else "")}

@@ -49,9 +49,11 @@ def test_a_study_in_which_the_report_is_right_supports_it(tmp_path):
     assert verdicts(fake_study(tmp_path / "study", as_the_report_says)) == [["supported"] * 4] * 2
 
 
-def test_a_study_in_which_nothing_falls_refutes_what_speaks_of_falls(tmp_path):
+def test_a_study_in_which_nothing_falls_refutes_what_speaks_of_falls(tmp_path, monkeypatch):
+    monkeypatch.setattr("cvae.compare.answers.course_curves", lambda reading: b"")
     survives, drops, climbs, cured = verdicts(fake_study(tmp_path / "study", flat))[0]
     assert (survives, drops, climbs) == ("supported", "refuted", "refuted")
+    assert "refuted (there was no drop)" in to_markdown(answers(collect([str(tmp_path / "study")]).runs), "")
     assert cured in ("undecided", "refuted")
 
 
@@ -76,7 +78,7 @@ def test_differences_are_paired_within_seeds(tmp_path):
         return [value + 10 * seed + (0.1 * seed if kl == "cyclical" else 0) for value in curve(20, 20, 20)]
 
     (reading, _) = readings(collect([str(fake_study(tmp_path / "study", levels))]).runs)
-    effect = next(each for each in reading.effects() if each.what == "PSNR at the end, cyclical less monotonic")
+    effect = next(each for each in reading.effects() if each.at_end and each.contrast == "cyclical less monotonic")
     assert effect.values == pytest.approx([0.1, 0.2, 0.3])
 
 
