@@ -239,6 +239,11 @@ def readings(runs: Sequence[Run]) -> list[Reading]:
     whole = [run for run in runs if run.state == "finished"]
     if not whole:
         raise UserError("the study has no finished run yet: let it go on, then ask again")
+    for run in whole:
+        for key in ("lr", "beta"):
+            value = run.settings.get(key)
+            if not isinstance(value, (int, float)) and not (key == "beta" and value is None):
+                raise UserError(f"{run.folder} has {key}={value}, which is no number: leave it out")
     lrs = sorted({float(run.settings["lr"]) for run in whole})
     if len(lrs) != 2:
         raise UserError(f"the study compares two learning rates, and these runs have {', '.join(f'{lr:g}' for lr in lrs)}")

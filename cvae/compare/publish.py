@@ -118,7 +118,7 @@ def serve(report: Report, port: int) -> None:
     try:
         while True:
             time.sleep(_PAUSE)
-            with contextlib.suppress(UserError):  # the runs may be moved or cleared away; the last page stays
+            with contextlib.suppress(UserError, OSError):  # the runs may be moved or cleared away; the last page stays
                 state.renew()
     finally:
         server.shutdown()

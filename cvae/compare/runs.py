@@ -131,6 +131,10 @@ def collect(places: Sequence[str]) -> Collection:
             runs.append(_read(folder))
         except _Broken as error:
             broken.append((folder, str(error)))
+        except OSError as error:
+            broken.append((folder, f"it cannot be read, or went away ({_brief(error)})"))
+        except RecursionError:
+            broken.append((folder, "its files are nested beyond all reason"))
     sweeps = list(_sweeps(runs))
     return Collection([_judged(run, sweeps) for run in _named(runs)], broken, sweeps)
 
@@ -139,7 +143,11 @@ def touched(places: Sequence[str]) -> dict[Path, int]:
     """When the files that runs are read from were last written: a cheap look at whether anything is new."""
     folders = [folder for place in places for root in _expand(place) for folder in _run_folders(root)]
     paths = [folder / name for folder in folders for name in (".hydra", "run.json", "metrics.jsonl", "samples", "eval")]
-    return {path: path.stat().st_mtime_ns for path in paths if path.exists()}
+    times: dict[Path, int] = {}
+    for path in paths:
+        with contextlib.suppress(OSError):  # not there yet, or not any more
+            times[path] = path.stat().st_mtime_ns
+    return times
 
 
 def _expand(place: str) -> list[Path]:
@@ -181,13 +189,15 @@ def _read(folder: Path) -> Run:
             raise _Broken(f"its .hydra/config.yaml is no config of cvae.train: {dial} is {settings.get(dial)!r}"[:200])
     try:
         record = json.loads((folder / "run.json").read_text())
-        assert isinstance(record, dict)
+        if not isinstance(record, dict):
+            raise ValueError("it holds no record")
     except FileNotFoundError:
         raise _Broken("no run.json: it has not begun, or died before it did") from None
-    except (OSError, ValueError, AssertionError) as error:
+    except (OSError, ValueError) as error:
         raise _Broken(f"run.json is damaged ({_brief(error)})") from None
     rows = _rows(folder / "metrics.jsonl")
-    objective = config.get("objective") or "val/psnr"
+    objectives = config.get("objective")
+    objective = next(iter(objectives), None) if isinstance(objectives, list) else objectives
     trial = config.get("trial") if isinstance(config.get("trial"), dict) else {}
     number = trial.get("number")
     return Run(
@@ -196,7 +206,7 @@ def _read(folder: Path) -> Run:
         settings={key: value for key, value in settings.items() if key not in _MINOR},
         rows=rows,
         record=record,
-        objective=str(objective[0] if isinstance(objective, list) else objective),
+        objective=str(objective or "val/psnr"),
         state=_state(folder, rows, settings["epochs"]),
         note=_note(record),
         overrides=_overrides(folder),
@@ -248,8 +258,9 @@ def _rows(path: Path) -> list[Row]:
     rows: dict[int, Row] = {}
     for row in found:
         if isinstance(row, dict) and isinstance(row.get("epoch"), int):
-            numbers = {str(key): value for key, value in row.items() if isinstance(value, (int, float))}
-            rows[row["epoch"]] = {key: float(value) for key, value in numbers.items() if math.isfinite(value)}
+            numbers = {key: value for key, value in row.items() if isinstance(value, (int, float)) and abs(value) < math.inf}
+            with contextlib.suppress(OverflowError):  # a whole number that no float holds
+                rows[row["epoch"]] = {str(key): float(value) for key, value in numbers.items()}
     return [rows[epoch] for epoch in sorted(rows)]
 
 
@@ -338,20 +349,21 @@ def differing(runs: Sequence[Run]) -> list[str]:
     for key in keys:
         having = [run for run in runs if key in run.settings]
         values = {_shown(run.settings[key]) for run in having}
-        explained = len(having) < len(runs) and _group_differs(key, having, runs)
+        explained = len(having) < len(runs) and _group_differs(key, having, [run for run in runs if key not in run.settings])
         if len(values) > 1 or (len(having) < len(runs) and not explained):
             found.append(key)
     return sorted(found, key=_dials_first)
 
 
-def _group_differs(key: str, having: Sequence[Run], runs: Sequence[Run]) -> bool:
+def _group_differs(key: str, having: Sequence[Run], lacking: Sequence[Run]) -> bool:
     """Whether the runs without a key chose otherwise, in one of the groups that it lies below, than those with it."""
     parts = key.split(".")
     groups = [".".join(parts[:end]) for end in range(1, len(parts))]
-    lacking = [run for run in runs if run not in having]
-    return any(
-        {run.settings.get(group) for run in having}.isdisjoint(run.settings.get(group) for run in lacking) for group in groups
-    )
+
+    def chosen(some: Sequence[Run], group: str) -> set[str]:
+        return {_shown(run.settings.get(group)) for run in some}
+
+    return any(chosen(having, group).isdisjoint(chosen(lacking, group)) for group in groups)
 
 
 def _dials_first(key: str) -> tuple[bool, int]:

@@ -112,6 +112,7 @@ def test_a_part_is_decided_where_its_interval_lies_on_one_side(tmp_path):
     ("change", "message"),
     [
         (lambda run: fake_run(run, words=["likelihood=mse"], lr=3e-3), "two learning rates"),
+        (lambda run: fake_run(run, words=["likelihood=mse"], lr="high"), "lr=high, which is no number"),
         (lambda run: fake_run(run, words=["likelihood=mse", "kl_schedule=sigmoid"], lr=2e-3, beta=1.0), "kl_schedule=sigmoid"),
         (lambda run: fake_run(run, words=["kl_schedule=monotonic"], lr=2e-3, beta=1.0, seed=1), "same settings and seed"),
         (lambda run: fake_run(run, words=["kl_schedule=monotonic"], lr=2e-3, beta=1.0, seed=9), "one number of epochs"),

@@ -66,6 +66,8 @@ def test_a_place_without_runs_is_one_clear_error(tmp_path, place):
         (lambda run: (run / ".hydra/config.yaml").write_text("seed: many\nepochs: 3\nkl_schedule: x\n"), "seed"),
         (lambda run: (run / ".hydra/config.yaml").write_text("x: 1"), "no config of cvae.train"),
         (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\xff"), "metrics.jsonl cannot be read"),
+        (lambda run: (run / "run.json").write_text("[" * 100_000), "nested beyond all reason"),
+        (lambda run: (run / "run.json").unlink() or (run / "run.json").mkdir(), "run.json is damaged"),
     ],
 )
 def test_a_broken_run_is_listed_with_its_reason_and_the_others_are_shown(tmp_path, damage, reason):
@@ -79,7 +81,11 @@ def test_a_broken_run_is_listed_with_its_reason_and_the_others_are_shown(tmp_pat
 def test_torn_foreign_and_repeated_rows_do_not_count(tmp_path):
     run = fake_run(tmp_path / "run", epochs=5)
     with (run / "metrics.jsonl").open("a") as file:
-        file.write('5\n{"no": "epoch"}\n{"epoch": 3, "val/psnr": 21.5, "train/mse": NaN, "note": "x"}\n{"epoch": 4, "val/ps')
+        file.write(
+            '5\n{"no": "epoch"}\n{"epoch": 2, "huge": 1'
+            + "0" * 400
+            + '}\n{"epoch": 3, "val/psnr": 21.5, "train/mse": NaN, "note": "x"}\n{"epoch": 4, "val/ps'
+        )
     (read,) = collect(["run"]).runs
     assert read.series("val/psnr") == {1: 18.0, 2: 19.0, 3: 21.5}
     assert read.series("train/mse") == {1: 0.02, 2: 0.01}
@@ -106,6 +112,14 @@ def test_a_run_of_another_version_is_shown_and_says_so(tmp_path):
     (run / "run.json").write_text(json.dumps({**record, "versions": {"cvae": "9.9"}}))
     (read,) = collect(["run"]).runs
     assert "cvae 9.9" in read.note
+
+
+def test_settings_that_a_run_should_not_have_cost_nothing(tmp_path):
+    fake_run(tmp_path / "run", objective=[], lr=None, model="<script>", kl_schedule=[1, {"a": None}])
+    fake_run(tmp_path / "other")
+    read, _ = collect(["run", "other"]).runs
+    assert (read.objective, read.settings["model"], read.best) == ("val/psnr", "<script>", (20.0, 3))
+    assert "kl_schedule" in differing(collect(["run", "other"]).runs)
 
 
 def test_the_best_value_is_the_objective_s(tmp_path):
