@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cvae.compare.answers import study_answers
 from cvae.compare.document import Block, Code, Heading, Picture, Table, Text, level, signed
 from cvae.compare.plots import group_curves
-from cvae.compare.runs import Collection, Run, differing, natural
+from cvae.compare.runs import Collection, Result, Run, differing, natural, results_of
 from cvae.evaluation.intervals import mean_interval
 
 
@@ -22,8 +22,15 @@ def paper(found: Collection, title: str, command: str, bair: bool) -> list[Block
     if any(run.rows for run in runs):
         blocks += [Heading(2, "Curves"), Picture("curves.png", group_curves(groups), "PSNR, MSE, KL and schedules over epochs")]
     blocks += [Heading(2, "Runs"), _runs(runs, differing(runs))]
+    if results := [[run.name, *_result(each)] for run in runs for each in results_of(run)]:
+        header = ["run", "protocol", "videos", "PSNR [95 %], dB", "repeating the last frame, dB"]
+        blocks += [Heading(2, "Results"), Table(header, results)]
     for sweep in found.sweeps:
         blocks += [Heading(2, f"Sweep {sweep.name}"), Text(f"{sweep.summary}. {f'Best: {sweep.best}' if sweep.best else ''}")]
+    shas = sorted({str(run.record.get("git_sha") or "unknown") for run in runs})
+    if runs:
+        blocks += [Heading(2, "The runs once more"), Text(f"Commit {', '.join(shas)}.")]
+        blocks.append(Code("\n".join(run.repeat for run in runs)))
     if found.broken:
         blocks += [Heading(2, "Not readable"), Table(["folder", "why"], [[str(folder), why] for folder, why in found.broken])]
     return blocks
@@ -70,3 +77,10 @@ def _runs(runs: Sequence[Run], keys: Sequence[str]) -> Table:
         shown = [f"{best[0]:.2f}", str(best[1])] if best else ["", ""]
         rows.append([run.name, *(str(run.settings.get(key, "")) for key in keys), run.state, *shown, *numbers])
     return Table(header, rows)
+
+
+def _result(result: Result) -> list[str]:
+    if result.note:
+        return [result.protocol, "", result.note, ""]
+    interval = level(result.psnr, result.low, result.high)
+    return [result.protocol, str(result.videos), interval, f"{result.copy:.2f}"]

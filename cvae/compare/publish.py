@@ -15,7 +15,7 @@ from pathlib import Path
 from cvae.compare.document import Block, save_pictures, to_markdown
 from cvae.compare.page import render
 from cvae.compare.paper import paper
-from cvae.compare.runs import Collection, collect, touched
+from cvae.compare.runs import Collection, collect, results_of, touched
 from cvae.compare.view import view
 from cvae.console import say
 from cvae.errors import UserError, write_whole, writing
@@ -140,7 +140,7 @@ class _Live:
             return
         self._touched, self._looked = files, time.monotonic()
         found = collect(self.report.places)
-        rows = [(run.name, run.state, len(run.rows), run.film, sorted(run.evals)) for run in found.runs]
+        rows = [(run.name, run.state, len(run.rows), run.film, results_of(run)) for run in found.runs]
         shown = repr((rows, found.broken, [sweep.summary for sweep in found.sweeps]))
         version = hashlib.sha256(shown.encode()).hexdigest()[:16]
         if version != self.version:

@@ -51,7 +51,6 @@ class Run:
     state: str
     note: str
     overrides: list[str]
-    evals: dict[str, dict[str, Any]]
     sweep: str | None  # its study's or multirun's name
     trial: int | None
 
@@ -210,7 +209,6 @@ def _read(folder: Path) -> Run:
         state=_state(folder, rows, settings["epochs"]),
         note=_note(record),
         overrides=_overrides(folder),
-        evals=_evals(folder),
         sweep=str(record["group"]) if record.get("group") else None,
         trial=number if isinstance(number, int) else None,
     )
@@ -287,18 +285,6 @@ def _overrides(folder: Path) -> list[str]:
     return []
 
 
-def _evals(folder: Path) -> dict[str, dict[str, Any]]:
-    """Results by protocol; what cannot be read is left out, with a note in its place."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("eval/*.json")):
-        try:
-            content = json.loads(path.read_text())
-            found[path.stem] = content if isinstance(content, dict) else {"damaged": "it holds no results"}
-        except (OSError, ValueError) as error:
-            found[path.stem] = {"damaged": _brief(error)}
-    return found
-
-
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
@@ -331,6 +317,39 @@ def _judged(run: Run, sweeps: Sequence[SweepRecord]) -> Run:
         return run
     state, reason = sweep.ending(run.trial)
     return replace(run, state=state or run.state, note="; ".join(filter(None, [run.note, reason])))
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run scored under a named protocol: eval/<protocol>.json. Unknown numbers are NaN, and ``note`` says why."""
+
+    protocol: str
+    videos: int = 0
+    psnr: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    copy: float = math.nan
+    note: str = ""
+
+
+def results_of(run: Run) -> list[Result]:
+    """A run's results, by protocol."""
+    return [_result(path) for path in sorted(run.folder.glob("eval/*.json"))]
+
+
+def _result(path: Path) -> Result:
+    try:
+        found = json.loads(path.read_text())
+        low, high = found["psnr"]["ci95"]
+        mean, copy = found["psnr"]["mean"], found["baselines"]["copy_last"]["psnr"]["mean"]
+        return Result(path.stem, int(found["videos"]), float(mean), float(low), float(high), float(copy))
+    except KeyError as error:
+        return Result(path.stem, note=f"eval/{path.name} has no {error}")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        return Result(path.stem, note=f"eval/{path.name} cannot be read ({_brief(error)})")
 
 
 # --- what differs -----------------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from cvae import __version__
 from cvae.compare.answers import study_answers
 from cvae.compare.document import Heading, to_html
-from cvae.compare.runs import Collection, Run, differing
+from cvae.compare.runs import Collection, Run, differing, results_of
 from cvae.console import short
 from cvae.evaluation.intervals import quantile
 from cvae.pictures import read_gif
@@ -112,7 +113,7 @@ def _run(run: Run, settings: Sequence[str], keys: Sequence[str], film: dict[str,
         "provenance": _provenance(run),
         "repeat": run.repeat,
         "resume": run.resume,
-        "evals": [_eval(protocol, result) for protocol, result in run.evals.items()],
+        "evals": [asdict(result) for result in results_of(run)],
         "film": film,
     }
 
@@ -137,25 +138,6 @@ def _provenance(run: Run) -> dict[str, str]:
         "trial": run.trial,
     }
     return {label: str(value) for label, value in facts.items() if value not in (None, "")}
-
-
-def _eval(protocol: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    """A protocol's result by the keys that every one has; a note where they are not there."""
-    try:
-        low, high = result["psnr"]["ci95"]
-        return {
-            "protocol": protocol,
-            "videos": int(result["videos"]),
-            "psnr": float(result["psnr"]["mean"]),
-            "low": float(low),
-            "high": float(high),
-            "copy": float(result["baselines"]["copy_last"]["psnr"]["mean"]),
-            "note": "",
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        why = result.get("damaged") or f"no {error}" if isinstance(error, KeyError) else str(error)
-        empty = dict.fromkeys(("videos", "psnr", "low", "high", "copy"))
-        return {"protocol": protocol, **empty, "note": f"eval/{protocol}.json cannot be read: {result.get('damaged') or why}"}
 
 
 # --- films ------------------------------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ def test_markdown_has_groups_with_paired_differences_and_a_picture(command, runs
     (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
     assert "no .hydra/config.yaml" in text
+    assert "\npython -m cvae.train lr=0.002 seed=2\n" in text
 
 
 def test_a_study_s_page_opens_with_the_verdicts(command, tmp_path, monkeypatch):
@@ -86,6 +87,8 @@ def test_results_are_shown_where_a_run_has_them(command, runs):
     }
     assert "cannot be read" in found["srvp"]["note"]
     assert "psnr" in found["other"]["note"]
+    command("report", f"runs={runs}", "format=md")
+    assert "| 0 | course | 60 | 20.50 [20.10, 20.90] | 17.00 |" in Path("report.md").read_text()
 
 
 def test_a_damaged_film_costs_the_film_alone(command, runs):
