@@ -31,6 +31,7 @@ def test_the_study_runs_writes_its_page_and_goes_on() -> None:
     assert Path("docs/study.md").read_text() == text
 
 
+@pytest.mark.slow
 def test_what_the_study_refuses_is_one_line(tmp_path: Path) -> None:
     done = study("--full", "data.root=nowhere", "lrr=1", "logger=none")
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr

@@ -191,6 +191,7 @@ def names(run: Path) -> set[str]:
     return {str(path.relative_to(run)) for path in run.rglob("*")}
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run(drawn, alone, tmp_path):
     code, out = finish(start(*tiny(drawn, *RUN), "hydra.run.dir=run"))
     assert code == 0, out

@@ -131,6 +131,7 @@ def test_a_signal_finishes_the_step_and_the_run_goes_on_within_the_epoch(drawn, 
     assert_same(run, whole)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_previous_checkpoint(drawn, whole, tmp_path):
     run = tmp_path / "run"
     process = start(*tiny(drawn, *LONGER), f"hydra.run.dir={run}")
