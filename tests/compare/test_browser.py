@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import views
+from fakes import fake_run
 
 from cvae.compare.page import render
+from cvae.compare.publish import Report
 
 pytestmark = pytest.mark.servers
 
@@ -30,6 +32,9 @@ class Pages:
     def __call__(self, view: dict[str, Any], choices: str = "", width: int = 1280, **options: Any) -> Any:
         file = self._folder / f"{len(self._contexts)}.html"
         file.write_text(render(view), encoding="utf-8")
+        return self.open(file, choices, width, **options)
+
+    def open(self, file: Path, choices: str = "", width: int = 1280, **options: Any) -> Any:
         context = self._browser.new_context(viewport={"width": width, "height": 900}, **options)
         context.set_offline(True)
         self._contexts.append(context)
@@ -456,3 +461,21 @@ def test_two_hundred_runs_are_usable(show):
     charted(page)
     assert lines(page) == 200
     assert page.locator(_PSNR).evaluate("plot => Math.max(...plot.data.map(trace => trace.x.length))") <= 150
+
+
+def test_a_report_of_run_folders_opens_from_the_disk(show, tmp_path):
+    """From folders to pixels: two groups of two seeds, films, a name that would be a tag, and a folder that is broken."""
+    for number, (lr, seed) in enumerate([(1e-3, 1), (1e-3, 2), (2e-3, 1), (2e-3, 2)]):
+        name = "<script>window.pwned=1<" if number == 3 else str(number)
+        fake_run(tmp_path / "runs" / name, (18.0, 19.0 + number), lr=lr, seed=seed, film=True)
+    (tmp_path / "runs" / "broken" / ".hydra").mkdir(parents=True)
+    Report(["runs"], None, "python -m cvae.report", 48, False).write(tmp_path / "report.html", "html")
+    page = show.open(tmp_path / "report.html")
+    assert sorted(names(page)) == ["0", "1", "2", "<script>window.pwned=1<"]
+    assert "no .hydra/config.yaml" in page.locator("main").inner_text()
+    charted(page)
+    assert page.locator(f"{_PSNR} .scatterlayer .trace").count() == 2 * 2  # a mean and an interval each
+    canvas = page.locator("canvas").first
+    canvas.scroll_into_view_if_needed()
+    until(page, "() => document.querySelector('canvas').getContext('2d').getImageData(0, 0, 64, 64).data.some((v) => v > 0)")
+    assert page.evaluate("window.pwned") is None

@@ -5,6 +5,7 @@ const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e
 const CUT = 60;
 
 function visible(value, keepLines = false) {
+  if (typeof value === "number" && value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(); // 5e-4, as it is typed
   return String(value ?? "–").replace(UNSEEN, (sign) => {
     if (sign === "\n") return keepLines ? sign : "⏎";
     if (sign === "\t") return " ";
