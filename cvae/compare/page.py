@@ -32,7 +32,7 @@ def render(view: Mapping[str, Any]) -> str:
         .get_template("page.html")
         .render(
             title=view["title"],
-            policy=_policy(scripts, live=view["live"], evaluates=_needs_eval(view["sweeps"])),
+            policy=_policy(scripts, live=view["live"] is not None, evaluates=_needs_eval(view["sweeps"])),
             style=Markup((_PARTS / "page.css").read_text(encoding="utf-8")),
             data=Markup(_embedded(data)),
             scripts=[Markup(script) for script in scripts],

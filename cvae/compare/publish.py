@@ -45,7 +45,7 @@ class Report:
         if form == "html":
             with writing(out, _MEND):
                 out.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(out, self._page(found, live=False), _MEND)
+            write_whole(out, self.page(found), _MEND)
         else:
             write_markdown(paper(found, self.name, self.command, self.bair), out)
         return counted(found)
@@ -55,12 +55,9 @@ class Report:
         """The title."""
         return self.title or ", ".join(Path(place).name or place for place in self.places)
 
-    def _page(self, found: Collection, live: bool) -> str:
+    def page(self, found: Collection, live: str | None = None) -> str:
+        """The HTML; with ``live``, the version that a server has of it."""
         return render(view(found, self.name, self.command, self.films, self.bair, live))
-
-    def live(self, found: Collection) -> str:
-        """The page for a browser that asks again."""
-        return self._page(found, live=True)
 
 
 def write_markdown(blocks: Sequence[Block], out: Path) -> None:
@@ -144,5 +141,5 @@ class _Live:
         shown = repr((rows, found.broken, [sweep.summary for sweep in found.sweeps]))
         version = hashlib.sha256(shown.encode()).hexdigest()[:16]
         if version != self.version:
-            self.page = self.report.live(found)
+            self.page = self.report.page(found, version)
             self.version = version

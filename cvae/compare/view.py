@@ -41,7 +41,7 @@ _SEEDS = 200  # intervals of more runs take the last quantile
 _Film = tuple[np.ndarray, np.ndarray]  # truth, prediction
 
 
-def view(found: Collection, title: str, command: str, films: int, bair: bool, live: bool) -> dict[str, Any]:
+def view(found: Collection, title: str, command: str, films: int, bair: bool, live: str | None) -> dict[str, Any]:
     """All that a page shows.
 
     Args:
@@ -49,7 +49,7 @@ def view(found: Collection, title: str, command: str, films: int, bair: bool, li
         command: what makes the page.
         films: of how many runs at most samples are shown; of each group of settings the best come first.
         bair: the data are BAIR, so that the study may hold the report's 25 dB against them.
-        live: the page is served and renewed while runs go on.
+        live: the version of a page that is served and renewed while runs go on; None for a file.
     """
     runs = found.runs
     settings = differing(runs)

@@ -416,7 +416,7 @@ def test_no_runs_are_told_in_words(show):
 
 def test_a_live_page_follows_its_server(browser):
     page = browser.new_page()
-    answers = {"": render(views.study(live=True)), "version": "1"}
+    answers = {"": render(views.study(live="1")), "version": "1"}
 
     def answer(route):
         body = answers[route.request.url.removeprefix("http://report.test/")]
@@ -430,7 +430,7 @@ def test_a_live_page_follows_its_server(browser):
     page.get_by_text("live", exact=True).wait_for()
     page.evaluate("scrollTo(0, 500)")
     with page.expect_navigation():
-        answers["version"] = "2"
+        answers.update({"": render(views.study(live="2")), "version": "2"})
     page.get_by_text("live", exact=True).wait_for()
     assert page.evaluate("scrollY") == 500
     assert page.locator("#query").input_value() == "cyclical"

@@ -97,7 +97,7 @@ def _view(runs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         "command": "python -m cvae.report multirun/course_study",
         "version": "0.9.0",
         "objective": "val/psnr",
-        "live": False,
+        "live": None,
         "settings": list(_SETTINGS),
         "common": {"model": "small", "optim": "adam", "batch_size": 16, "beta": 1e-4, "grad_clip": None, "data.n_past": 2},
         "metrics": [dict(zip(("key", "label", "unit", "better"), each, strict=True)) for each in _METRICS],

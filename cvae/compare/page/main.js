@@ -57,7 +57,6 @@ function watch() {
   const LATER = 10000;
   const sign = byId("live");
   sign.hidden = false;
-  let first = null;
   const busy = () => byId("details").open || document.activeElement === byId("query");
   const say = (text, gone) => {
     if (sign.textContent !== text) sign.textContent = text;
@@ -69,9 +68,8 @@ function watch() {
       const answer = await fetch("version", { cache: "no-store" });
       if (!answer.ok) throw new Error(answer.statusText);
       const version = await answer.text();
-      first ??= version;
-      say(version === first ? "live" : "newer results: shown once you are done here", false);
-      if (version !== first && !busy()) {
+      say(version === view.live ? "live" : "newer results: shown once you are done here", false);
+      if (version !== view.live && !busy()) {
         writeHash();
         remember("sessionStorage", "cvae-scroll", String(scrollY));
         location.reload();
@@ -114,7 +112,7 @@ makeEvaluations();
 makeRest();
 makeTheme();
 makeLinks();
-if (view.live) {
+if (view.live !== null) {
   scrollBack();
   watch();
 }
