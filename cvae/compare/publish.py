@@ -117,6 +117,8 @@ def serve(report: Report, port: int) -> None:
             time.sleep(_PAUSE)
             with contextlib.suppress(UserError, OSError):  # the runs may be moved or cleared away; the last page stays
                 state.renew()
+    except KeyboardInterrupt:
+        say("\nno longer served")
     finally:
         server.shutdown()
         server.server_close()
