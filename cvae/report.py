@@ -21,7 +21,7 @@ class ReportConfig:
 
     runs: Any = "multirun"
     out: str | None = None
-    format: str = "html"
+    format: str | None = None
     title: str | None = None
     films: int = 48
     bair: bool = False
@@ -40,8 +40,11 @@ def report(cfg: DictConfig) -> None:
     """
     from cvae.compare.publish import FORMATS, Report, serve  # late, so that --help answers at once
 
-    if cfg.format not in FORMATS:
-        raise UserError(f"format={cfg.format}: choose {' or '.join(FORMATS)}")
+    form = cfg.format or ("md" if str(cfg.out).endswith(".md") else "html")
+    if form not in FORMATS:
+        raise UserError(f"format={form}: choose {' or '.join(FORMATS)}")
+    if cfg.watch and form != "html":
+        raise UserError("watch=true serves the page, which is HTML: leave format and out away")
     if cfg.films < 0:
         raise UserError(f"films={cfg.films}: give how many runs' sample videos to show, at least 0")
     places = OmegaConf.to_container(cfg.runs) if OmegaConf.is_list(cfg.runs) else [cfg.runs]
@@ -50,8 +53,8 @@ def report(cfg: DictConfig) -> None:
     if cfg.watch:
         serve(made, cfg.port)
         return
-    out = expanded(cfg.out or f"report.{cfg.format}", "out")
-    summary = made.write(out, cfg.format)
+    out = expanded(cfg.out or f"report.{form}", "out")
+    summary = made.write(out, form)
     say(f"{summary}: {short(out)}")
 
 

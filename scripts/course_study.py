@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,9 @@ def main() -> None:
 
 def latest(experiment: str) -> tuple[str, list[str]]:
     """The study that was completed last, and its folders. The sweep writes its sweep.json whenever it ends."""
-    records = sorted(Path("multirun").glob(f"{experiment}*/sweep.json"), key=lambda path: path.stat().st_mtime)
+    names = re.compile(rf"{experiment}(_\d+)?")  # a second study of the name has a number
+    records = [path for path in Path("multirun").glob("*/sweep.json") if names.fullmatch(path.parent.name)]
+    records.sort(key=lambda path: path.stat().st_mtime)
     if not records:
         raise UserError(f"the study's runs are not below multirun/{experiment}: leave hydra.sweep.dir to the experiment")
     record = json.loads(records[-1].read_text())

@@ -288,3 +288,20 @@ def test_a_name_is_not_drawn_over_the_frames(tmp_path, name):
         box = find(picture, video[0, 0, 0, 0])
         assert box is not None, row
         assert_framed(picture, box, GREEN)
+
+
+def test_a_sample_gif_is_read_back(tmp_path):
+    """Truth and prediction of plain colours, which the GIF's palette keeps."""
+    colours = np.array([[[200, 30, 30], [30, 200, 30]], [[30, 30, 200], [200, 200, 30]]], dtype=np.uint8)  # row, sequence
+    videos_RSTHWC = np.broadcast_to(colours[:, :, None, None, None], (2, 2, 5, 64, 64, 3))
+    pictures.gif(videos_RSTHWC[0], videos_RSTHWC[1], 2, ["a", "b"], tmp_path / "epoch_0001.gif")
+    found = pictures.read_gif(tmp_path / "epoch_0001.gif", 3)
+    for read_STHWC, drawn_STHWC in zip(found, videos_RSTHWC, strict=True):
+        assert read_STHWC.shape == (2, 3, 64, 64, 3)
+        assert np.abs(read_STHWC.astype(int) - drawn_STHWC[:, :3]).max() < 12
+
+
+def test_a_gif_of_another_kind_is_refused(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.gif")
+    with pytest.raises(ValueError, match="sample video"):
+        pictures.read_gif(tmp_path / "x.gif", 3)

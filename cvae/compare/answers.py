@@ -18,14 +18,15 @@ _PIXELS = 3 * 64 * 64
 
 def study_answers(runs: Sequence[Run], bair: bool) -> list[Block]:
     """The page of the study that is among some runs: all of them, or those of one sweep. Empty where there is none."""
-    sweeps = dict.fromkeys(run.sweep for run in runs)
-    for chosen in (list(runs), *([run for run in runs if run.sweep == sweep] for sweep in sweeps)):
+    spoilt: list[Block] = []
+    sweeps = dict.fromkeys((run.sweep, run.storage) for run in runs)
+    for chosen in (list(runs), *([run for run in runs if (run.sweep, run.storage) == sweep] for sweep in sweeps)):
         if is_study(chosen):
             try:
                 return answers(chosen, bair)
             except UserError as error:
-                return [Text(f"These runs look like the course study, and yet: {error}.")]
-    return []
+                spoilt = spoilt or [Text(f"These runs look like the course study, and yet: {error}.")]
+    return spoilt
 
 
 def answers(runs: Sequence[Run], bair: bool = False) -> list[Block]:
@@ -97,7 +98,7 @@ def _what_ran(runs: Sequence[Run], reading: Reading) -> list[Block]:
         Text(
             f"{len(runs) - len(unfinished)} finished runs: 2 learning rates, 2 KL schedules, 2 ends of teacher forcing, "
             f"seeds {', '.join(map(str, reading.seeds))}; {sizes}, {run.settings['batch_size']} windows of {frames} an "
-            f"iteration. Data: {run.settings['data']}, fingerprint {run.record.get('dataset')}; repeating the last past "
+            f"iteration. Data: {run.settings.get('data')}, fingerprint {run.record.get('dataset')}; repeating the last past "
             f"frame scores {run.last('val/psnr_copy') or math.nan:.2f} dB there. Device: {'; '.join(devices)}. Commit "
             f"{', '.join(shas)}." + (f" Not finished and left out: {', '.join(unfinished)}." if unfinished else "")
         ),
@@ -200,7 +201,7 @@ def _limits(found: Sequence[tuple[Reading, list[Claim]]]) -> list[Block]:
     reading, _ = found[0]
     iterations = reading.epochs * int(_any(reading).settings["epoch_size"])
     intervals = sum(len(claim.parts) for _, claims in found for claim in claims)
-    betas = [each.beta for each, _ in found if each.beta]
+    betas = [each.beta for each, _ in found if each.beta and each.beta > 0]
     sigmas = "; ".join(f"{math.sqrt(beta * _PIXELS / 2):.2g} for beta {beta:g}" for beta in betas)
     blocks: list[Block] = [
         Heading(2, "What this can tell, and what it cannot"),

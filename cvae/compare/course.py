@@ -14,7 +14,7 @@ from typing import Any
 
 from cvae.compare.runs import Run
 from cvae.errors import UserError
-from cvae.evaluation.intervals import mean_interval, runs_needed
+from cvae.evaluation.intervals import mean_interval, paired, runs_needed
 
 MARGIN = 0.5  # dB; a smaller fall is none: the epochs of one run differ by as much
 BAIR_LEVEL = 25.0  # dB; the course's bar, and the report's threshold
@@ -166,7 +166,7 @@ class Reading:
         low, high = self.lrs
         at_low, at_high = (self.over(self.before, lr, tf="step") for lr in self.lrs)
         level = _part(f"PSNR when forcing ends, lr {high:g}", at_high, below=BAIR_LEVEL)
-        less = _part(f"PSNR when forcing ends, lr {high:g} less lr {low:g}", _paired(at_high, at_low), below=0.0)
+        less = _part(f"PSNR when forcing ends, lr {high:g} less lr {low:g}", paired(at_high, at_low), below=0.0)
         return Claim(
             2,
             f"lr {high:g} is lower there, and drops.",
@@ -182,7 +182,7 @@ class Reading:
         high = self.lrs[1]
         back = {kl: self.over(lambda run: self.end(run) - self.before(run), high, kl, "step") for kl in KLS}
         climb = {kl: self.over(lambda run: self.end(run) - self.after(run), high, kl, "step") for kl in KLS}
-        difference = _paired(climb["cyclical"], climb["monotonic"])
+        difference = paired(climb["cyclical"], climb["monotonic"])
         return Claim(
             3,
             f"After the drop of lr {high:g}, cyclical annealing climbs back and monotonic annealing does not.",
@@ -205,7 +205,7 @@ class Reading:
             f"a fall with linear decay of more than {MARGIN:g} dB at the same epochs, or one no smaller than with a sudden end",
             [
                 _part(f"fall with linear decay, lr {high:g}", linear, below=MARGIN),
-                _part(f"fall, sudden less linear, lr {high:g}", _paired(sudden, linear), above=0.0),
+                _part(f"fall, sudden less linear, lr {high:g}", paired(sudden, linear), above=0.0),
             ],
             premise=self._drop(),
         )
@@ -224,7 +224,7 @@ class Reading:
             ("KL at the end", "nats", lambda run: self.end(run, "train/kld")),
         ]
         return [
-            Effect(name, contrast, unit, list(_paired(self.over(quantity, **first), self.over(quantity, **second)).values()))
+            Effect(name, contrast, unit, list(paired(self.over(quantity, **first), self.over(quantity, **second)).values()))
             for name, unit, quantity in numbers
             for contrast, first, second in contrasts
         ]
@@ -244,6 +244,9 @@ def readings(runs: Sequence[Run]) -> list[Reading]:
             value = run.settings.get(key)
             if not isinstance(value, (int, float)) and not (key == "beta" and value is None):
                 raise UserError(f"{run.folder} has {key}={value}, which is no number: leave it out")
+        for key in ("epoch_size", "batch_size"):
+            if not isinstance(run.settings.get(key), int):
+                raise UserError(f"{run.folder} has {key}={run.settings.get(key)}, which is no whole number: leave it out")
     lrs = sorted({float(run.settings["lr"]) for run in whole})
     if len(lrs) != 2:
         raise UserError(f"the study compares two learning rates, and these runs have {', '.join(f'{lr:g}' for lr in lrs)}")
@@ -286,10 +289,6 @@ def _part(what: str, values: dict[int, float], above: float | None = None, below
     threshold = above if above is not None else below
     assert threshold is not None
     return Part(what, list(values.values()), above is not None, threshold)
-
-
-def _paired(first: dict[int, float], second: dict[int, float]) -> dict[int, float]:
-    return {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}
 
 
 def is_study(runs: Iterable[Run]) -> bool:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def plain(text: object) -> str:
 
 
 def _visible(text: object) -> str:
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", " ".join(str(text).split()))
+    text = str(text).encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", " ".join(text.split()))
 
 
 def to_markdown(blocks: Sequence[Block], pictures: str) -> str:
@@ -78,19 +80,20 @@ def _markdown(block: Block, pictures: str) -> str:
     if isinstance(block, Text):
         return _escaped(block.text)
     if isinstance(block, Code):
-        text = _UNSEEN.sub("?", block.text)
+        text = "\n".join(map(_visible, block.text.splitlines()))
         fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
         return f"{fence}\n{text}\n{fence}"
     if isinstance(block, Picture):
-        return f"![{_escaped(block.alt)}]({pictures}{block.name})"
+        return f"![{_escaped(block.alt)}]({quote(pictures + block.name)})"
     sides = ["---:" if right else "---" for right in _right(block)]
     lines = [block.header, sides, *block.rows]
     return "\n".join("| " + " | ".join(_escaped(cell) if cell not in sides else cell for cell in line) + " |" for line in lines)
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it stands: no markup, no link, no HTML."""
-    return re.sub(r"([\\`*|]|\](?=\())", r"\\\1", _visible(text)).replace("<", "&lt;")
+    """Text that Markdown shows as it stands: no markup, no HTML, no mathematics, nobody mentioned."""
+    text = _visible(text).replace("&", "&amp;").replace("<", "&lt;").replace("@", "&#64;")
+    return re.sub(r"([\\`*|~$]|\](?=\()|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
 
 
 def to_html(blocks: Sequence[Block]) -> str:
@@ -100,9 +103,9 @@ def to_html(blocks: Sequence[Block]) -> str:
 
 def _html(block: Block) -> str:
     if isinstance(block, Heading):
-        return f"<h{block.level + 1}>{html.escape(block.text)}</h{block.level + 1}>"
+        return f"<h{block.level + 1}>{html.escape(_visible(block.text))}</h{block.level + 1}>"
     if isinstance(block, Text):
-        return f"<p>{html.escape(block.text)}</p>"
+        return f"<p>{html.escape(_visible(block.text))}</p>"
     if isinstance(block, Code):
         return f"<pre>{html.escape(block.text)}</pre>"
     if isinstance(block, Picture):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from cvae.compare.answers import study_answers
 from cvae.compare.document import Block, Code, Heading, Picture, Table, Text, level, signed
 from cvae.compare.plots import group_curves
-from cvae.compare.runs import Collection, Result, Run, differing, natural, results_of
-from cvae.evaluation.intervals import mean_interval
+from cvae.compare.runs import Collection, Result, Run, by_seed, differing, in_order, main_objective, results_of
+from cvae.evaluation.intervals import mean_interval, paired
 
 
 def paper(found: Collection, title: str, command: str, bair: bool) -> list[Block]:
@@ -19,8 +19,8 @@ def paper(found: Collection, title: str, command: str, bair: bool) -> list[Block
     groups = grouped(runs, keys)
     if len(groups) < len(runs) and keys:
         blocks += [Heading(2, "Groups"), *_groups(groups)]
-    if any(run.rows for run in runs):
-        blocks += [Heading(2, "Curves"), Picture("curves.png", group_curves(groups), "PSNR, MSE, KL and schedules over epochs")]
+    if (curves := group_curves(groups)) is not None:
+        blocks += [Heading(2, "Curves"), Picture("curves.png", curves, "PSNR, MSE, KL and schedules over epochs")]
     blocks += [Heading(2, "Runs"), _runs(runs, differing(runs))]
     if results := [[run.name, *_result(each)] for run in runs for each in results_of(run)]:
         header = ["run", "protocol", "videos", "PSNR [95 %], dB", "repeating the last frame, dB"]
@@ -39,42 +39,44 @@ def paper(found: Collection, title: str, command: str, bair: bool) -> list[Block
 def grouped(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, list[Run]]:
     """Runs by the settings that name their group; the seed tells a group's runs apart."""
     groups: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: [natural(str(run.settings.get(key))) for key in keys]):
+    for run in sorted(runs, key=lambda run: [in_order(run.settings.get(key)) for key in keys]):
         groups.setdefault(" ".join(f"{key}={run.settings.get(key)}" for key in keys) or "all", []).append(run)
     return groups
 
 
 def _groups(groups: dict[str, list[Run]]) -> list[Block]:
-    objective = next(iter(groups.values()))[0].objective
+    objective = main_objective([run for runs in groups.values() for run in runs])
     reference, first = next(iter(groups.items()))
     header = ["settings", "runs", f"{objective} at the end [95 %]", "KL at the end, nats", f"paired difference to {reference}"]
     rows = []
     for name, runs in groups.items():
         ends, kls = _ends(runs, objective), _ends(runs, "train/kld")
-        pairs = _paired(runs, first, objective) if name != reference else []
+        pairs = list(paired(ends, _ends(first, objective)).values()) if name != reference else []
         difference = f"{signed(*mean_interval(pairs))}, {len(pairs)} seed{'s' * (len(pairs) > 1)}" if pairs else ""
-        rows.append([name, str(len(runs)), level(*mean_interval(ends)), level(*mean_interval(kls), ".2g"), difference])
+        rows.append(
+            [
+                name,
+                str(len(runs)),
+                level(*mean_interval(list(ends.values()))),
+                level(*mean_interval(list(kls.values())), ".2g"),
+                difference,
+            ]
+        )
     return [Table(header, rows), Text("Runs at their end; intervals over seeds (Student's t), differences paired in seeds.")]
 
 
-def _ends(runs: Sequence[Run], key: str) -> list[float]:
-    return [value for run in runs if run.state == "finished" and (value := run.last(key)) is not None]
-
-
-def _paired(runs: Sequence[Run], reference: Sequence[Run], key: str) -> list[float]:
-    """Differences of finished runs to those of the same seed."""
-    by_seed = {run.seed: run.last(key) for run in reference if run.state == "finished"}
-    pairs = [(run.last(key), by_seed.get(run.seed)) for run in runs if run.state == "finished"]
-    return [here - there for here, there in pairs if here is not None and there is not None]
+def _ends(runs: Sequence[Run], key: str) -> dict[int, float]:
+    return by_seed(runs, lambda run: run.last(key))
 
 
 def _runs(runs: Sequence[Run], keys: Sequence[str]) -> Table:
-    header = ["run", *keys, "state", "best", "at epoch", "PSNR", "MSE", "KL, nats"]
+    objective = main_objective(runs)
+    header = ["run", *keys, "state", f"best {objective}", "at epoch", "PSNR, dB", "MSE", "KL, nats"]
     rows = []
     for run in runs:
-        best, last = run.best, [run.last(key) for key in ("val/psnr", "train/mse", "train/kld")]
+        best, last = run.best(objective), [run.last(key) for key in ("val/psnr", "train/mse", "train/kld")]
         numbers = ["" if value is None else f"{value:{form}}" for value, form in zip(last, (".2f", ".3g", ".2g"), strict=True)]
-        shown = [f"{best[0]:.2f}", str(best[1])] if best else ["", ""]
+        shown = [f"{best[0]:.4g}", str(best[1])] if best else ["", ""]
         rows.append([run.name, *(str(run.settings.get(key, "")) for key in keys), run.state, *shown, *numbers])
     return Table(header, rows)
 

@@ -28,9 +28,11 @@ _METRICS = {
 }
 
 
-def group_curves(groups: Mapping[str, Sequence[Run]], keys: Sequence[str] = tuple(_METRICS)) -> bytes:
-    """A panel a metric: each group's mean over its runs, with the 95 % interval where it has several."""
-    keys = [key for key in keys if any(run.series(key) for runs in groups.values() for run in runs)]
+def group_curves(groups: Mapping[str, Sequence[Run]]) -> bytes | None:
+    """A panel a metric: each group's mean over its runs, with the 95 % interval where it has several; None without any."""
+    keys = [key for key in _METRICS if any(run.series(key) for runs in groups.values() for run in runs)]
+    if not keys:
+        return None
     columns = min(3, len(keys))
     lines = -(-len(keys) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.2 * lines + 0.3 + 0.22 * -(-len(groups) // 2)), layout="constrained", dpi=110)
@@ -111,7 +113,7 @@ def _band(axes: Axes, series: Sequence[Mapping[int, float]], colour: str, name: 
         return
     values = [[each[epoch] for each in series if epoch in each] for epoch in epochs]
     mean, low, high = np.array([mean_interval(each) for each in values]).T
-    axes.plot(epochs, mean, dash, color=colour, linewidth=1.8, label=name or None)
+    axes.plot(epochs, mean, dash, color=colour, linewidth=1.8, label=name.replace("$", r"\$") or None)  # no mathematics
     axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
 
 

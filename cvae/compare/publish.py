@@ -93,6 +93,9 @@ def serve(report: Report, port: int) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.split("?")[0]
+            if self.headers.get("Host", "").rpartition(":")[0] not in ("127.0.0.1", "localhost"):
+                self.send_error(403)  # another site's name for this machine, by which that site could read the page
+                return
             if path not in ("/", "/version"):
                 self.send_error(404)
                 return
@@ -102,7 +105,8 @@ def serve(report: Report, port: int) -> None:
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Cache-Control", "no-store")
             self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(ConnectionError):  # a browser that has left
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None: ...
 
@@ -137,11 +141,12 @@ class _Live:
         files = touched(self.report.places)
         if files == self._touched and time.monotonic() - self._looked < _SILENCE:
             return
-        self._touched, self._looked = files, time.monotonic()
         found = collect(self.report.places)
         rows = [(run.name, run.state, len(run.rows), run.film, results_of(run)) for run in found.runs]
-        shown = repr((rows, found.broken, [sweep.summary for sweep in found.sweeps]))
+        films = [files.get(run.folder / "samples") for run in found.runs]
+        shown = repr((rows, films, found.broken, [sweep.summary for sweep in found.sweeps]))
         version = hashlib.sha256(shown.encode()).hexdigest()[:16]
         if version != self.version:
             self.page = self.report.page(found, version)
             self.version = version
+        self._touched, self._looked = files, time.monotonic()

@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ Row = dict[str, float]
 # What decides nothing of what a run learns, beside what ``identity`` leaves out.
 _MINOR = ("sample_every", "compile")
 _DIALS = ("seed", "epochs", "n_past", "n_future")  # whole numbers without which nothing can be said of a run
-_SILENT = 120.0  # seconds without a new row, and three times a row's own, after which a run counts as stopped
+# Seconds after which a run counts as stopped: without a new row (or three times a row's own seconds), without a first one.
+_SILENT, _FIRST = 120.0, 1800.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Run:
     note: str
     overrides: list[str]
     sweep: str | None  # its study's or multirun's name
+    storage: str  # of its study, without a password; empty outside sweeps
     trial: int | None
 
     @property
@@ -64,11 +66,15 @@ class Run:
         return int(self.settings["seed"])
 
     @property
-    def best(self) -> tuple[float, int] | None:
-        """The objective's best value and its epoch."""
-        rows = [row for row in self.rows if self.objective in row]
-        best = max(rows, key=lambda row: row[self.objective], default=None)  # the first of equals
-        return (best[self.objective], int(best["epoch"])) if best else None
+    def study(self) -> tuple[str, str] | None:
+        """What tells its study from others: two of one name may lie in two storages."""
+        return (self.sweep, self.storage) if self.sweep is not None and self.trial is not None else None
+
+    def best(self, key: str) -> tuple[float, int] | None:
+        """An objective's highest value and its epoch."""
+        rows = [row for row in self.rows if key in row]
+        best = max(rows, key=lambda row: row[key], default=None)  # the first of equals
+        return (best[key], int(best["epoch"])) if best else None
 
     def last(self, key: str) -> float | None:
         """The latest value of a metric."""
@@ -118,14 +124,15 @@ def collect(places: Sequence[str]) -> Collection:
     """
     if not places:
         raise UserError("runs=[] names no folder: give run folders or multirun folders; they are in multirun/")
-    folders: dict[Path, None] = {}
+    folders: dict[Path, Path] = {}
     for place in places:
         found = [folder for root in _expand(place) for folder in _run_folders(root)]
         if not found:
             raise UserError(f"runs={place} holds no run: give run folders or multirun folders; they are in multirun/")
-        folders |= dict.fromkeys(found)
+        for folder in found:
+            folders.setdefault(folder.resolve(), folder)  # one run, however many ways lead to it
     runs, broken = [], []
-    for folder in folders:
+    for folder in folders.values():
         try:
             runs.append(_read(folder))
         except _Broken as error:
@@ -159,8 +166,13 @@ def _expand(place: str) -> list[Path]:
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
-    """The run folders at or below a folder, in the order in which people count."""
-    for place, below, files in os.walk(root):
+    """The run folders at or below a folder, links followed, in the order in which people count."""
+    seen: set[str] = set()
+    for place, below, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # links may lead in circles
+            below.clear()
+            continue
+        seen.add(real)
         if ".hydra" in below or {"run.json", "metrics.jsonl"} & set(files):
             yield Path(place)
             below.clear()
@@ -170,7 +182,15 @@ def _run_folders(root: Path) -> Iterator[Path]:
 
 def natural(text: str) -> list[tuple[int, str]]:
     """A sort key under which 10 comes after 9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+    parts = [(part.lstrip("0") if part.isdecimal() else None, part) for part in re.split(r"(\d+)", text)]
+    return [(-1, part) if digits is None else (len(digits), digits) for digits, part in parts]
+
+
+def in_order(value: Any) -> tuple[bool, float, list[tuple[int, str]]]:
+    """A sort key for settings: numbers by size, then all others."""
+    if isinstance(value, (int, float)):
+        return False, float(value), []
+    return True, 0.0, natural(str(value))
 
 
 # --- one folder -------------------------------------------------------------------------------------------------------
@@ -180,14 +200,22 @@ class _Broken(Exception):
     """Why a folder is not shown among the runs."""
 
 
+def _text(path: Path) -> str:
+    """A file's text; what is there and is no file, a pipe say, counts as not there."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return path.read_text()
+
+
 def _read(folder: Path) -> Run:
     config = _yaml(folder / ".hydra" / "config.yaml")
+    _refuse_shared(config, set())
     settings = flat_settings(config)
     for dial in _DIALS:
         if not isinstance(settings.get(dial), int):
             raise _Broken(f"its .hydra/config.yaml is no config of cvae.train: {dial} is {settings.get(dial)!r}"[:200])
     try:
-        record = json.loads((folder / "run.json").read_text())
+        record = json.loads(_text(folder / "run.json"))
         if not isinstance(record, dict):
             raise ValueError("it holds no record")
     except FileNotFoundError:
@@ -197,7 +225,7 @@ def _read(folder: Path) -> Run:
     rows = _rows(folder / "metrics.jsonl")
     objectives = config.get("objective")
     objective = next(iter(objectives), None) if isinstance(objectives, list) else objectives
-    trial = config.get("trial") if isinstance(config.get("trial"), dict) else {}
+    trial = config["trial"] if isinstance(config.get("trial"), dict) else {}
     number = trial.get("number")
     return Run(
         folder=folder,
@@ -210,13 +238,24 @@ def _read(folder: Path) -> Run:
         note=_note(record),
         overrides=_overrides(folder),
         sweep=str(record["group"]) if record.get("group") else None,
+        storage=str(trial.get("storage") or ""),
         trial=number if isinstance(number, int) else None,
     )
 
 
+def _refuse_shared(node: Any, seen: set[int]) -> None:
+    """Refuse YAML aliases: a few lines of them can stand for gigabytes."""
+    if isinstance(node, (dict, list)):
+        if id(node) in seen:
+            raise _Broken("its .hydra/config.yaml repeats parts by aliases, as no config of cvae.train does")
+        seen.add(id(node))
+        for below in node.values() if isinstance(node, dict) else node:
+            _refuse_shared(below, seen)
+
+
 def _yaml(path: Path) -> Any:
     try:
-        content = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = yaml.load(_text(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
         raise _Broken(f"no {path.parent.name}/{path.name}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -241,7 +280,7 @@ def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         elif key.endswith("._target_"):
             flat[key.removesuffix("._target_")] = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(node).rpartition(".")[2]).lower()
         else:
-            flat[key] = node
+            flat[key] = node if node is None or isinstance(node, (bool, int, float, str)) else str(node)
 
     walk(identity(config), "")
     return flat
@@ -250,6 +289,8 @@ def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def _rows(path: Path) -> list[Row]:
     """The rows of metrics.jsonl that are whole; of an epoch written twice the later one."""
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no file")
         found = read_metrics(path)
     except (OSError, ValueError) as error:
         raise _Broken(f"metrics.jsonl cannot be read ({_brief(error)})") from None
@@ -268,7 +309,8 @@ def _state(folder: Path, rows: Sequence[Row], epochs: int) -> str:
     if (folder / "checkpoints" / "diverged.pt").exists():
         return "diverged"
     touched = max(path.stat().st_mtime for path in (folder / "run.json", folder / "metrics.jsonl") if path.exists())
-    patience = max(_SILENT, 3 * (rows[-1].get("seconds", 0.0) if rows else 0.0))
+    # A first epoch may take long, and nothing says how long.
+    patience = max(_SILENT, 3 * rows[-1].get("seconds", 0.0)) if rows else _FIRST
     return "running" if time.time() - touched < patience else "stopped"
 
 
@@ -279,7 +321,7 @@ def _note(record: Mapping[str, Any]) -> str:
 
 def _overrides(folder: Path) -> list[str]:
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-        words = yaml.load((folder / ".hydra" / "overrides.yaml").read_text(), Loader=yaml.SafeLoader)
+        words = yaml.load(_text(folder / ".hydra" / "overrides.yaml"), Loader=yaml.SafeLoader)
         if isinstance(words, list):
             return [str(word) for word in words]
     return []
@@ -298,21 +340,16 @@ def _named(runs: Sequence[Run]) -> list[Run]:
 
 def _sweeps(runs: Iterable[Run]) -> Iterator[SweepRecord]:
     """The studies that runs belong to: from sweep.json beside them, or where the sweep goes on, from its journal."""
-    seen: set[str] = set()
-    for run in runs:
-        if run.trial is None or run.sweep is None or run.sweep in seen:
-            continue
-        seen.add(run.sweep)
-        config = _yaml(run.folder / ".hydra" / "config.yaml")
-        storage, beside = str(config["trial"].get("storage") or ""), [run.folder.parent, run.folder.parent.parent]
-        record = read_sweep(run.sweep, storage, beside, run.objective)
+    firsts = {run.study: run for run in reversed(list(runs)) if run.study is not None}
+    for (name, storage), run in reversed(firsts.items()):
+        record = read_sweep(name, storage, [run.folder.parent, run.folder.parent.parent], run.objective)
         if record is not None:
             yield record
 
 
 def _judged(run: Run, sweeps: Sequence[SweepRecord]) -> Run:
     """With what its sweep knows of it: pruned and failed trials are not just unfinished."""
-    sweep = next((each for each in sweeps if each.name == run.sweep), None)
+    sweep = next((each for each in sweeps if each.key == run.study), None)
     if sweep is None or run.trial is None or run.state == "finished":
         return run
     state, reason = sweep.ending(run.trial)
@@ -327,7 +364,7 @@ class Result:
     """What a run scored under a named protocol: eval/<protocol>.json. Unknown numbers are NaN, and ``note`` says why."""
 
     protocol: str
-    videos: int = 0
+    videos: int | None = None
     psnr: float = math.nan
     low: float = math.nan
     high: float = math.nan
@@ -342,13 +379,13 @@ def results_of(run: Run) -> list[Result]:
 
 def _result(path: Path) -> Result:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(_text(path))
         low, high = found["psnr"]["ci95"]
         mean, copy = found["psnr"]["mean"], found["baselines"]["copy_last"]["psnr"]["mean"]
         return Result(path.stem, int(found["videos"]), float(mean), float(low), float(high), float(copy))
     except KeyError as error:
         return Result(path.stem, note=f"eval/{path.name} has no {error}")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         return Result(path.stem, note=f"eval/{path.name} cannot be read ({_brief(error)})")
 
 
@@ -391,4 +428,19 @@ def _dials_first(key: str) -> tuple[bool, int]:
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value, default=str)
+    return json.dumps(value)
+
+
+def main_objective(runs: Sequence[Run]) -> str:
+    """What most of the runs are to maximise."""
+    names = [run.objective for run in runs]
+    return max(names, key=names.count, default="val/psnr")
+
+
+def by_seed(runs: Iterable[Run], quantity: Callable[[Run], float | None]) -> dict[int, float]:
+    """A quantity of finished runs by their seed; several runs of one seed count as one, by their mean."""
+    values: dict[int, list[float]] = {}
+    for run in runs:
+        if run.state == "finished" and (value := quantity(run)) is not None:
+            values.setdefault(run.seed, []).append(value)
+    return {seed: sum(each) / len(each) for seed, each in sorted(values.items())}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -17,7 +17,7 @@ from PIL import Image
 from cvae import __version__
 from cvae.compare.answers import study_answers
 from cvae.compare.document import Heading, to_html
-from cvae.compare.runs import Collection, Run, differing, results_of
+from cvae.compare.runs import Collection, Run, differing, main_objective, results_of
 from cvae.console import short
 from cvae.evaluation.intervals import quantile
 from cvae.pictures import read_gif
@@ -38,7 +38,9 @@ METRICS: dict[str, tuple[str, str, str | None]] = {
 _HIDDEN = ("epoch", "step", "seconds", "val/psnr_copy")
 _SEEDS = 200  # intervals of more runs take the last quantile
 
-_Film = tuple[np.ndarray, np.ndarray]  # truth, prediction
+_LONGEST = 60  # frames of a film
+
+_Film = tuple[int, tuple[int, ...], str, str]  # epoch, sequences and frames and size, truth, prediction
 
 
 def view(found: Collection, title: str, command: str, films: int, bair: bool, live: str | None) -> dict[str, Any]:
@@ -51,26 +53,28 @@ def view(found: Collection, title: str, command: str, films: int, bair: bool, li
         bair: the data are BAIR, so that the study may hold the report's 25 dB against them.
         live: the version of a page that is served and renewed while runs go on; None for a file.
     """
-    runs = found.runs
+    runs, objective = found.runs, main_objective(found.runs)
     settings = differing(runs)
     keys = [key for key in dict.fromkeys([*METRICS, *_further(runs)]) if any(key in row for run in runs for row in run.rows)]
     truths, predictions = _films(runs, settings, films)
-    everything = dict.fromkeys(key for run in runs for key in run.settings)
+    common = {
+        key: value for key, value in (runs[0].settings if runs else {}).items() if _shared(runs, key) and key not in settings
+    }
     return {
         "title": title,
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
         "version": __version__,
-        "objective": runs[0].objective if runs else "val/psnr",
+        "objective": objective,
         "live": live,
         "settings": settings,
-        "common": {key: _common(runs, key) for key in everything if key not in settings},
+        "common": common,
         "metrics": [
             dict(zip(("label", "unit", "better"), METRICS.get(key, (key, "", None)), strict=True)) | {"key": key}
             for key in keys
         ],
         "t95": [None, None, *(round(quantile(count), 4) for count in range(2, _SEEDS + 1))],
-        "runs": [_run(run, settings, keys, predictions.get(run.name)) for run in runs],
+        "runs": [_run(run, objective, settings, common, keys, predictions.get(run.name)) for run in runs],
         "films": truths,
         "broken": [{"folder": short(folder), "reason": reason} for folder, reason in found.broken],
         "sweeps": _sweeps(found),
@@ -82,15 +86,22 @@ def _further(runs: Sequence[Run]) -> list[str]:
     return [key for run in runs for key in (run.rows[-1] if run.rows else {}) if key not in _HIDDEN]
 
 
-def _common(runs: Sequence[Run], key: str) -> Any:
-    return next(run.settings[key] for run in runs if key in run.settings)
+def _shared(runs: Sequence[Run], key: str) -> bool:
+    return all(key in run.settings for run in runs)
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
-def _run(run: Run, settings: Sequence[str], keys: Sequence[str], film: dict[str, Any] | None) -> dict[str, Any]:
-    best = run.best
+def _run(
+    run: Run,
+    objective: str,
+    settings: Sequence[str],
+    common: Mapping[str, Any],
+    keys: Sequence[str],
+    film: dict[str, Any] | None,
+) -> dict[str, Any]:
+    best = run.best(objective)
     epochs = [int(row["epoch"]) for row in run.rows]
     curves = {key: [row.get(key) for row in run.rows] for key in (*keys, "val/psnr_copy")}
     return {
@@ -101,7 +112,7 @@ def _run(run: Run, settings: Sequence[str], keys: Sequence[str], film: dict[str,
         "epoch": epochs[-1] if epochs else 0,
         "epochs": run.epochs,
         "settings": {key: run.settings.get(key) for key in settings},
-        "all_settings": run.settings,
+        "other": {key: value for key, value in run.settings.items() if key not in settings and key not in common},
         "best": best[0] if best else None,
         "best_epoch": best[1] if best else None,
         "last": {key: run.last(key) for key in keys if run.last(key) is not None},
@@ -154,23 +165,22 @@ def _films(runs: Sequence[Run], settings: Sequence[str], most: int) -> tuple[lis
     for run, film in zip(chosen, read, strict=True):
         if film is None:
             continue
-        true_STHWC, predicted_STHWC = film
-        n_past = int(run.settings["n_past"])
-        key = (run.record.get("dataset"), n_past, true_STHWC.shape)
+        epoch, (count, frames, size), truth, predicted = film
+        n_past = run.settings["n_past"]
+        key = (str(run.record.get("dataset")), n_past, count, frames)
         if key not in truths:
             truths[key] = len(films)
-            count, frames, size = true_STHWC.shape[:3]
             names = [f"video {index + 1}" for index in range(count)]
             about = {"names": names, "n_past": n_past, "frames": frames, "sequences": count, "size": size}
-            films.append(about | {"image": _sheet(true_STHWC)})
-        predictions[run.name] = {"truth": truths[key], "image": _sheet(predicted_STHWC)}
+            films.append(about | {"image": truth})
+        predictions[run.name] = {"truth": truths[key], "image": predicted, "epoch": epoch}
     return films, predictions
 
 
 def _spread(runs: Sequence[Run], settings: Sequence[str]) -> list[Run]:
     """The best run of each group of settings, then their second best, and so on."""
     groups: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: -(run.best or (-math.inf, 0))[0]):
+    for run in sorted(runs, key=lambda run: -(run.best(run.objective) or (-math.inf, 0))[0]):
         groups.setdefault(str([run.settings.get(key) for key in settings if key != "seed"]), []).append(run)
     ranks = [(rank, index) for index, group in enumerate(groups.values()) for rank in range(len(group))]
     ordered = list(groups.values())
@@ -179,9 +189,12 @@ def _spread(runs: Sequence[Run], settings: Sequence[str]) -> list[Run]:
 
 def _read_film(run: Run) -> _Film | None:
     assert run.film is not None
+    length = min(run.settings["n_past"] + run.settings["n_future"], _LONGEST)
     try:
-        return read_gif(run.film, int(run.settings["n_past"]) + int(run.settings["n_future"]))
-    except (OSError, ValueError, EOFError):
+        true_STHWC, predicted_STHWC = read_gif(run.film, length)
+        epoch = int(run.film.stem.rpartition("_")[2])
+        return epoch, true_STHWC.shape[:3], _sheet(true_STHWC), _sheet(predicted_STHWC)
+    except Exception:  # Pillow's decoders raise many kinds for what is damaged or out of all proportion
         return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -28,6 +28,11 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
         return mean, float("nan"), float("nan")
     half = quantile(len(array)) * float(array.std(ddof=1)) / math.sqrt(len(array))
     return mean, mean - half, mean + half
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:
+    """Differences of two settings by seed, for the seeds that both have."""
+    return {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}
 
 
 def runs_needed(values: Sequence[float], threshold: float = 0.0, most: int = 1000) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shlex
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from cvae.errors import UserError
 from cvae.sweep.board import counts, numbers, ranked, settings
 from cvae.sweep.storage import open_storage
-from cvae.sweep.study import FAILURE
+from cvae.sweep.study import FAILURE, owned
+from cvae.sweep.summary import Top
 
 _CURVES = 200  # drawn at most, the best ones
 _UNPRUNED, _PRUNED = "#8b949e", "#d1602a"
@@ -38,18 +39,27 @@ class SweepRecord:
     """A study, read and never written."""
 
     name: str
+    storage: str
     study: optuna.Study
     objective: str
     command: str  # that completes it; empty while its first sweep goes on
+    winners: str  # the best trial on fresh seeds, if that was asked for
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from other studies."""
+        return self.name, self.storage
 
     @property
     def trials(self) -> dict[int, FrozenTrial]:
         return {trial.number: trial for trial in self.study.get_trials(deepcopy=False)}
 
     def ending(self, number: int) -> tuple[str, str]:
-        """``pruned`` or ``failed`` for a trial that ended so, and the reason; empty strings for any other."""
+        """``pruned`` or ``failed`` for a trial that ended so, and the reason; ``running`` while somebody works at it."""
         trial = self.trials.get(number)
         state = {TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}.get(trial.state, "") if trial else ""
+        if trial and trial.state == TrialState.RUNNING and owned(trial):
+            state = "running"
         reason = str(trial.user_attrs.get(FAILURE, "")).strip().splitlines()[-1:] if trial and state == "failed" else []
         return state, "".join(reason)
 
@@ -63,7 +73,12 @@ class SweepRecord:
 
     @property
     def best(self) -> str:
-        """Its best trial in words; empty where there is none, or where several objectives leave no single best."""
+        """Its best trial in words; empty where there is none, or where several objectives leave no single best.
+
+        The best of a study that runs the best trials again is a lucky seed, and not said.
+        """
+        if self.winners or "-top-" in self.name:
+            return self.winners
         if len(self.study.directions) > 1 or not (order := ranked(list(self.trials.values()), self.study.directions)):
             return ""
         return f"trial {order[0].number}: {self.objective} {numbers(order[0].values)}  {settings(order[0].params)}"
@@ -84,7 +99,7 @@ class SweepRecord:
                 _figure(
                     "Trade-off",
                     "Red trials are those that no other one beats in all objectives.",
-                    lambda: draw.plot_pareto_front(self.study),
+                    lambda: draw.plot_pareto_front(self.study, target_names=self.objective.split(", ")),
                 )
             )
             return [figure for figure in found if figure]
@@ -142,7 +157,7 @@ class SweepRecord:
             )
         if not traces:
             return None
-        layout = {"xaxis": {"title": {"text": "epoch"}}, "yaxis": {"title": {"text": self.objective}}}
+        layout = {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": self.objective}}}
         return Figure(
             "Curves", "Every trial's reports; a pruned one is orange and ends in a dot.", {"data": traces, "layout": layout}
         )
@@ -154,7 +169,7 @@ def _figure(title: str, about: str, draw: Callable[[], Any]) -> Figure | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             figure = json.loads(draw().to_json())
-    except (ValueError, RuntimeError, ZeroDivisionError):
+    except Exception:  # of too few or too odd trials; the other figures stand
         return None
     figure["layout"].pop("template", None)
     figure["layout"].pop("title", None)
@@ -174,25 +189,47 @@ def read_sweep(name: str, storage: str, folders: Iterable[Path], objective: str)
     study = _from_journal(name, storage) or (_from_record(record) if record else None)
     if study is None:
         return None
-    return SweepRecord(name, study, str(record.get("objective") or objective), str(record.get("command") or ""))
+    objective = str(record.get("objective") or objective)
+    return SweepRecord(name, storage, study, objective, _command(record), _winners(record, objective))
+
+
+def _command(record: Mapping[str, Any]) -> str:
+    """The sweep's command, if it is one of ours and nothing besides: it is there to be pasted."""
+    with contextlib.suppress(ValueError):
+        words = shlex.split(str(record.get("command") or ""))
+        if words[:3] == ["python", "-m", "cvae.train"] or words[:1] == ["cvae-train"]:
+            return shlex.join(words)
+    return ""
+
+
+def _winners(record: Mapping[str, Any], objective: str) -> str:
+    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+        if values := record["top_k"]["values"]:
+            return " ".join(
+                Top([], {int(number): list(map(float, each)) for number, each in values.items()}).lines(objective)[0].split()
+            )
+    return ""
 
 
 def _sweep_json(path: Path, name: str) -> dict[str, Any] | None:
-    with contextlib.suppress(OSError, ValueError):
-        record = json.loads(path.read_text())
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        record = json.loads(path.read_text()) if path.is_file() else None
         if isinstance(record, dict) and record.get("study") == name:
             return record
     return None
 
 
 def _from_journal(name: str, storage: str) -> optuna.Study | None:
-    path = Path(storage.removeprefix("journal://"))
-    if not storage.startswith("journal://") or not path.is_file():
+    if not storage.startswith("journal://"):
         return None
     try:
-        return optuna.load_study(study_name=name, storage=open_storage(storage))
-    except (UserError, KeyError, OSError, ValueError):
+        if not Path(storage.removeprefix("journal://")).is_file():
+            return None
+        study = optuna.load_study(study_name=name, storage=open_storage(storage))
+        study.get_trials(deepcopy=False)
+    except Exception:  # Optuna's readers raise many kinds for a damaged journal; sweep.json may still be whole
         return None
+    return study
 
 
 def _from_record(record: Mapping[str, Any]) -> optuna.Study | None:
@@ -211,7 +248,7 @@ def _from_record(record: Mapping[str, Any]) -> optuna.Study | None:
                 user_attrs={FAILURE: entry["failure"]} if entry.get("failure") else {},
             )
             study.add_trial(trial)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except Exception:  # whatever a damaged sweep.json leads Optuna to raise
         return None
     return study
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from cvae.compare.document import Code, Heading, Table, Text, level, signed, to_html, to_markdown
+from cvae.compare.document import Code, Heading, Picture, Table, Text, level, signed, to_html, to_markdown
 
 HOSTILE = [
+    "_x_ ~~y~~ $z$ &lt;b&gt; @me",
+    "\udcff",
     "<script>alert(1)</script>",
     "a|b",
     "`rm`",
@@ -29,6 +31,13 @@ def test_hostile_cells_stay_cells(text):
         assert "<script" not in page
         assert "\u202e" not in page
         assert "\x1b" not in page
+
+
+def test_markup_is_shown_as_it_stands_and_names_stay_readable():
+    markdown = to_markdown([Text("_x_ kl_schedule ~~y~~ $z$ &lt; @me")], "")
+    assert markdown == "\\_x\\_ kl_schedule \\~\\~y\\~\\~ \\$z\\$ &amp;lt; &#64;me\n"
+    assert "\u202e" not in to_html([Text("a\u202eb"), Heading(2, "a\u202eb")])
+    assert to_markdown([Picture("a.png", b"", "a")], "my report_files/") == "![a](my%20report_files/a.png)\n"
 
 
 def test_hostile_code_cannot_leave_its_block():

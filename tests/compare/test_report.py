@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import threading
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -60,6 +61,62 @@ def test_markdown_has_groups_with_paired_differences_and_a_picture(command, runs
     assert "\npython -m cvae.train lr=0.002 seed=2\n" in text
 
 
+def test_only_finished_runs_are_paired_and_a_seed_counts_once(command, tmp_path):
+    for number, (lr, seed, end, epochs) in enumerate(
+        [(1e-3, 1, 20, 2), (1e-3, 2, 20, 9), (2e-3, 1, 21, 2), (2e-3, 1, 23, 2), (2e-3, 2, 9, 2)]
+    ):
+        fake_run(tmp_path / "runs" / str(number), (18.0, float(end)), lr=lr, seed=seed, epochs=epochs)
+    command("report", "runs=runs", "out=report.md")
+    assert "+2.00, 1 seed |" in Path("report.md").read_text()
+
+
+def test_a_page_shows_of_each_run_what_it_has(command, tmp_path):
+    for words in (["kl_schedule=cyclical"], ["kl_schedule=monotonic"]):
+        fake_run(tmp_path / "runs" / words[0], words=words)
+    command("report", "runs=runs")
+    view = shown("report.html")
+    assert "kl_schedule.cycles" not in view["common"]
+    assert [run["other"].get("kl_schedule.cycles") for run in view["runs"]] == [3, None]
+
+
+def test_one_objective_ranks_all_runs(command, tmp_path):
+    for number, objective in enumerate(["val/psnr", "val/psnr", "train/mse"]):
+        fake_run(tmp_path / "runs" / str(number), objective=objective, seed=number)
+    command("report", "runs=runs")
+    view = shown("report.html")
+    assert (view["objective"], [run["best"] for run in view["runs"]]) == ("val/psnr", [20.0] * 3)
+
+
+def test_films_are_of_the_best_of_each_group_first(command, tmp_path):
+    for number, (lr, seed, end) in enumerate([(1e-3, 1, 20), (1e-3, 2, 23), (2e-3, 1, 19), (2e-3, 2, 18)]):
+        fake_run(tmp_path / "runs" / str(number), (18.0, 17.0, float(end)), lr=lr, seed=seed, film=True)
+    command("report", "runs=runs", "films=2")
+    films = [run["film"] for run in shown("report.html")["runs"]]
+    assert [film is not None for film in films] == [False, True, True, False]
+    assert films[1]["epoch"] == 3
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda run: (run / "run.json").write_text('{"dataset": [1], "versions": [], "resumed": 3}'),
+        lambda run: (run / "samples" / "epoch_0003.gif").write_bytes(b"GIF89a\xff\xff\xff\xff" + b"\0" * 99),
+        lambda run: (run / "samples" / "epoch_0003.gif").rename(run / "samples" / "epoch_x.gif"),
+        lambda run: (run / "eval").mkdir() or (run / "eval" / "x.json").write_text('{"videos": 1e999}'),
+        lambda run: (run / "metrics.jsonl").write_text('{"epoch": 1, "other": 3}\n'),
+        lambda run: run.rename(run.with_name("\u00b2 $\\foo$ \udcff")),
+    ],
+)
+@pytest.mark.parametrize("form", ["html", "md"])
+def test_an_odd_run_costs_no_report(command, tmp_path, spoil, form):
+    odd = '{"kl_schedule": "$\\\\foo$"}'
+    for number in range(2):
+        fake_run(tmp_path / "runs" / str(number), film=True, coin=odd if number else "per_step")
+    spoil(tmp_path / "runs" / "1")
+    result = command("report", "runs=runs", f"format={form}")
+    assert result.code == 0, result.err
+
+
 def test_a_study_s_page_opens_with_the_verdicts(command, tmp_path, monkeypatch):
     monkeypatch.setattr("cvae.compare.answers.course_curves", lambda reading: b"")  # drawn in test_course
     fake_study(tmp_path / "study", lambda *cell: [20.0 + cell[4], 20.0, 21.0, 22.0], seeds=2)
@@ -104,6 +161,7 @@ def test_a_damaged_film_costs_the_film_alone(command, runs):
         (["runs=[]"], "runs=[] names no folder"),
         (["runs=3"], "runs=3 does not exist"),
         (["format=pdf"], "format=pdf: choose html or md"),
+        (["watch=true", "format=md"], "leave format and out away"),
         (["films=-1"], "films=-1"),
         (["films=many"], "films=many"),
         (["out=runs"], "cannot write"),
@@ -144,6 +202,8 @@ def test_a_served_page_is_made_anew_when_a_run_goes_on(runs, monkeypatch, capsys
 
     first = get("version")
     assert f'"live":"{first}"' in get("").replace(" ", "")
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(urllib.request.Request(address[0], headers={"Host": "evil.example:80"}))
     fake_run(runs / "9", seed=9)
     for _ in range(600):
         if get("version") != first:

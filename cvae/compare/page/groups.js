@@ -75,7 +75,7 @@ function groupsTable(drawn) {
     const cells = [
       String(members.length),
       spread(members, (run) => run.best, objective.unit),
-      ...chosen.map((metric) => spread(members, (run) => run.last.get(metric.key), metric.unit)),
+      ...chosen.map((metric) => spread(members, (run) => atEnd(run, metric.key), metric.unit)),
       difference(members, reference === line ? null : reference.runs.filter(ticked)),
     ];
     return el("tr", {}, el("th", { scope: "row" }, entry(line)), ...cells.map((cell) => el("td", { class: "numeric" }, cell)));
@@ -118,6 +118,6 @@ function referenceBar(drawn, reference) {
     "p",
     { class: "help" },
     el("label", {}, "Differences from ", select),
-    " Means with 95 % intervals over the runs of a group; bold where the interval leaves out zero.",
+    " Means with 95 % intervals over the runs of a group; last values and differences are those of finished runs; bold where the interval leaves out zero.",
   );
 }

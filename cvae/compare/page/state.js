@@ -11,6 +11,7 @@ const runs = view.runs.map((run, index) => ({
   ...run,
   index,
   settings: toMap(run.settings),
+  other: toMap(run.other), // what its own choices bring along: a cyclical run's cycles
   last: toMap(run.last),
   curves: toMap(run.curves),
   id: shortHash(`${run.folder}\n${run.name}`),

@@ -20,11 +20,16 @@ function pairedDifference(runsOfOne, runsOfOther, key) {
   return interval(seeds.map((seed) => one.get(seed) - other.get(seed)));
 }
 
+// A run that was pruned or goes on is no match for one at its end.
+function atEnd(run, key) {
+  return run.state === "finished" ? run.last.get(key) : null;
+}
+
 function bySeed(some, key) {
   const values = new Map();
   for (const run of some) {
     const seed = run.settings.get("seed") ?? common.get("seed");
-    const value = run.last.get(key);
+    const value = atEnd(run, key);
     if (seed == null || value == null) continue;
     if (!values.has(seed)) values.set(seed, []);
     values.get(seed).push(value);

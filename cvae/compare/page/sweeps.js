@@ -109,7 +109,7 @@ function drawSweep(each) {
   const { template, width, title, ...own } = layout; // the page has a look, a width and a heading for it
   const margin = data.some((trace) => trace.type === "parcoords") ? { l: 70, r: 70, t: 50, b: 30 } : { l: 60, r: 20, t: 20, b: 50 };
   const themed = { ...own, ...plotLook(), autosize: true, height: own.height ?? 340, margin };
-  for (const key of Object.keys(themed)) if (/^[xy]axis\d*$/.test(key)) Object.assign(themed[key], axisLook());
+  for (const key of Object.keys(themed)) if (/^[xy]axis\d*$/.test(key)) Object.assign(themed[key], axisLook(), { exponentformat: "e" });
   themed.xaxis = { ...axisLook(), ...themed.xaxis };
   themed.yaxis = { ...axisLook(), ...themed.yaxis };
   Plotly.react(each.plot, data, themed, { displayModeBar: false, responsive: true });
