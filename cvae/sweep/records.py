@@ -23,6 +23,16 @@ from cvae.sweep.summary import Top
 
 _CURVES = 200  # drawn at most, the best ones
 _UNPRUNED, _PRUNED = "#8b949e", "#d1602a"
+_FIGURES = (
+    ("History", "Every complete trial's value, and the best so far.", "plot_optimization_history"),
+    ("Parallel coordinates", "A line a trial, from its settings to its value.", "plot_parallel_coordinate"),
+    ("Slices", "Value against one setting at a time; darker trials came later.", "plot_slice"),
+    (
+        "Importances",
+        "The part of the values' variance that each setting explains; rough under 30 trials.",
+        "plot_param_importances",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -92,46 +102,20 @@ class SweepRecord:
         complete = [trial for trial in self.trials.values() if trial.state == TrialState.COMPLETE]
         if not complete:
             return []
-        draw = optuna.visualization
-        found = []
         if len(self.study.directions) > 1:
-            found.append(
-                _figure(
-                    "Trade-off",
-                    "Red trials are those that no other one beats in all objectives.",
-                    lambda: draw.plot_pareto_front(self.study, target_names=self.objective.split(", ")),
-                )
-            )
-            return [figure for figure in found if figure]
-        name = self.objective
-        plain: list[tuple[str, str, Callable[[], Any]]] = [
-            (
-                "History",
-                "Every complete trial's value, and the best so far.",
-                lambda: draw.plot_optimization_history(self.study, target_name=name),
-            ),
-            (
-                "Parallel coordinates",
-                "A line a trial, from its settings to its value.",
-                lambda: draw.plot_parallel_coordinate(self.study, target_name=name),
-            ),
-            (
-                "Slices",
-                "Value against one setting at a time; darker trials came later.",
-                lambda: draw.plot_slice(self.study, target_name=name),
-            ),
-        ]
-        if len(complete) > 3:
-            plain.append(
-                (
-                    "Importances",
-                    "The part of the values' variance that each setting explains; rough under 30 trials.",
-                    lambda: draw.plot_param_importances(self.study, target_name=name),
-                )
-            )
-        found += [_figure(*each) for each in plain]
-        found.append(self._curves(curves))
+            names = self.objective.split(", ")
+            about = "Red trials are those that no other one beats in all objectives."
+            found = [
+                _figure("Trade-off", about, lambda: optuna.visualization.plot_pareto_front(self.study, target_names=names))
+            ]
+        else:
+            found = [self._drawn(*each) for each in _FIGURES if each[0] != "Importances" or len(complete) > 3]
+            found.append(self._curves(curves))
         return [figure for figure in found if figure]
+
+    def _drawn(self, title: str, about: str, function: str) -> Figure | None:
+        draw = getattr(optuna.visualization, function)
+        return _figure(title, about, lambda: draw(self.study, target_name=self.objective))
 
     def _curves(self, curves: Mapping[int, Mapping[int, float]]) -> Figure | None:
         """Optuna's own plot of these does not say which trials were pruned."""
@@ -204,10 +188,9 @@ def _command(record: Mapping[str, Any]) -> str:
 
 def _winners(record: Mapping[str, Any], objective: str) -> str:
     with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
-        if values := record["top_k"]["values"]:
-            return " ".join(
-                Top([], {int(number): list(map(float, each)) for number, each in values.items()}).lines(objective)[0].split()
-            )
+        values = {int(number): [float(value) for value in each] for number, each in record["top_k"]["values"].items()}
+        first, *_ = Top([], values).lines(objective)
+        return " ".join(first.split())
     return ""
 
 
