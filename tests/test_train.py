@@ -169,6 +169,7 @@ def test_the_embedded_world_is_the_default(train):
     assert "making" not in train(*words, "data.train=4", "data.validate=2", "data.test=0", "seed=2").out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [[sys.executable, "-m", "cvae.train"], [str(Path(sys.executable).with_name("cvae-train"))]])
 def test_module_and_console_script_are_one(program, drawn, tmp_path):
     words = [*tiny(drawn, "epochs=1"), f"hydra.run.dir={tmp_path / 'run'}"]

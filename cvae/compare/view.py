@@ -134,7 +134,6 @@ def _provenance(run: Run) -> dict[str, str]:
     versions = record["versions"] if isinstance(record.get("versions"), dict) else {}
     sha = f"{record['git_sha']}{' with uncommitted changes' if record.get('dirty') else ''}" if record.get("git_sha") else None
     facts = {
-        "folder": run.folder,
         "command": record.get("command"),
         "started": record.get("started"),
         "resumed": len(record["resumed"]) if isinstance(record.get("resumed"), list) else None,

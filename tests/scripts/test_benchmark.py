@@ -15,6 +15,7 @@ from torch import nn
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_a_whole_benchmark_of_a_small_model(tmp_path, monkeypatch, capsys):
     cases = [benchmark.Case(name, "tiny", "dcgan64", 4, 2) for name in ("default",)]
     monkeypatch.setattr(benchmark, "cases", lambda device: cases)

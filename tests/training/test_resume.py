@@ -65,7 +65,8 @@ def whole(drawn, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_any_moment_it_ends_the_same(drawn, whole, tmp_path, seed):
     run = tmp_path / "run"
     chance = random.Random(seed)

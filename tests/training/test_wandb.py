@@ -40,6 +40,7 @@ def metrics(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_multirun_over_both_schedules_is_four_runs_that_compare(train, drawn):
     words = ["kl_schedule=cyclical,monotonic", "tf_schedule=step,linear", "hydra.sweep.dir=grid"]
     result = train("-m", *tiny(drawn), *WANDB, *words)

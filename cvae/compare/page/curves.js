@@ -110,7 +110,7 @@ function runTraces(line, metric, points) {
   const curve = run.curves.get(metric.key) ?? [];
   const kept = thinned(epochs.map((epoch, i) => ({ epoch, value: curve[i] ?? null })), points);
   if (!kept.some((point) => point.value !== null)) return [];
-  const about = [run.name, ...view.settings.map((key) => `${key} ${run.settings.get(key) ?? "–"}`)].map((text) => plotText(text)).join("<br>");
+  const about = [run.name, ...view.settings.map((key) => `${key} ${visible(run.settings.get(key))}`)].map((text) => plotText(text)).join("<br>");
   return [{
     ...traceOf(line, 1),
     x: kept.map((point) => point.epoch),

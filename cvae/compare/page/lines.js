@@ -50,7 +50,7 @@ function compareValues(a, b) {
 }
 
 function settingsText(run) {
-  return view.settings.map((key) => `${key} ${run.settings.get(key) ?? "–"}`).join(", ");
+  return view.settings.map((key) => `${key} ${visible(run.settings.get(key))}`).join(", ");
 }
 
 function swatch(line) {
