@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cvae.compare.course import BAIR_LEVEL, MARGIN, Claim, Part, Reading, is_study, readings
 from cvae.compare.document import Block, Heading, Picture, Table, Text, level, signed
 from cvae.compare.plots import course_curves
-from cvae.compare.runs import Run
+from cvae.compare.run import Run
 from cvae.errors import UserError
 from cvae.evaluation.intervals import mean_interval
 

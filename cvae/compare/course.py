@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cvae.compare.runs import Run
+from cvae.compare.run import Run
 from cvae.errors import UserError
 from cvae.evaluation.intervals import mean_interval, paired, runs_needed
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cvae.compare.course import Reading
-from cvae.compare.runs import Run
+from cvae.compare.run import Run
 from cvae.evaluation.intervals import mean_interval
 
 # Okabe and Ito's palette: told apart by colour-blind readers.

@@ -15,7 +15,8 @@ from pathlib import Path
 from cvae.compare.document import Block, save_pictures, to_markdown
 from cvae.compare.page import render
 from cvae.compare.paper import paper
-from cvae.compare.runs import Collection, collect, results_of, touched
+from cvae.compare.run import results_of
+from cvae.compare.runs import Collection, collect, touched
 from cvae.compare.view import view
 from cvae.console import say
 from cvae.errors import UserError, write_whole, writing
