@@ -7,6 +7,7 @@ const POINTS = 150;
 
 const charts = [];
 const copyLevel = levelOfCopy();
+const lastEpoch = runs.reduce((last, run) => Math.max(last, run.epoch), 0);
 const coarse = matchMedia("(pointer: coarse)").matches; // there a drag scrolls the page
 
 function makeCharts() {
@@ -176,7 +177,7 @@ function layoutOf(metric) {
     hovermode: "closest",
     dragmode: coarse ? false : "zoom",
     uirevision: `${metric.key} ${state.log}`,
-    xaxis: { ...axis, title: { text: "epoch", standoff: 6 } },
+    xaxis: { ...axis, title: { text: "epoch", standoff: 6 }, dtick: lastEpoch <= 10 ? 1 : null }, // no fractions of an epoch
     yaxis: { ...axis, type: metric.key === "train/kld" && state.log ? "log" : "linear", nticks: 6, exponentformat: "e" },
   };
 }
@@ -187,6 +188,7 @@ function rangeOf(traces, marks) {
   const reach = (layer) => extent(traces.filter((trace) => trace.meta.layer === layer).flatMap((trace) => trace.y));
   const [low, high] = extent([...reach(1), ...marks]);
   const span = high - low;
+  if (span === 0 && low !== 0) return [low - 0.5 * Math.abs(low), high + 0.5 * Math.abs(low)]; // Plotly would show it about 0
   if (!(span > 0 && span < Infinity)) return undefined;
   const [bandLow, bandHigh] = reach(0);
   return [Math.max(Math.min(low, bandLow), low - 0.3 * span) - 0.05 * span, Math.min(Math.max(high, bandHigh), high + 0.3 * span) + 0.05 * span];
