@@ -67,18 +67,22 @@ def explain(error: BaseException) -> str:
         return f"{override}: {str(cause).splitlines()[0]}"
     if text.startswith("Could not override '"):
         key = text.split("'", 2)[1]
-        meant = _meant(key, list(RunConfig.__dataclass_fields__))
+        parent, _, name = key.rpartition(".")
+        node = getattr(cause, "parent_node", None)
+        meant = _meant(name, list(node) if isinstance(node, DictConfig) else [], f"{parent}." if parent else "")
         return f"{key}: there is no such key{meant}; --cfg job shows all (+{key}=... would add it)"
     if isinstance(error, OverrideParseException):
+        if "=" not in error.override:
+            return f"{error.override}: write it as key=value; --cfg job shows all keys"
         return f"{error.override}: cannot be read ({text.splitlines()[0]}): check brackets and quotes"
     if "Missing mandatory value" in text and (missing := getattr(error, "full_key", None)):
         return f"{missing} must be given: add {missing}=... to the command"
     return " ".join(text.split())
 
 
-def _meant(word: str, choices: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, choices, 1) if "." not in word else []
-    return f" (did you mean {close[0]}?)" if close else ""
+def _meant(word: str, choices: Sequence[Any], prefix: str = "") -> str:
+    close = difflib.get_close_matches(word, [str(choice) for choice in choices], 1)
+    return f" (did you mean {prefix}{close[0]}?)" if close else ""
 
 
 # --- overrides --------------------------------------------------------------------------------------------------------

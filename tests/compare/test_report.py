@@ -169,6 +169,7 @@ def test_a_damaged_film_costs_the_film_alone(command, runs):
         (["watch=true", "port=99999"], "port=99999"),
         (["-m", "films=1,2"], "leave -m out"),
         (["lr=1"], "there is no such key"),
+        (["ouut=x.html"], "did you mean out?"),
     ],
 )
 def test_bad_input_is_one_line(command, runs, words, message):
