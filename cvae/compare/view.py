@@ -211,9 +211,8 @@ def _sheet(video_STHWC: np.ndarray) -> str:
 def _sweeps(found: Collection) -> list[dict[str, Any]]:
     shown = []
     for sweep in found.sweeps:
-        curves = {
-            run.trial: run.series(run.objective) for run in found.runs if run.sweep == sweep.name and run.trial is not None
-        }
+        members = [run for run in found.runs if run.study == sweep.key]
+        curves = {run.trial: run.series(run.objective) for run in members if run.trial is not None}
         figures = [{"title": each.title, "about": each.about, "figure": each.figure} for each in sweep.figures(curves)]
         shown.append(
             {"name": sweep.name, "note": sweep.summary, "best": sweep.best, "again": sweep.command, "figures": figures}

@@ -17,11 +17,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from cvae.sweep.board import counts, numbers, ranked, settings
-from cvae.sweep.storage import open_storage
-from cvae.sweep.study import FAILURE, owned
+from cvae.sweep.storage import read_journal
+from cvae.sweep.study import FAILURE, OF, owned
 from cvae.sweep.summary import Top
 
-_CURVES = 200  # drawn at most, the best ones
+_CURVES = 200  # drawn at most, the best trials first
 _UNPRUNED, _PRUNED = "#8b949e", "#d1602a"
 _FIGURES = (
     ("History", "Every complete trial's value, and the best so far.", "plot_optimization_history"),
@@ -87,9 +87,10 @@ class SweepRecord:
 
         The best of a study that runs the best trials again is a lucky seed, and not said.
         """
-        if self.winners or "-top-" in self.name:
+        trials = list(self.trials.values())
+        if self.winners or any(OF in trial.user_attrs for trial in trials):
             return self.winners
-        if len(self.study.directions) > 1 or not (order := ranked(list(self.trials.values()), self.study.directions)):
+        if not (order := ranked(trials, self.study.directions)):
             return ""
         return f"trial {order[0].number}: {self.objective} {numbers(order[0].values)}  {settings(order[0].params)}"
 
@@ -120,8 +121,10 @@ class SweepRecord:
     def _curves(self, curves: Mapping[int, Mapping[int, float]]) -> Figure | None:
         """Optuna's own plot of these does not say which trials were pruned."""
         traces = []
-        order = sorted(self.trials.values(), key=lambda trial: (trial.state == TrialState.PRUNED, trial.number))
-        for trial in order[:_CURVES]:
+        trials = self.trials
+        best = {trial.number: rank for rank, trial in enumerate(ranked(list(trials.values()), self.study.directions))}
+        chosen = sorted(trials.values(), key=lambda trial: best.get(trial.number, len(trials)))[:_CURVES]
+        for trial in sorted(chosen, key=lambda trial: (trial.state == TrialState.PRUNED, trial.number)):
             points = trial.intermediate_values or curves.get(trial.number, {})
             points = {step: value for step, value in points.items() if math.isfinite(value)}
             if not points:
@@ -169,6 +172,7 @@ def read_sweep(name: str, storage: str, folders: Iterable[Path], objective: str)
     ``objective`` is what its runs call their value, where no sweep.json says so. None if neither can be read: a database is
     not asked, since it may be far away or gone.
     """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it announces every study that it makes, be it in memory
     record = next(filter(None, (_sweep_json(folder / "sweep.json", name) for folder in folders)), {})
     study = _from_journal(name, storage) or (_from_record(record) if record else None)
     if study is None:
@@ -206,9 +210,7 @@ def _from_journal(name: str, storage: str) -> optuna.Study | None:
     if not storage.startswith("journal://"):
         return None
     try:
-        if not Path(storage.removeprefix("journal://")).is_file():
-            return None
-        study = optuna.load_study(study_name=name, storage=open_storage(storage))
+        study = optuna.load_study(study_name=name, storage=read_journal(storage))
         study.get_trials(deepcopy=False)
     except Exception:  # Optuna's readers raise many kinds for a damaged journal; sweep.json may still be whole
         return None

@@ -149,6 +149,21 @@ def _open_journal(path: Path) -> JournalStorage:
         ) from error
 
 
+def read_journal(url: str) -> JournalStorage:
+    """A journal to look at: nothing is written, made or locked, whatever its file turns out to be.
+
+    Optuna leaves out a last line that is not whole yet.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError, KeyError and others of Optuna's: it is no journal.
+    """
+    path = Path(absolute(url).removeprefix(_JOURNAL))
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
 class _Journal(JournalFileBackend):
     """Optuna's journal file, under a lock that a killed writer cannot leave behind, and mended where a full disk tore it."""
 

@@ -14,7 +14,9 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from cvae.compare.runs import collect, differing, in_order, natural
+from cvae.compare.view import view
 from cvae.errors import UserError
+from cvae.sweep import records
 from cvae.sweep.storage import open_storage
 
 
@@ -247,14 +249,50 @@ def test_a_sweep_that_goes_on_is_read_from_its_journal(tmp_path):
     assert [run.state for run in found.runs] == ["running", "running", "pruned"]
 
 
+@pytest.mark.parametrize("content", [b"a letter\nits last line", bytes(range(200)), b"", b'{"op_code": 0}\n{"op_'])
+def test_a_look_at_a_study_writes_nothing_whatever_its_run_calls_a_journal(tmp_path, content):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "letter").write_bytes(content)
+    for number, file in enumerate(("letter", "absent")):
+        trial = {"number": number, "study": "s", "storage": f"journal://{tmp_path}/there/{file}"}
+        fake_run(tmp_path / "sweep" / str(number), trial=trial)
+    found = collect(["sweep"])
+    assert (len(found.runs), found.sweeps) == (2, [])
+    assert [path.read_bytes() for path in (tmp_path / "there").iterdir()] == [content]
+
+
+def test_a_study_called_top_is_a_study(tmp_path):
+    root = swept(tmp_path / "sweep")
+    record = json.loads((root / "sweep.json").read_text())
+    (root / "sweep.json").write_text(json.dumps({**record, "study": "laptop-top-lr"}))
+    for config in root.glob("*/run.json"):
+        config.write_text(config.read_text().replace('"group": "s"', '"group": "laptop-top-lr"'))
+    (sweep,) = collect(["sweep"]).sweeps
+    assert sweep.best.startswith("trial ")
+
+
+def test_the_curves_of_a_large_sweep_are_those_of_its_best_trials(monkeypatch):
+    monkeypatch.setattr(records, "_CURVES", 2)
+    study = optuna.create_study(direction="maximize")
+    for value in (1.0, 3.0, 2.0):
+        study.add_trial(optuna.trial.create_trial(value=value, intermediate_values={1: value}))
+    figures = records.SweepRecord("s", "", study, "val/psnr", "", "").figures({})
+    (curves,) = [figure for figure in figures if figure.title == "Curves"]
+    assert [trace["name"] for trace in curves.figure["data"]] == ["trial 1", "trial 2"]
+
+
 def test_two_studies_of_one_name_are_two(tmp_path):
     for place, state in (("a", "pruned"), ("b", "complete")):
         root = swept(tmp_path / place, (state, "complete"))
         for config in root.glob("*/.hydra/config.yaml"):
             config.write_text(config.read_text().replace("postgresql://elsewhere/x", f"postgresql://{place}/x"))
+    for metrics in (tmp_path / "b").glob("*/metrics.jsonl"):
+        metrics.write_text(metrics.read_text().replace("20.0", "55.0"))
     found = collect(["a", "b"])
     assert [sweep.summary for sweep in found.sweeps] == ["1 complete, 1 pruned, 0 failed", "2 complete, 0 pruned, 0 failed"]
     assert [run.state for run in found.runs] == ["pruned", "finished", "finished", "finished"]
+    curves = [sweep["figures"][-1]["figure"]["data"] for sweep in view(found, "", "", 0, False, None)["sweeps"]]
+    assert [{trace["y"][-1] for trace in traces} for traces in curves] == [{20.0}, {55.0}]
 
 
 @pytest.mark.parametrize(
