@@ -29,19 +29,25 @@ def writing(path: Path, mend: str = "free some space, then go on with resume=") 
         raise UserError(f"cannot write {path} ({error.strerror or error}): {mend}") from error
 
 
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a file to write that then becomes ``path``: it is there as a whole or as it was before, however this ends."""
+    scratch = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")  # another process may write the same
+    try:
+        yield scratch
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, text: str, mend: str) -> None:
-    """Write a file that is there as a whole or as it was before, however the writing ends.
+    """Write a text file as a whole.
 
     Raises:
         UserError: it could not be written.
     """
-    scratch = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")  # another process may write the same
-    with writing(path, mend):
-        try:
-            scratch.write_text(text)
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+    with writing(path, mend), whole(path) as scratch:
+        scratch.write_text(text)
 
 
 def expanded(path: str | os.PathLike[str], key: str) -> Path:

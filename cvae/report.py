@@ -43,8 +43,8 @@ def report(cfg: DictConfig) -> None:
     form = cfg.format or ("md" if str(cfg.out).endswith(".md") else "html")
     if form not in FORMATS:
         raise UserError(f"format={form}: choose {' or '.join(FORMATS)}")
-    if cfg.watch and form != "html":
-        raise UserError("watch=true serves the page, which is HTML: leave format and out away")
+    if cfg.watch and (form != "html" or cfg.out):
+        raise UserError("watch=true serves the page and writes no file: leave format and out away")
     if cfg.films < 0:
         raise UserError(f"films={cfg.films}: give how many runs' sample videos to show, at least 0")
     places = OmegaConf.to_container(cfg.runs) if OmegaConf.is_list(cfg.runs) else [cfg.runs]

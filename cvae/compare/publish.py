@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from cvae.cli import explain
 from cvae.compare.document import Block, save_pictures, to_markdown
 from cvae.compare.page import render
 from cvae.compare.paper import paper
 from cvae.compare.run import results_of
 from cvae.compare.runs import Collection, collect, touched
 from cvae.compare.view import view
-from cvae.console import say
+from cvae.console import say, warn
 from cvae.errors import UserError, write_whole, writing
 
 FORMATS = ("html", "md")
@@ -82,19 +83,20 @@ def counted(found: Collection) -> str:
     return ", ".join(words + ([f"{len(found.broken)} unreadable"] if found.broken else []))
 
 
-def serve(report: Report, port: int) -> None:
-    """Serve the page on loopback until Ctrl-C; it is made anew when the runs' files have changed.
+def serve(report: Report, port: int, stop: threading.Event | None = None) -> None:
+    """Serve the page on loopback until Ctrl-C, or ``stop``; it is made anew when the runs' files have changed.
 
     Raises:
         UserError: there are no such runs, or the port is taken.
     """
     state = _Live(report)
     state.renew()
+    stop = stop or threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.split("?")[0]
-            if self.headers.get("Host", "").rpartition(":")[0] not in ("127.0.0.1", "localhost"):
+            if self.headers.get("Host", "").split(":")[0] not in ("127.0.0.1", "localhost"):
                 self.send_error(403)  # another site's name for this machine, by which that site could read the page
                 return
             if path not in ("/", "/version"):
@@ -118,10 +120,15 @@ def serve(report: Report, port: int) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     say(f"watching at http://127.0.0.1:{server.server_address[1]}/  Ctrl-C ends it")
     try:
-        while True:
-            time.sleep(_PAUSE)
-            with contextlib.suppress(UserError, OSError):  # the runs may be moved or cleared away; the last page stays
+        trouble = ""
+        while not stop.wait(_PAUSE):
+            before, trouble = trouble, ""
+            try:
                 state.renew()
+            except Exception as error:  # runs may be moved or cleared away under the look
+                trouble = explain(error)
+                if trouble != before:
+                    warn(f"the page stays as it was: {trouble}")
     except KeyboardInterrupt:
         say("\nno longer served")
     finally:

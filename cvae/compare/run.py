@@ -219,12 +219,20 @@ def _rows(path: Path) -> list[Row]:
 def _state(folder: Path, rows: Sequence[Row], epochs: int) -> str:
     if rows and rows[-1]["epoch"] >= epochs:
         return "finished"
-    if (folder / "checkpoints" / "diverged.pt").exists():
+    touched = max((folder / "run.json").stat().st_mtime, _written(folder / "metrics.jsonl"))
+    if _written(folder / "checkpoints" / "diverged.pt") >= touched:  # else it has been resumed since
         return "diverged"
-    touched = max(path.stat().st_mtime for path in (folder / "run.json", folder / "metrics.jsonl") if path.exists())
     # A first epoch may take long, and nothing says how long.
     patience = max(_SILENT, 3 * rows[-1].get("seconds", 0.0)) if rows else _FIRST
     return "running" if time.time() - touched < patience else "stopped"
+
+
+def _written(path: Path) -> float:
+    """When a file was last written; long ago if it is not there."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _note(record: Mapping[str, Any]) -> str:

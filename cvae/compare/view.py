@@ -188,11 +188,13 @@ def _spread(runs: Sequence[Run], settings: Sequence[str]) -> list[Run]:
 
 
 def _read_film(run: Run) -> _Film | None:
-    assert run.film is not None
     length = min(run.settings["n_past"] + run.settings["n_future"], _LONGEST)
     try:
-        true_STHWC, predicted_STHWC = read_gif(run.film, length)
-        epoch = int(run.film.stem.rpartition("_")[2])
+        path = run.film
+        if path is None:  # it went away
+            return None
+        true_STHWC, predicted_STHWC = read_gif(path, length)
+        epoch = int(path.stem.rpartition("_")[2])
         return epoch, true_STHWC.shape[:3], _sheet(true_STHWC), _sheet(predicted_STHWC)
     except Exception:  # Pillow's decoders raise many kinds for what is damaged or out of all proportion
         return None

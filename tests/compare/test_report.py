@@ -162,6 +162,7 @@ def test_a_damaged_film_costs_the_film_alone(command, runs):
         (["runs=3"], "runs=3 does not exist"),
         (["format=pdf"], "format=pdf: choose html or md"),
         (["watch=true", "format=md"], "leave format and out away"),
+        (["watch=true", "out=x.html"], "leave format and out away"),
         (["films=-1"], "films=-1"),
         (["films=many"], "films=many"),
         (["out=runs"], "cannot write"),
@@ -185,7 +186,7 @@ def test_a_port_in_use_is_one_line(command, runs):
     assert "choose another" in result.err
 
 
-def test_a_served_page_is_made_anew_when_a_run_goes_on(runs, monkeypatch, capsys):
+def test_a_served_page_is_made_anew_when_a_run_goes_on_and_stays_when_it_goes_away(runs, monkeypatch):
     monkeypatch.setattr("cvae.compare.publish._PAUSE", 0.05)
     ready, address = threading.Event(), []
 
@@ -194,7 +195,11 @@ def test_a_served_page_is_made_anew_when_a_run_goes_on(runs, monkeypatch, capsys
         ready.set()
 
     monkeypatch.setattr("cvae.compare.publish.say", note)
-    threading.Thread(target=serve, args=(Report([str(runs)], None, "x", 0, False), 0), daemon=True).start()
+    warned = threading.Event()
+    monkeypatch.setattr("cvae.compare.publish.warn", lambda text: warned.set())
+    stop = threading.Event()
+    server = threading.Thread(target=serve, args=(Report([str(runs)], None, "x", 0, False), 0, stop), daemon=True)
+    server.start()
     assert ready.wait(30)
 
     def get(path):
@@ -211,6 +216,12 @@ def test_a_served_page_is_made_anew_when_a_run_goes_on(runs, monkeypatch, capsys
             break
         threading.Event().wait(0.05)
     assert "runs/9" in get("")
+    shutil.rmtree(runs)
+    assert warned.wait(30)
+    assert "runs/9" in get("")
+    stop.set()
+    server.join(30)
+    assert not server.is_alive()
 
 
 def test_runs_that_go_away_leave_the_last_page(runs):

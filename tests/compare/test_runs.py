@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import time
 
 import optuna
@@ -141,6 +142,37 @@ def test_states(tmp_path):
     assert {name: run.state for name, run in found.items()} == {name: name for name in found}
     assert found["stopped"].resume == "python -m cvae.train resume=runs/stopped"
     assert not any(found[name].resume for name in found if name != "stopped")
+
+
+def test_a_run_that_diverged_and_was_resumed_is_running(tmp_path):
+    run = fake_run(tmp_path / "run", epochs=9)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "diverged.pt").touch()
+    os.utime(run / "checkpoints" / "diverged.pt", (time.time() - 60,) * 2)
+    assert collect(["run"]).runs[0].state == "running"
+
+
+def test_a_run_that_goes_away_under_the_look_is_listed(tmp_path, monkeypatch):
+    run = fake_run(tmp_path / "runs" / "a", epochs=9)
+    fake_run(tmp_path / "runs" / "b")
+
+    def cleared(folder):
+        if folder == run:
+            shutil.rmtree(folder)
+        return []
+
+    monkeypatch.setattr("cvae.compare.run._overrides", cleared)
+    monkeypatch.setattr("cvae.compare.run._rows", lambda path: cleared(path.parent))
+    found = collect(["runs"])
+    assert ([read.name for read in found.runs], list(reasons(found))) == (["b"], ["a"])
+    assert "went away" in reasons(found)["a"]
+
+
+def test_a_film_that_goes_away_under_the_look_is_no_film(tmp_path):
+    run = fake_run(tmp_path / "run", film=True)
+    found = collect(["run"])
+    shutil.rmtree(run / "samples")
+    assert view(found, "", "", 48, False, None)["films"] == []
 
 
 def test_a_run_of_another_version_is_shown_and_says_so(tmp_path):
