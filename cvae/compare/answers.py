@@ -40,7 +40,8 @@ def answers(runs: Sequence[Run], bair: bool = False) -> list[Block]:
         UserError: the runs make up no such study.
     """
     found = [(reading, reading.claims(bair)) for reading in readings(runs)]
-    blocks = [*_verdicts(found), *_what_ran(runs, found[0][0]), *_how(found[0][0], bair)]
+    verdicts = _verdicts(found)
+    blocks = [*_what_ran(runs, [reading for reading, _ in found]), *_how(found[0][0], bair)]
     for reading, claims in found:
         blocks.append(Heading(2, _name(reading)))
         for claim in claims:
@@ -48,7 +49,7 @@ def answers(runs: Sequence[Run], bair: bool = False) -> list[Block]:
         blocks += [*_cells(reading), *_effects(reading)]
         picture = f"beta_{reading.beta or 0:g}.png"
         blocks.append(Picture(picture, course_curves(reading), f"PSNR, MSE, KL and schedules over epochs: {_name(reading)}"))
-    return [*blocks, *_limits(found)]
+    return [*verdicts, *blocks, *_limits(found, _intervals(blocks))]
 
 
 def _name(reading: Reading) -> str:
@@ -75,7 +76,7 @@ def _verdicts(found: Sequence[tuple[Reading, list[Claim]]]) -> list[Block]:
 def _verdict(claim: Claim) -> str:
     verdict = claim.verdict
     if verdict == "undecided":
-        verdict = f"undecided: {_seeds([part for part in claim.parts if part.verdict == 'undecided'])}"
+        verdict = f"undecided: {_seeds(claim.deciding)}"
     return f"{verdict} (there was no drop)" if claim.premise and claim.premise.verdict == "refuted" else verdict
 
 
@@ -86,8 +87,11 @@ def _seeds(undecided: Sequence[Part]) -> str:
     return "over 1000 seeds" if None in needed else f"about {max(number or 0 for number in needed)} seeds"
 
 
-def _what_ran(runs: Sequence[Run], reading: Reading) -> list[Block]:
-    run = _any(reading)
+def _what_ran(runs: Sequence[Run], found: Sequence[Reading]) -> list[Block]:
+    run = _any(found[0])
+    factors = [f"{len(found)} values of beta"] if len(found) > 1 else []
+    factors += ["2 learning rates", "2 KL schedules", "2 ends of teacher forcing"]
+    seeds = sorted({seed for reading in found for seed in reading.seeds})
     unfinished = [f"{each.name} ({each.state})" for each in runs if each.state != "finished"]
     shas = sorted({str(each.record.get("git_sha"))[:10] for each in runs})
     devices = sorted({f"{each.record.get('device')}, {each.record.get('precision')}" for each in runs})
@@ -96,11 +100,11 @@ def _what_ran(runs: Sequence[Run], reading: Reading) -> list[Block]:
     return [
         Heading(2, "What ran"),
         Text(
-            f"{len(runs) - len(unfinished)} finished runs: 2 learning rates, 2 KL schedules, 2 ends of teacher forcing, "
-            f"seeds {', '.join(map(str, reading.seeds))}; {sizes}, {run.settings['batch_size']} windows of {frames} an "
-            f"iteration. Data: {run.settings.get('data')}, fingerprint {run.record.get('dataset')}; repeating the last past "
-            f"frame scores {run.last('val/psnr_copy') or math.nan:.2f} dB there. Device: {'; '.join(devices)}. Commit "
-            f"{', '.join(shas)}." + (f" Not finished and left out: {', '.join(unfinished)}." if unfinished else "")
+            f"{len(runs) - len(unfinished)} finished runs: {', '.join(factors)}, seeds {', '.join(map(str, seeds))}; {sizes}, "
+            f"{run.settings['batch_size']} windows of {frames} an iteration. Data: {run.settings.get('data')}, fingerprint "
+            f"{run.record.get('dataset')}; repeating the last past frame scores {run.last('val/psnr_copy') or math.nan:.2f} dB "
+            f"there. Device: {'; '.join(devices)}. Commit {', '.join(shas)}."
+            + (f" Not finished and left out: {', '.join(unfinished)}." if unfinished else "")
         ),
     ]
 
@@ -128,8 +132,8 @@ def _how(reading: Reading, bair: bool) -> list[Block]:
             "A quantity is computed for each seed, averaged over the cells that it does not tell apart; differences are "
             "paired in seeds. What stands here is the mean over seeds with its 95 % interval (Student's t). It speaks for "
             "or against the claim if the interval lies wholly on one side of the threshold. A claim is supported if all its "
-            "parts are, refuted if one is, else undecided; then the number of seeds stands there that would decide it if "
-            "these are typical."
+            "parts are, refuted if one is, else undecided; then the number of seeds stands there that would decide it in four "
+            "of five such studies, if these seeds are typical."
         ),
     ]
 
@@ -145,11 +149,11 @@ def _claim(claim: Claim) -> list[Block]:
         Text(claim.text),
         Text(f"What would refute it: {claim.refuted_by}."),
         *premise,
-        Table(header, [_part(part) for part in claim.parts]),
+        Table(header, [_measured(part) for part in claim.parts]),
     ]
 
 
-def _part(part: Part) -> list[str]:
+def _measured(part: Part) -> list[str]:
     values = ", ".join(f"{value:+.2f}" for value in part.values) or "—"
     side = f"{'above' if part.above else 'below'} {part.threshold:g} dB"
     verdict = part.verdict if part.verdict != "undecided" else f"undecided: {_seeds([part])}"
@@ -189,7 +193,7 @@ def _effects(reading: Reading) -> list[Block]:
     for effect in reading.effects():
         form = ".2g" if effect.unit == "nats" else ".2f"
         shown = f"{signed(*effect.interval, form)} {effect.unit}"
-        rows.append([f"{effect.number}, {effect.contrast}", shown, str(len(effect.values))])
+        rows.append([f"{effect.quantity}, {effect.contrast}", shown, str(len(effect.values))])
     return [
         Heading(3, "What each factor does"),
         Text("Paired in seeds, averaged over the cells of the other two factors."),
@@ -197,27 +201,37 @@ def _effects(reading: Reading) -> list[Block]:
     ]
 
 
-def _limits(found: Sequence[tuple[Reading, list[Claim]]]) -> list[Block]:
+def _intervals(blocks: Sequence[Block]) -> int:
+    """How many intervals stand in the tables."""
+    return sum("[" in cell for block in blocks if isinstance(block, Table) for row in block.rows for cell in row)
+
+
+def _limits(found: Sequence[tuple[Reading, list[Claim]]], shown: int) -> list[Block]:
+    """What to make of the page, on which so many intervals are ``shown``."""
     reading, _ = found[0]
-    iterations = reading.epochs * int(_any(reading).settings["epoch_size"])
-    intervals = sum(len(claim.parts) for _, claims in found for claim in claims)
-    betas = [each.beta for each, _ in found if each.beta and each.beta > 0]
-    sigmas = "; ".join(f"{math.sqrt(beta * _PIXELS / 2):.2g} for beta {beta:g}" for beta in betas)
+    run = _any(reading)
+    iterations = reading.epochs * int(run.settings["epoch_size"])
+    judged = sum(len(claim.parts) for _, claims in found for claim in claims)
+    sigmas = [f"{math.sqrt(each.beta * _PIXELS / 2):.2g} for beta {each.beta:g}" for each, _ in found if each.beta]
+    width = ""
+    if sigmas and run.settings.get("likelihood") == "mse":
+        width = f"The decoder that beta implies has the width sqrt(beta D / 2) on pixels in [0, 1]: {'; '.join(sigmas)}. "
+        width += "A wide one has little use for its latent variable. "
     blocks: list[Block] = [
         Heading(2, "What this can tell, and what it cannot"),
         Text(
             f"{len(reading.seeds)} seeds vary weights, noise and order, and not the data: the intervals speak of other "
-            f"seeds, not of other data sets. They are 95 % intervals one by one; of {intervals} such, {intervals / 20:.1f} "
-            "are expected to miss."
+            "seeds, not of other data sets. They are 95 % intervals one by one, with no correction for their number: of the "
+            f"{judged} behind the verdicts {judged / 20:.1f} are expected to miss, of all {shown} in the tables "
+            f"{shown / 20:.1f}."
         ),
         Text(
-            f"The decoder that a beta implies has the width sigma = sqrt(beta D / 2) on pixels in [0, 1]: {sigmas}. So wide "
-            "a decoder has little use for its latent variable. Where KL at the end is near 0, a KL schedule has nothing to "
-            "act on, and a difference between schedules says nothing about annealing; PSNR alone would not show that."
+            f"{width}Where KL at the end is near 0, a KL schedule has nothing to act on, and a difference between schedules "
+            "says nothing about annealing; PSNR alone would not show that."
         ),
     ]
     if iterations < _REPORTS:
-        ends = [reading.end(run) for runs in reading.cells.values() for run in runs.values()]
+        ends = [each.end(run) for each, _ in found for runs in each.cells.values() for run in runs.values()]
         blocks.append(
             Text(
                 f"A run has {iterations:,} iterations where the report's have {_REPORTS:,}, and ends at {min(ends):.1f} to "

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from cvae.compare.run import Run
+from cvae.compare.runs import differing
 from cvae.errors import UserError
 from cvae.evaluation.intervals import mean_interval, paired, runs_needed
 
 MARGIN = 0.5  # dB; a smaller fall is none: the epochs of one run differ by as much
 BAIR_LEVEL = 25.0  # dB; the course's bar, and the report's threshold
 KLS, FORCINGS = ("cyclical", "monotonic"), ("step", "linear")
-_AT_END = "PSNR at the end"
 FACTORS = ("lr", "kl_schedule", "tf_schedule", "beta", "seed")
 
 Cell = tuple[float, str, str]  # lr, kl_schedule, tf_schedule
@@ -50,8 +50,13 @@ class Part:
         return "supported" if high < self.threshold else "refuted" if low > self.threshold else "undecided"
 
     @property
+    def leans(self) -> bool:
+        """Whether its mean lies where the claim holds."""
+        return (self.interval[0] > self.threshold) == self.above
+
+    @property
     def needed(self) -> int | None:
-        """The seeds that would decide it, if these are typical; None if more than a thousand."""
+        """The seeds that would decide it in four of five studies, if these are typical; None if more than a thousand."""
         return runs_needed(self.values, self.threshold)
 
 
@@ -74,25 +79,31 @@ class Claim:
         verdicts = {part.verdict for part in self.parts}
         return "refuted" if "refuted" in verdicts else "undecided" if "undecided" in verdicts else "supported"
 
+    @property
+    def deciding(self) -> list[Part]:
+        """The undecided parts on which the verdict waits: one that leans against it settles it alone, else it takes all.
+
+        Of those that lean against it, the one that takes the fewest seeds.
+        """
+        undecided = [part for part in self.parts if part.verdict == "undecided"]
+        against = [part for part in undecided if not part.leans]
+        return [min(against, key=lambda part: part.needed or math.inf)] if against else undecided
+
 
 @dataclass(frozen=True)
 class Effect:
-    """What one factor does to a number: its second level less its first, paired in seeds, averaged over the other cells."""
+    """What one factor does to a quantity: a level of it less the other, paired in seeds, averaged over the other cells."""
 
-    number: str
+    quantity: str
     contrast: str
     unit: str
     values: list[float]
+    at_end: bool  # whether it is about the PSNR with which runs end
 
     @property
     def interval(self) -> tuple[float, float, float]:
         """Mean and the ends of its 95 % interval."""
         return mean_interval(self.values)
-
-    @property
-    def at_end(self) -> bool:
-        """Whether it is about the PSNR with which runs end."""
-        return self.number == _AT_END
 
 
 @dataclass(frozen=True)
@@ -158,7 +169,8 @@ class Reading:
         return Claim(
             1,
             f"lr {low:g} survives the sudden end of teacher forcing.",
-            f"a fall of more than {MARGIN:g} dB from the epochs before the end to those after it",
+            f"a fall of more than {MARGIN:g} dB from the epochs before the end to those after it"
+            + (f", or a PSNR below {BAIR_LEVEL:g} dB before it" if bair else ""),
             [level, fall] if bair else [fall],
         )
 
@@ -170,7 +182,8 @@ class Reading:
         return Claim(
             2,
             f"lr {high:g} is lower there, and drops.",
-            f"a PSNR at the end of forcing no lower than that of lr {low:g}, or a fall of less than {MARGIN:g} dB",
+            f"a PSNR at the end of forcing no lower than that of lr {low:g}, or a fall of less than {MARGIN:g} dB"
+            + (f", or a PSNR above {BAIR_LEVEL:g} dB before it" if bair else ""),
             [*([level] if bair else []), less, self._drop()],
         )
 
@@ -218,16 +231,17 @@ class Reading:
             ("cyclical less monotonic", {"kl": "cyclical"}, {"kl": "monotonic"}),
             ("sudden less linear end of forcing", {"tf": "step"}, {"tf": "linear"}),
         ]
-        numbers: list[tuple[str, str, Callable[[Run], float]]] = [
-            (_AT_END, "dB", self.end),
+        quantities: list[tuple[str, str, Callable[[Run], float]]] = [
+            ("PSNR at the end", "dB", self.end),
             ("best PSNR", "dB", lambda run: max(run.series("val/psnr").values())),
             ("KL at the end", "nats", lambda run: self.end(run, "train/kld")),
         ]
-        return [
-            Effect(name, contrast, unit, list(paired(self.over(quantity, **first), self.over(quantity, **second)).values()))
-            for name, unit, quantity in numbers
-            for contrast, first, second in contrasts
-        ]
+        found = []
+        for name, unit, quantity in quantities:
+            for contrast, first, second in contrasts:
+                differences = paired(self.over(quantity, **first), self.over(quantity, **second))
+                found.append(Effect(name, contrast, unit, list(differences.values()), quantity == self.end))
+        return found
 
 
 def readings(runs: Sequence[Run]) -> list[Reading]:
@@ -256,6 +270,13 @@ def readings(runs: Sequence[Run]) -> list[Reading]:
                 raise UserError(
                     f"{run.folder} has {key}={run.settings[key]}: the study compares {' and '.join(known)}; leave it out"
                 )
+    if further := [key for key in differing(whole) if key not in FACTORS]:
+        raise UserError(
+            f"the study's runs differ in {', '.join(further)} as well, and cannot be held against each other: "
+            "give those that agree in it"
+        )
+    if len({str(run.record.get("dataset")) for run in whole}) > 1:
+        raise UserError("the study's runs saw different data, by the fingerprints in run.json: give those that saw the same")
     betas = {run.settings.get("beta") for run in whole}
     return [
         _reading(beta, (lrs[0], lrs[1]), [run for run in whole if run.settings.get("beta") == beta])
@@ -272,12 +293,15 @@ def _reading(beta: float | None, lrs: tuple[float, float], runs: Sequence[Run]) 
         cell[run.seed] = run
     ends = {_forced(run) for run in runs if run.settings["tf_schedule"] == "step"}
     lengths = {run.epochs for run in runs}
-    if len(ends) != 1 or len(lengths) != 1:
+    (epochs,) = lengths  # they differ in the study's factors alone
+    window = max(1, round(epochs / 50))
+    forced = min(ends, default=0)
+    if len(ends) != 1 or not window <= forced <= epochs - window:
         raise UserError(
-            "the study's runs must have one number of epochs, and teacher forcing must end at one of them (or nowhere yet)"
+            f"a sudden end of teacher forcing must come at one epoch of all runs, from {window} to {epochs - window}, so that "
+            f"there are levels before and after it; here it comes after epoch {', '.join(map(str, sorted(ends))) or '?'}"
         )
-    (forced,), (epochs,) = ends, lengths
-    return Reading(beta, cells, lrs, epochs, forced, window=max(1, round(epochs / 50)))
+    return Reading(beta, cells, lrs, epochs, forced, window)
 
 
 def _forced(run: Run) -> int:
@@ -292,7 +316,7 @@ def _part(what: str, values: dict[int, float], above: float | None = None, below
 
 
 def is_study(runs: Iterable[Run]) -> bool:
-    """Whether runs vary in just what the study varies, over at least two seeds."""
+    """Whether runs vary in what the study varies, over at least two seeds; ``readings`` asks for the rest."""
     finished = [run for run in runs if run.state == "finished"]
     levels = {key: {str(run.settings.get(key)) for run in finished} for key in FACTORS}
     wanted = len(levels["lr"]) == 2 and levels["kl_schedule"] == set(KLS) and levels["tf_schedule"] == set(FORCINGS)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from fakes import fake_run, fake_study
 
 from cvae.compare.answers import answers, study_answers
-from cvae.compare.course import is_study, readings
+from cvae.compare.course import Claim, Part, is_study, readings
 from cvae.compare.document import to_html, to_markdown
 from cvae.compare.runs import collect
 from cvae.errors import UserError
+from cvae.evaluation.intervals import runs_needed
 
 EPOCHS, HALF = 10, 5
 
@@ -60,13 +62,45 @@ def test_noise_decides_nothing_and_says_how_many_seeds_might(tmp_path):
     parts = [part for claim in first.claims(False) for part in claim.parts]
     undecided = [part for part in parts if part.verdict == "undecided"]
     assert len(undecided) > len(parts) / 2
-    assert all(part.needed is None or part.needed > 3 for part in undecided)
+    assert [part.needed for part in undecided] == [runs_needed(part.values, part.threshold) for part in undecided]
+
+
+def test_a_claim_waits_for_the_part_that_refutes_it_soonest_else_for_all():
+    near, far = Part("", [0.1, -0.1, -0.2], True, 0.0), Part("", [0.1, -0.1, -0.01], True, 0.0)
+    leaning, sure = Part("", [0.1, -0.1, 0.2], True, 0.0), Part("", [1.0, 1.1, 0.9], True, 0.0)
+    assert Claim(1, "", "", [leaning, far, near, sure]).deciding == [near]
+    assert Claim(1, "", "", [leaning, leaning, sure]).deciding == [leaning, leaning]
+    assert Claim(1, "", "", [sure]).deciding == []
+
+
+def test_effects_have_their_sign_and_size(tmp_path):
+    """Each factor is worth another number of dB, and the claims' quantities are what they say."""
+
+    def levels(lr, kl, tf, beta, seed):
+        level = 20 + seed + (1 if lr > 1e-3 else 0) + (0.5 if kl == "cyclical" else 0) + (0.25 if tf == "step" else 0)
+        return [*[level] * HALF, *[level - (2 if tf == "step" else 1)] * (EPOCHS - HALF)]
+
+    (reading, _) = readings(collect([str(fake_study(tmp_path / "study", levels))]).runs)
+    effects = {(each.quantity, each.contrast): each.interval[0] for each in reading.effects()}
+    for quantity, forcing in (("PSNR at the end", -0.75), ("best PSNR", 0.25)):
+        assert effects[quantity, "lr 0.002 less 0.0005"] == pytest.approx(1)
+        assert effects[quantity, "cyclical less monotonic"] == pytest.approx(0.5)
+        assert effects[quantity, "sudden less linear end of forcing"] == pytest.approx(forcing)
+    parts = {part.what: part.interval[0] for claim in reading.claims(True) for part in claim.parts}
+    assert parts["fall at the end of forcing, lr 0.0005"] == pytest.approx(2)
+    assert parts["PSNR when forcing ends, lr 0.002 less lr 0.0005"] == pytest.approx(1)
+    assert parts["cyclical: PSNR at the end less that before forcing ends"] == pytest.approx(-2)
+    assert parts["fall with linear decay, lr 0.002"] == pytest.approx(1)
+    assert parts["fall, sudden less linear, lr 0.002"] == pytest.approx(1)
 
 
 def test_the_report_s_25_db_count_on_bair_alone(tmp_path):
     root = fake_study(tmp_path / "study", lambda *cell: [value - 5 for value in as_the_report_says(*cell)])
     assert verdicts(root)[0][0] == "supported"
     assert verdicts(root, bair=True)[0][0] == "refuted"
+    (reading, _) = readings(collect([str(root)]).runs)
+    assert ["25 dB" in claim.refuted_by for claim in reading.claims(True)] == [True, True, False, False]
+    assert not any("25 dB" in claim.refuted_by for claim in reading.claims(False))
 
 
 def test_differences_are_paired_within_seeds(tmp_path):
@@ -104,12 +138,31 @@ def test_a_fall_is_from_before_to_just_after_whatever_comes_later(tmp_path):
 
 
 def test_a_part_is_decided_where_its_interval_lies_on_one_side(tmp_path):
-    from cvae.compare.course import Part
-
     assert Part("", [1.0, 1.1, 0.9], True, 0.5).verdict == "supported"
     assert Part("", [1.0, 1.1, 0.9], False, 0.5).verdict == "refuted"
     assert Part("", [1.0, 1.1, 0.9], True, 1.05).verdict == "undecided"
     assert Part("", [1.0], True, 0.5).verdict == "undecided"
+
+
+ALIKE = ["likelihood=mse", "kl_schedule=monotonic"]
+
+
+def of_other_data(run):
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "dataset": "another"}))
+
+
+@pytest.mark.parametrize("until", [0, 1, 10])
+def test_a_study_without_levels_before_and_after_the_end_of_forcing_is_refused(tmp_path, until):
+    root = fake_study(tmp_path / "study", lambda *cell: np.arange(10.0), seeds=1)
+    for path in root.glob("*/metrics.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row | {"tf_ratio": float(row["epoch"] <= until)}) + "\n" for row in rows))
+    if until == 1:
+        assert [reading.forced for reading in readings(collect([str(root)]).runs)] == [1, 1]
+    else:
+        with pytest.raises(UserError, match=f"from 1 to 9.*after epoch {until}"):
+            readings(collect([str(root)]).runs)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +171,16 @@ def test_a_part_is_decided_where_its_interval_lies_on_one_side(tmp_path):
         (lambda run: fake_run(run, words=["likelihood=mse"], lr=3e-3), "two learning rates"),
         (lambda run: fake_run(run, words=["likelihood=mse"], lr="high"), "lr=high, which is no number"),
         (lambda run: fake_run(run, words=["likelihood=mse", "kl_schedule=sigmoid"], lr=2e-3, beta=1.0), "kl_schedule=sigmoid"),
-        (lambda run: fake_run(run, words=["kl_schedule=monotonic"], lr=2e-3, beta=1.0, seed=1), "same settings and seed"),
-        (lambda run: fake_run(run, words=["kl_schedule=monotonic"], lr=2e-3, beta=1.0, seed=9), "one number of epochs"),
+        (lambda run: fake_run(run, words=ALIKE, psnr=range(10), lr=2e-3, beta=1.0, seed=1, epoch_size=8), "same settings and"),
+        (lambda run: fake_run(run, words=ALIKE, lr=2e-3, beta=1.0, seed=9, epoch_size=8), "differ in epochs as well"),
+        (
+            lambda run: fake_run(run, words=ALIKE, psnr=range(10), lr=2e-3, beta=1.0, seed=9, epoch_size=9),
+            "differ in epoch_size",
+        ),
+        (
+            lambda run: of_other_data(fake_run(run, words=ALIKE, psnr=range(10), lr=2e-3, beta=1.0, seed=9, epoch_size=8)),
+            "data",
+        ),
     ],
 )
 def test_runs_that_are_no_study_are_refused(tmp_path, change, message):
@@ -157,3 +218,20 @@ def test_the_page_holds_a_verdict_for_each_claim_and_reading(tmp_path):
     assert text.count("What would refute it") == 8
     assert "80 iterations" in text
     assert to_html(blocks).count("<img") == 2
+    assert "48 finished runs: 2 values of beta, 2 learning rates" in text
+    assert "sqrt(beta D / 2) on pixels" in text
+
+
+def test_the_number_of_intervals_is_that_of_the_tables_and_a_learned_width_is_not_stated(tmp_path, monkeypatch):
+    monkeypatch.setattr("cvae.compare.answers.course_curves", lambda reading: b"")
+    root = fake_study(tmp_path / "study", noisy)
+    for path in root.glob("*/.hydra/config.yaml"):
+        path.write_text(
+            path.read_text().replace("objective.MSE", "objective.SigmaOptimal").replace("beta: 0.0001", "beta: null")
+        )
+    blocks = answers(collect([str(root)]).runs)
+    text = to_markdown(blocks, "")
+    first = text.index("## What ran")
+    assert f"of all {text.count(' [', first) - text.count('mean [95') - text.count('seeds [95')} in the tables" in text
+    assert "sqrt(beta" not in text
+    assert "beta = the likelihood's own" in text

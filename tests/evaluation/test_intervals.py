@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
-from cvae.evaluation.intervals import mean_interval, runs_needed
+from cvae.evaluation.intervals import mean_interval, quantile, runs_needed
 
 # Two-sided 95 % points of Student's t by degrees of freedom, from a printed table.
 T975 = {1: 12.706, 2: 4.303, 4: 2.776, 9: 2.262}
@@ -29,17 +30,13 @@ def test_one_value_has_no_interval() -> None:
 
 
 @pytest.mark.parametrize(("mean", "deviation"), [(1.0, 1.0), (0.5, 1.0), (-0.3, 0.2)])
-def test_so_many_values_as_needed_leave_the_threshold_out_and_one_fewer_does_not(mean: float, deviation: float) -> None:
-    def values(count: int) -> list[float]:
-        """Of exactly this mean and deviation."""
-        offset = deviation * math.sqrt((count - 1) / 2)
-        return [mean - offset, mean + offset, *([mean] * (count - 2))]
-
-    needed = runs_needed(values(2))
+def test_so_many_values_as_needed_leave_the_threshold_out_in_four_of_five_studies(mean: float, deviation: float) -> None:
+    offset = deviation / math.sqrt(2)
+    needed = runs_needed([1 + mean - offset, 1 + mean + offset], threshold=1.0)
     assert needed is not None
-    for count in (needed - 1, needed):
-        _, low, high = mean_interval(values(count))
-        assert (low > 0 or high < 0) == (count == needed)
+    studies = np.random.default_rng(0).normal(mean, deviation, (4000, needed))
+    half = quantile(needed) * studies.std(axis=1, ddof=1) / math.sqrt(needed)
+    assert (abs(studies.mean(axis=1)) > half).mean() == pytest.approx(0.8, abs=0.08)
 
 
 def test_what_too_few_values_cannot_tell() -> None:
