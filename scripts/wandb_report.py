@@ -1,7 +1,7 @@
 """A W&B report that compares runs: python scripts/wandb_report.py [--project cvae] [--entity E] [--group G ...] [--title T]
 
-A group is a multirun or a study; without one the report is about the whole project. It shows curves by schedules, lr and beta
-(seeds pooled), the best validation PSNR with the KL beside it, what the settings are worth, how runs differ, and the samples.
+A group is a multirun or a study; without one the report is about the whole project. It shows curves by schedules, lr, tfr and
+beta (seeds pooled), the best validation PSNR with the KL beside it, what the settings are worth, how runs differ, and samples.
 Prints the report's address; --print writes its specification as JSON instead, without any server.
 """
 
@@ -22,7 +22,7 @@ own predictions. `val/psnr` is in dB; `val/psnr_copy` is what repeating the last
 nats a predicted frame: read it beside the PSNR, which alone rewards a latent that is switched off (KL near 0). `kl_weight`
 multiplies the KL, beta included; `tf_ratio` is the share of true frames among the inputs in training."""
 BEST = "val/psnr.max"  # the mirror asks W&B for the best epoch's
-CHOICES = ("kl_schedule._target_", "tf_schedule._target_", "lr", "beta")
+CHOICES = ("kl_schedule._target_", "tf_schedule._target_", "lr", "tfr", "beta")
 TIMEOUT = 10  # seconds
 LONGEST = 128  # letters of a title
 

@@ -54,7 +54,8 @@ class Picture:
 Block = Heading | Text | Code | Table | Picture
 
 _NUMBER = re.compile(r"^[-+]?\d[\d.,e+-]*( \[.*\])?( .{0,6})?$|^$|^—( .{0,6})?$")
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
+# Control and formatting signs, which can turn round or hide the text after them: page/text.js has the same.
+_UNSEEN = re.compile("[\\u0000-\\u001f\\u007f-\\u009f\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff]")
 _LONG = 200
 
 
@@ -69,6 +70,10 @@ def _visible(text: object) -> str:
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", " ".join(text.split()))
 
 
+def _lines(code: Code) -> str:
+    return "\n".join(map(_visible, code.text.splitlines()))
+
+
 def to_markdown(blocks: Sequence[Block], pictures: str) -> str:
     """Markdown of some blocks; ``pictures`` is the folder in which it looks for them, relative to the page."""
     return "\n\n".join(_markdown(block, pictures) for block in blocks) + "\n"
@@ -80,7 +85,7 @@ def _markdown(block: Block, pictures: str) -> str:
     if isinstance(block, Text):
         return _escaped(block.text)
     if isinstance(block, Code):
-        text = "\n".join(map(_visible, block.text.splitlines()))
+        text = _lines(block)
         fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
         return f"{fence}\n{text}\n{fence}"
     if isinstance(block, Picture):
@@ -107,7 +112,7 @@ def _html(block: Block) -> str:
     if isinstance(block, Text):
         return f"<p>{html.escape(_visible(block.text))}</p>"
     if isinstance(block, Code):
-        return f"<pre>{html.escape(block.text)}</pre>"
+        return f"<pre>{html.escape(_lines(block))}</pre>"
     if isinstance(block, Picture):
         data = base64.b64encode(block.png).decode()
         return f'<img class="picture" alt="{html.escape(block.alt)}" src="data:image/png;base64,{data}">'

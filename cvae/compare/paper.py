@@ -18,7 +18,7 @@ def paper(found: Collection, title: str, command: str, bair: bool) -> list[Block
     blocks: list[Block] = [Heading(1, title), Code(command), *study_answers(runs, bair)]
     keys = [key for key in differing(runs) if key != "seed"]
     groups = grouped(runs, keys)
-    if len(groups) < len(runs) and keys:
+    if len(groups) < len(runs):
         blocks += [Heading(2, "Groups"), *_groups(groups)]
     if (curves := group_curves(groups)) is not None:
         blocks += [Heading(2, "Curves"), Picture("curves.png", curves, "PSNR, MSE, KL and schedules over epochs")]
@@ -48,22 +48,25 @@ def grouped(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, list[Run]]:
 def _groups(groups: dict[str, list[Run]]) -> list[Block]:
     objective = main_objective([run for runs in groups.values() for run in runs])
     reference, first = next(iter(groups.items()))
-    header = ["settings", "runs", f"{objective} at the end [95 %]", "KL at the end, nats", f"paired difference to {reference}"]
+    header = ["settings", "runs", f"{objective} at the end [95 %]", "KL at the end, nats"]
+    header += [f"paired difference to {reference}"] * (len(groups) > 1)
     rows = []
     for name, runs in groups.items():
         ends, kls = _ends(runs, objective), _ends(runs, "train/kld")
         pairs = list(paired(ends, _ends(first, objective)).values()) if name != reference else []
         difference = f"{signed(*mean_interval(pairs))}, {len(pairs)} seed{'s' * (len(pairs) > 1)}" if pairs else ""
+        ended = sum(run.state == "finished" for run in runs)
         rows.append(
             [
                 name,
-                str(len(runs)),
+                f"{ended} of {len(runs)}" if ended < len(runs) else str(ended),
                 level(*mean_interval(list(ends.values()))),
                 level(*mean_interval(list(kls.values())), ".2g"),
-                difference,
+                *([difference] * (len(groups) > 1)),
             ]
         )
-    return [Table(header, rows), Text("Runs at their end; intervals over seeds (Student's t), differences paired in seeds.")]
+    about = "Finished runs at their end. Intervals over seeds (Student's t), each counted once; differences paired in seeds."
+    return [Table(header, rows), Text(about)]
 
 
 def _ends(runs: Sequence[Run], key: str) -> dict[int, float]:

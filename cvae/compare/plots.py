@@ -29,7 +29,7 @@ _METRICS = {
 
 
 def group_curves(groups: Mapping[str, Sequence[Run]]) -> bytes | None:
-    """A panel a metric: each group's mean over its runs, with the 95 % interval where it has several; None without any."""
+    """A panel a metric: each group's mean over its seeds, with the 95 % interval where it has several; None without any."""
     keys = [key for key in _METRICS if any(run.series(key) for runs in groups.values() for run in runs)]
     if not keys:
         return None
@@ -41,7 +41,7 @@ def group_curves(groups: Mapping[str, Sequence[Run]]) -> bytes | None:
         for index, (name, runs) in enumerate(groups.items()):
             _band(
                 axes,
-                [run.series(key) for run in runs],
+                _seed_curves(runs, key),
                 _COLOURS[index % len(_COLOURS)],
                 name,
                 _DASHES[index // len(_COLOURS) % len(_DASHES)],
@@ -106,8 +106,17 @@ def _fit(axes: Axes, values: Sequence[float]) -> None:
         axes.set_ylim(min(values) - margin, max(values) + margin)
 
 
+def _seed_curves(runs: Sequence[Run], key: str) -> list[dict[int, float]]:
+    """A curve a seed, the mean of its runs."""
+    found: dict[int, dict[int, list[float]]] = {}
+    for run in runs:
+        for epoch, value in run.series(key).items():
+            found.setdefault(run.seed, {}).setdefault(epoch, []).append(value)
+    return [{epoch: sum(values) / len(values) for epoch, values in curve.items()} for curve in found.values()]
+
+
 def _band(axes: Axes, series: Sequence[Mapping[int, float]], colour: str, name: str, dash: str = "-") -> None:
-    """A mean over runs and its interval, at the epochs that any of them has."""
+    """A mean over seeds and its interval, at the epochs that any of them has."""
     epochs = sorted({epoch for each in series for epoch in each})
     if not epochs:
         return

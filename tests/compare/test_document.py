@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+from cvae.compare import document
 from cvae.compare.document import Code, Heading, Picture, Table, Text, level, signed, to_html, to_markdown
 
 HOSTILE = [
@@ -31,6 +35,17 @@ def test_hostile_cells_stay_cells(text):
         assert "<script" not in page
         assert "\u202e" not in page
         assert "\x1b" not in page
+
+
+def test_the_signs_that_are_named_are_those_of_the_page_s_script():
+    script = (Path(document.__file__).parent / "page" / "text.js").read_text()
+    (signs,) = re.findall(r"const UNSEEN = /(\[.*\])/g;", script)
+    characters = [chr(code) for code in range(0x10000)]
+    assert [sign for sign in characters if document._UNSEEN.match(sign)] == [
+        sign for sign in characters if re.match(signs, sign)
+    ]
+    for shown in (to_markdown([Text("a\u200bb"), Code("a\u009bb")], ""), to_html([Text("a\u200bb"), Code("a\u009bb")])):
+        assert not {"\u200b", "\u009b"} & set(shown)
 
 
 def test_markup_is_shown_as_it_stands_and_names_stay_readable():

@@ -11,11 +11,16 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import optuna
 import pytest
 from fakes import fake_run, fake_study
+from matplotlib.figure import Figure
 
+from cvae.compare import plots
 from cvae.compare.publish import Report, _Live, serve
+from cvae.compare.runs import collect
 from cvae.errors import UserError
+from cvae.evaluation.intervals import mean_interval
 
 
 @pytest.fixture
@@ -62,12 +67,38 @@ def test_markdown_has_groups_with_paired_differences_and_a_picture(command, runs
 
 
 def test_only_finished_runs_are_paired_and_a_seed_counts_once(command, tmp_path):
-    for number, (lr, seed, end, epochs) in enumerate(
-        [(1e-3, 1, 20, 2), (1e-3, 2, 20, 9), (2e-3, 1, 21, 2), (2e-3, 1, 23, 2), (2e-3, 2, 9, 2)]
+    for number, (lr, seed, *psnr) in enumerate(
+        [(1e-3, 1, 18.0, 20.0), (1e-3, 2, 20.0), (2e-3, 1, 18.0, 21.0), (2e-3, 1, 18.0, 23.0), (2e-3, 2, 18.0, 9.0)]
     ):
-        fake_run(tmp_path / "runs" / str(number), (18.0, float(end)), lr=lr, seed=seed, epochs=epochs)
+        fake_run(tmp_path / "runs" / str(number), psnr, lr=lr, seed=seed, epochs=2)
     command("report", "runs=runs", "out=report.md")
-    assert "+2.00, 1 seed |" in Path("report.md").read_text()
+    text = Path("report.md").read_text()
+    assert "| lr=0.001 | 1 of 2 | 20.00 |" in text
+    assert "| lr=0.002 | 3 | 15.50 [-67.09, 98.09] |" in text  # of 22 and 9
+    assert "+2.00, 1 seed |" in text
+
+
+def test_the_seeds_of_one_setting_are_a_group(command, tmp_path):
+    for seed, end in enumerate((20.0, 21.0, 22.0)):
+        fake_run(tmp_path / "runs" / str(seed), (18.0, end), seed=seed)
+    command("report", "runs=runs", "out=report.md")
+    text = Path("report.md").read_text()
+    assert "| all | 3 | 21.00 [18.52, 23.48] |" in text
+    assert "paired difference to" not in text
+
+
+def test_curves_have_intervals_over_seeds_and_a_seed_counts_once(tmp_path):
+    for number, (seed, values) in enumerate([(1, (1, 2)), (1, (3, 4)), (2, (4, 7))]):
+        fake_run(tmp_path / str(number), values, seed=seed)
+    curves = plots._seed_curves(collect([str(tmp_path)]).runs, "val/psnr")
+    assert curves == [{1: 2.0, 2: 3.0}, {1: 4.0, 2: 7.0}]
+    axes = Figure().subplots()
+    plots._band(axes, curves, "red", "")
+    assert list(axes.lines[0].get_ydata()) == [3.0, 5.0]
+    (band,) = axes.collections
+    assert {round(y, 3) for _, y in band.get_paths()[0].vertices if y == y} >= {
+        round(end, 3) for values in ((2, 4), (3, 7)) for end in mean_interval(values)[1:]
+    }
 
 
 def test_a_page_shows_of_each_run_what_it_has(command, tmp_path):
@@ -77,6 +108,17 @@ def test_a_page_shows_of_each_run_what_it_has(command, tmp_path):
     view = shown("report.html")
     assert "kl_schedule.cycles" not in view["common"]
     assert [run["other"].get("kl_schedule.cycles") for run in view["runs"]] == [3, None]
+
+
+def test_of_a_sweep_nothing_is_said_but_on_the_page(command, tmp_path):
+    fake_run(tmp_path / "sweep" / "0", trial={"number": 0, "study": "s", "storage": "postgresql://elsewhere/x"})
+    trial = {"number": 0, "state": "complete", "values": [20.0], "params": {"lr": 1e-3}, "failure": None}
+    record = {"study": "s", "objective": "val/psnr", "directions": ["maximize"], "space": {"lr": "0.001..0.003"}}
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({**record, "trials": [trial]}))
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    result = command("report", "runs=sweep")
+    assert (result.code, result.err) == (0, "")
+    assert [sweep["name"] for sweep in shown("report.html")["sweeps"]] == ["s"]
 
 
 def test_one_objective_ranks_all_runs(command, tmp_path):

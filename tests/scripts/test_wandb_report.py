@@ -77,7 +77,7 @@ def test_what_is_saved(server, monkeypatch, capsys):
         assert [each["name"] for each in grid["runSets"]] == ["grid", ODD]
         assert [filters(each) for each in grid["runSets"]] == [[("group", "=", "grid")], [("group", "=", ODD)]]
         assert {each["project"]["name"] for each in grid["runSets"]} == {"cvae"}
-    keys = ["kl_schedule.value._target_", "tf_schedule.value._target_", "lr.value", "beta.value"]
+    keys = ["kl_schedule.value._target_", "tf_schedule.value._target_", "lr.value", "tfr.value", "beta.value"]
     assert [key["name"] for key in curves["runSets"][0]["grouping"]] == keys
     assert runs["runSets"][0]["grouping"] == []
 
