@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fakes import fake_run, fake_study
 
-from cvae.compare.answers import answers, study_answers
+from cvae.compare.answers import _seeds, answers, study_answers
 from cvae.compare.course import Claim, Part, is_study, readings
 from cvae.compare.document import to_html, to_markdown
 from cvae.compare.runs import collect
@@ -66,11 +66,14 @@ def test_noise_decides_nothing_and_says_how_many_seeds_might(tmp_path):
 
 
 def test_a_claim_waits_for_the_part_that_refutes_it_soonest_else_for_all():
-    near, far = Part("", [0.1, -0.1, -0.2], True, 0.0), Part("", [0.1, -0.1, -0.01], True, 0.0)
+    near, far = Part("", [0.1, -0.1, -0.2], True, 0.0), Part("", [0.1, -0.1, -0.05], True, 0.0)
     leaning, sure = Part("", [0.1, -0.1, 0.2], True, 0.0), Part("", [1.0, 1.1, 0.9], True, 0.0)
     assert Claim(1, "", "", [leaning, far, near, sure]).deciding == [near]
     assert Claim(1, "", "", [leaning, leaning, sure]).deciding == [leaning, leaning]
     assert Claim(1, "", "", [sure]).deciding == []
+    assert near.needed < far.needed < 1000
+    assert _seeds([near, far]) == f"about {far.needed} seeds"
+    assert _seeds([near, Part("", [1e-3, 1.0, -1.0], True, 0.0)]) == "over 1000 seeds"
 
 
 def test_effects_have_their_sign_and_size(tmp_path):

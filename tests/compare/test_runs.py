@@ -127,6 +127,9 @@ def test_slow_epochs_have_patience_of_their_own(tmp_path):
     for path in run.rglob("*"):
         os.utime(path, (time.time() - 900,) * 2)
     assert collect(["run"]).runs[0].state == "running"
+    for path in run.rglob("*"):
+        os.utime(path, (time.time() - 1900,) * 2)
+    assert collect(["run"]).runs[0].state == "stopped"
 
 
 def test_states(tmp_path):
