@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
@@ -18,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cvae.config import RunConfig, build
 from cvae.console import say
+from cvae.data.layout import refuse_absent
 from cvae.errors import UserError, expanded
 
 CONF = Path(__file__).with_name("conf")
@@ -199,6 +201,7 @@ def refuse_start(overrides: Sequence[str]) -> None:
         return
     multirun = is_multirun(overrides)
     refuse_torchrun(multirun)
+    _refuse_absent_data(overrides)
     if not {"hydra.run.dir", "hydra.sweep.dir"} & override_values(overrides).keys():
         return
     # The rest may be sweeps, which compose into no single config.
@@ -212,6 +215,28 @@ def refuse_start(overrides: Sequence[str]) -> None:
         raise UserError(
             f"{used.parent} already holds a run: choose another folder, or go on with {resume_command(used.parent)}"
         )
+
+
+def _refuse_absent_data(overrides: Sequence[str]) -> None:
+    """Raise UserError if no job of a multirun could find its data: a failed trial is not run again."""
+    values = override_values(overrides)
+    if not is_multirun(overrides) and "experiment" not in values:
+        return
+    try:
+        parsed = OverridesParser.create().parse_overrides([word for word in overrides if not word.startswith("-")])
+        swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
+        cfg = compose([str(each.input_line) for each in parsed if not each.is_sweep_override()], with_hydra=True)
+    except HydraException:
+        return  # without the swept words it need not compose; who sweeps them says more
+    hydra, data = cfg.hydra, cfg.data
+    swept += hydra.sweeper.get("params") or {}
+    if (hydra.mode != RunMode.MULTIRUN and not is_multirun(overrides)) or {"data", "data.root"} & set(swept):
+        return
+    if OmegaConf.is_missing(data, "root"):
+        raise UserError("data.root must be given: add data.root=... to the command")
+    elsewhere = "submitit" in str(hydra.launcher.get("_target_"))  # other hosts may see other folders
+    if data.get("_target_") == "cvae.data.store.VideoData" and not elsewhere:
+        refuse_absent(expanded(data.root, "data.root"))
 
 
 def resume_command(folder: Path) -> str:

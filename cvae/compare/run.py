@@ -19,6 +19,7 @@ from cvae import __version__
 from cvae.cli import resume_command
 from cvae.config import identity
 from cvae.console import short
+from cvae.process import Process
 from cvae.training.recorder import read_metrics
 
 Row = dict[str, float]
@@ -146,7 +147,7 @@ def read_run(folder: Path) -> Run:
         rows=rows,
         record=record,
         objective=str(objective or "val/psnr"),
-        state=_state(folder, rows, settings["epochs"]),
+        state=_state(folder, rows, settings["epochs"], record),
         note=_note(record),
         overrides=_overrides(folder),
         sweep=str(record["group"]) if record.get("group") else None,
@@ -216,15 +217,25 @@ def _rows(path: Path) -> list[Row]:
     return [rows[epoch] for epoch in sorted(rows)]
 
 
-def _state(folder: Path, rows: Sequence[Row], epochs: int) -> str:
+def _state(folder: Path, rows: Sequence[Row], epochs: int, record: Mapping[str, Any]) -> str:
     if rows and rows[-1]["epoch"] >= epochs:
         return "finished"
     touched = max((folder / "run.json").stat().st_mtime, _written(folder / "metrics.jsonl"))
     if _written(folder / "checkpoints" / "diverged.pt") >= touched:  # else it has been resumed since
         return "diverged"
+    if _died(record):
+        return "stopped"
     # A first epoch may take long, and nothing says how long.
     patience = max(_SILENT, 3 * rows[-1].get("seconds", 0.0)) if rows else _FIRST
     return "running" if time.time() - touched < patience else "stopped"
+
+
+def _died(record: Mapping[str, Any]) -> bool:
+    """Whether the process that last went on with a run is known to be gone; of one on another host nothing is known."""
+    with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
+        last = (record.get("resumed") or [record])[-1]["process"]
+        return Process(str(last["host"]), int(last["pid"]), float(last["started"])).alive() is False
+    return False
 
 
 def _written(path: Path) -> float:

@@ -43,14 +43,19 @@ class Listing:
     fingerprint: str
 
 
+def refuse_absent(root: Path) -> None:
+    """Raise UserError if there is no such folder."""
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder: set data.root to the folder that holds {', '.join(SPLITS)}")
+
+
 def list_split(root: Path, split: str) -> Listing:
     """List ROOT/split without opening a file.
 
     Raises:
         UserError: the root or the split is missing or empty, or a sequence's frames are not numbered 0, 1, 2, ...
     """
-    if not root.is_dir():
-        raise UserError(f"{root} is no folder: set data.root to the folder that holds {', '.join(SPLITS)}")
+    refuse_absent(root)
     folder = root / split
     if not folder.is_dir():
         found = ", ".join(sorted(entry.name for entry in root.iterdir() if entry.is_dir())) or "no folders"

@@ -21,6 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
+from cvae.cli import MENDABLE, explain
 from cvae.console import say
 from cvae.errors import Diverged, UserError
 from cvae.sweep.job_trial import JobTrial
@@ -77,8 +78,10 @@ class Job:
         except UserError as error:
             trial.fail(str(error))
             raise
-        except Exception:
-            trial.let_go(queue=False, reason=traceback.format_exc(limit=-8))
+        except Exception as error:
+            # The last line is what people are shown, and OmegaConf's says nothing.
+            said = explain(error) if isinstance(error, MENDABLE) else ""
+            trial.let_go(queue=False, reason=traceback.format_exc(limit=-8) + said)
             raise
         except SystemExit as stop:
             asked = trial.stopping or trial.heard > 0 or stop.code in _STOPPED

@@ -16,9 +16,10 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from cvae.errors import UserError
+from cvae.process import Process
 from cvae.sweep.storage import absolute, await_storage, patiently, revealed
 from cvae.sweep.strategies import build_pruner
-from cvae.sweep.study import CLAIM, FACTS, FAILURE, JOB, LEASE, STOP, SWEEPER, Owner, lease_of, locked, owned
+from cvae.sweep.study import CLAIM, FACTS, FAILURE, JOB, LEASE, STOP, SWEEPER, lease_of, locked, owned
 from cvae.trial import NoTrial
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class JobTrial(NoTrial):
         self._facts: dict[str, float] = {}
         self._by_seed = isinstance(study.pruner, optuna.pruners.WilcoxonPruner)
         self._closed = threading.Event()
-        self._me = Owner.of()
+        self._me = Process.of()
         self.heeds = self._stopping = False  # whether the app looks at ``stopping``
         self.heard = 0  # the last signal to stop
         sweeper = frozen.system_attrs.get(SWEEPER) or {}

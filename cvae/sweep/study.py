@@ -10,24 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import json
-import os
-import platform
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import optuna
-import psutil
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cvae.errors import UserError
+from cvae.process import Process
 from cvae.sweep.storage import absolute, hidden, open_storage, patiently
 
 LEASE = 120.0  # seconds that an owner may be silent; it speaks up every quarter of that
@@ -40,46 +37,6 @@ PLACE = "cvae:sweep_dir"  # where its jobs' folders are
 # and the user's:
 FOLDER, FAILURE, FACTS = "folder", "failure", "facts"
 OF = "of"  # the number of the trial that this one repeats
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A process: ``started``, in seconds after boot, tells it from a later one with the same id."""
-
-    host: str
-    pid: int
-    started: float
-
-    @classmethod
-    def of(cls, pid: int | None = None) -> Owner:
-        process = psutil.Process(pid)
-        return cls(_host(), process.pid, _since_boot(process))
-
-    def alive(self, until: float) -> bool:
-        """Whether it lives: seen at once on this host, by its lease's end on another."""
-        if self.host != _host():
-            return time.time() < until
-        try:
-            process = psutil.Process(self.pid)
-            return abs(_since_boot(process) - self.started) < 0.5 and bool(process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return False
-
-
-@functools.cache
-def _host() -> str:
-    """This machine and its process ids: containers and copies of a machine may share its name."""
-    parts = [platform.node()]
-    for name in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
-        with contextlib.suppress(OSError):
-            path = Path(name)
-            parts.append(path.readlink().name if path.is_symlink() else path.read_text().strip()[:8])
-    return " ".join(parts)
-
-
-def _since_boot(process: psutil.Process) -> float:
-    """When a process started. By the clock it would change whenever the clock is set, as after a machine's sleep."""
-    return float(process.create_time() - psutil.boot_time())
 
 
 class SweepStudy:
@@ -155,9 +112,9 @@ class SweepStudy:
                 if not any(trial.user_attrs.get(_QUEUED) == index for trial in known):
                     self.study.enqueue_trial(point, user_attrs={_QUEUED: index, **own})
 
-    def lease(self, trial_id: int, role: str, owner: Owner | None = None) -> None:
+    def lease(self, trial_id: int, role: str, owner: Process | None = None) -> None:
         """Say that ``owner`` (this process) has a running trial, as its sweeper or its job, for the next ``LEASE`` seconds."""
-        self.storage.set_trial_system_attr(trial_id, role, lease_of(owner or Owner.of()))
+        self.storage.set_trial_system_attr(trial_id, role, lease_of(owner or Process.of()))
 
     def give_up(self, number: int, claim: str, reason: str, attempt: bool) -> None:
         """Queue a claimed trial that its job left unfinished; fail it if this was an ``attempt`` and there were enough.
@@ -171,8 +128,8 @@ class SweepStudy:
             trial = self.study.get_trials(deepcopy=False)[number]
             if trial.system_attrs.get(CLAIM) != claim or trial.state.is_finished():
                 return
-            job = trial.system_attrs.get(JOB)
-            if job and (job["host"], job["pid"]) != (_host(), os.getpid()) and _lives(job):
+            job, me = trial.system_attrs.get(JOB), Process.of()
+            if job and (job["host"], job["pid"]) != (me.host, me.pid) and _lives(job):
                 self.storage.set_trial_system_attr(trial._trial_id, SWEEPER, None)
             else:
                 self._queue_or_fail(trial, reason, attempt)
@@ -268,7 +225,7 @@ def _locked_in_database(storage: BaseStorage, url: str, study: str) -> Iterator[
                 connection.execute(text(release), name)
 
 
-def lease_of(owner: Owner) -> dict[str, Any]:
+def lease_of(owner: Process) -> dict[str, Any]:
     """A lease from now on, as it is kept with a trial."""
     return {**asdict(owner), "until": time.time() + LEASE}
 
@@ -284,7 +241,8 @@ def owned(trial: FrozenTrial) -> bool:
 
 
 def _lives(lease: dict[str, Any]) -> bool:
-    return Owner(lease["host"], lease["pid"], lease["started"]).alive(lease["until"])
+    alive = Process(lease["host"], lease["pid"], lease["started"]).alive()
+    return bool(time.time() < lease["until"]) if alive is None else alive
 
 
 def _difference(known: dict[str, Any], given: dict[str, Any]) -> str:

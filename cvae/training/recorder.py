@@ -10,7 +10,7 @@ import platform
 import secrets
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 from cvae import pictures
 from cvae.console import command, say, short, warn
 from cvae.errors import UserError, write_whole, writing
+from cvae.process import Process
 from cvae.training.terminal import Advance, epoch_line, live_bar
 
 __all__ = ["NoMirror"]
@@ -85,7 +86,8 @@ class Recorder:
             self.folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
             record = _read_record(path)
-            record["resumed"] = [*record.get("resumed", []), {"command": command(), "at": _now(), **facts}]
+            again = {"command": command(), "at": _now(), "process": asdict(Process.of()), **facts}
+            record["resumed"] = [*record.get("resumed", []), again]
         else:
             nonce = secrets.token_hex(8)
             record = {
@@ -96,6 +98,7 @@ class Recorder:
                 "started": _now(),
                 "group": group,
                 "host": platform.node(),
+                "process": asdict(Process.of()),
                 "python": platform.python_version(),
                 "versions": _versions(),
                 **_git(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -17,6 +18,7 @@ from optuna.trial import TrialState
 from cvae.compare.runs import collect, differing, in_order, natural
 from cvae.compare.view import view
 from cvae.errors import UserError
+from cvae.process import Process
 from cvae.sweep import records
 from cvae.sweep.storage import open_storage
 
@@ -145,6 +147,21 @@ def test_states(tmp_path):
     assert {name: run.state for name, run in found.items()} == {name: name for name in found}
     assert found["stopped"].resume == "python -m cvae.train resume=runs/stopped"
     assert not any(found[name].resume for name in found if name != "stopped")
+
+
+def test_a_run_whose_process_is_gone_is_stopped_at_once(tmp_path):
+    me = Process.of()
+    dead = dataclasses.replace(me, started=1.0)  # another one had this id
+    apart = dataclasses.replace(me, host="elsewhere", started=1.0)
+    fakes = {"dead": [dead], "alive": [me], "apart": [apart], "resumed": [dead, me], "cut": [me, dead], "odd": [None]}
+    for name, processes in fakes.items():
+        run = fake_run(tmp_path / "runs" / name, epochs=9)
+        first, *others = [{"process": each and dataclasses.asdict(each)} for each in processes]
+        record = json.loads((run / "run.json").read_text()) | first | ({"resumed": others} if others else {})
+        (run / "run.json").write_text(json.dumps(record))
+    states = {run.name: run.state for run in collect(["runs"]).runs}
+    assert {name for name, state in states.items() if state == "stopped"} == {"dead", "cut"}
+    assert set(states.values()) == {"stopped", "running"}
 
 
 def test_a_run_that_diverged_and_was_resumed_is_running(tmp_path):

@@ -13,9 +13,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import Trial
 
+from cvae.process import Process
 from cvae.sweep.job import Job
 from cvae.sweep.storage import absolute
-from cvae.sweep.study import CLAIM, JOB, SWEEPER, Owner, SweepStudy
+from cvae.sweep.study import CLAIM, JOB, SWEEPER, SweepStudy
 from cvae.trial import current_trial
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -34,7 +35,7 @@ def place(study: SweepStudy, trial: Trial) -> DictConfig:
 def claimed_anew(study: SweepStudy, trial: Trial) -> Trial:
     """The trial once more, as another sweeper claims it that takes its owners for dead."""
     for role in (SWEEPER, JOB):
-        study.lease(trial._trial_id, role, Owner(Owner.of().host, os.getpid(), started=1.0))
+        study.lease(trial._trial_id, role, Process(Process.of().host, os.getpid(), started=1.0))
     again = study.claim(9)
     assert again is not None
     assert again.number == trial.number
@@ -107,7 +108,7 @@ def test_a_job_that_loses_its_trial_tells_nothing(study: SweepStudy, end: Callab
 # --- its end ----------------------------------------------------------------------------------------------------------
 
 
-def begin(study: SweepStudy, sweeper: Owner | None = None) -> DictConfig:
+def begin(study: SweepStudy, sweeper: Process | None = None) -> DictConfig:
     trial = study.claim(9)
     assert trial is not None
     if sweeper is not None:
@@ -115,8 +116,8 @@ def begin(study: SweepStudy, sweeper: Owner | None = None) -> DictConfig:
     return place(study, trial)
 
 
-DEAD = Owner(Owner.of().host, 2**30, 1.0)  # no system has as many
-APART = Owner("another-host", 1, 0.0)
+DEAD = Process(Process.of().host, 2**30, 1.0)  # no system has as many
+APART = Process("another-host", 1, 0.0)
 
 
 def watching(cfg: DictConfig) -> float:
@@ -129,7 +130,7 @@ def watching(cfg: DictConfig) -> float:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("sweeper", [None, DEAD, APART])
-def test_an_app_that_watches_is_asked_to_stop(study: SweepStudy, sweeper: Owner | None, number: int) -> None:
+def test_an_app_that_watches_is_asked_to_stop(study: SweepStudy, sweeper: Process | None, number: int) -> None:
     cfg = begin(study, sweeper)
     cfg.signal = int(number)
     before = signal.getsignal(number)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import optuna
@@ -15,8 +16,9 @@ import pytest
 from optuna.trial import TrialState
 
 from cvae.errors import UserError
+from cvae.process import Process
 from cvae.sweep.storage import absolute
-from cvae.sweep.study import CLAIM, JOB, SWEEPER, Owner, SweepStudy
+from cvae.sweep.study import CLAIM, JOB, SWEEPER, SweepStudy, _lives
 
 SPACE = {"space": {"x": "interval(0,1)"}, "fixed": {"epochs": "3"}}
 
@@ -97,7 +99,7 @@ def test_a_trial_without_its_owner_is_queued_as_it_is_then_failed(url: str) -> N
     x = trial.suggest_float("x", 0, 1)
     trial.report(0.5, step=1)
     trial.set_user_attr("folder", "run/0")
-    dead = Owner(Owner.of().host, os.getpid(), started=1.0)  # another process had this id
+    dead = Process(Process.of().host, os.getpid(), started=1.0)  # another process had this id
     for role in (SWEEPER, JOB):
         ours.lease(trial._trial_id, role, dead)
     again = ours.claim(5)
@@ -120,13 +122,13 @@ def test_a_sweeper_that_dies_before_its_job_begins_costs_no_attempt(url: str) ->
         trial = ours.claim(5)
         assert trial is not None
         assert trial.number == 0
-        ours.lease(trial._trial_id, SWEEPER, Owner(Owner.of().host, os.getpid(), started=1.0))
+        ours.lease(trial._trial_id, SWEEPER, Process(Process.of().host, os.getpid(), started=1.0))
 
 
 def test_a_trial_that_was_asked_to_stop_and_killed_costs_no_attempt(url: str) -> None:
     ours = study(url, retry=0)
     trial = ours.claim(5)
-    dead = Owner(Owner.of().host, os.getpid(), started=1.0)
+    dead = Process(Process.of().host, os.getpid(), started=1.0)
     for role in (SWEEPER, JOB):
         ours.lease(trial._trial_id, role, dead)
     ours.stop([trial._trial_id])
@@ -167,7 +169,7 @@ def test_enqueued_points_come_first(url: str) -> None:
 def test_a_trial_is_owned_by_its_sweeper_or_its_job(url: str) -> None:
     """A job outlives its sweeper, and a sweeper waits for a job that a scheduler has put back into its queue."""
     ours = study(url, retry=0)
-    dead = Owner(Owner.of().host, os.getpid(), started=1.0)
+    dead = Process(Process.of().host, os.getpid(), started=1.0)
     outlived, waiting, lost = (ours.claim(9) for _ in range(3))
     ours.lease(outlived._trial_id, SWEEPER, dead)
     ours.lease(outlived._trial_id, JOB)
@@ -200,7 +202,7 @@ def test_a_claim_given_up_stays_with_a_job_that_lives(url: str) -> None:
     ours = study(url, retry=9)
     trial = ours.claim(9)
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    ours.lease(trial._trial_id, JOB, Owner.of(process.pid))
+    ours.lease(trial._trial_id, JOB, Process.of(process.pid))
     ours.give_up(trial.number, ours.storage.get_trial_system_attrs(trial._trial_id)[CLAIM], "lost", attempt=True)
     assert ours.claim(9).number == 1
     assert states(url) == ["RUNNING", "RUNNING"]
@@ -210,10 +212,10 @@ def test_a_claim_given_up_stays_with_a_job_that_lives(url: str) -> None:
 
 
 def test_setting_the_clock_kills_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    owner, boot = Owner.of(), psutil.boot_time()
+    process, boot = Process.of(), psutil.boot_time()
     monkeypatch.setattr(psutil, "boot_time", lambda: boot + 3600)
     monkeypatch.setattr(psutil.Process, "create_time", lambda self, real=psutil.Process.create_time: real(self) + 3600)
-    assert owner.alive(0.0)
+    assert process.alive()
 
 
 # --- owners -----------------------------------------------------------------------------------------------------------
@@ -221,22 +223,22 @@ def test_setting_the_clock_kills_nobody(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_owners_on_this_host_are_seen_to_die_at_once() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    owner = Owner.of(process.pid)
-    far, past = time.time() + 1000, time.time() - 1000
-    assert owner.alive(past), "its lease does not matter while it can be seen"
+    owner = asdict(Process.of(process.pid))
+    far, past = owner | {"until": time.time() + 1000}, owner | {"until": time.time() - 1000}
+    assert _lives(past), "its lease does not matter while it can be seen"
     process.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 10
-    while owner.alive(far):  # not even reaped
+    while _lives(far):  # not even reaped
         assert time.monotonic() < deadline
     process.communicate()
-    assert not owner.alive(far)
-    assert Owner.of() == Owner.of(os.getpid())
+    assert not _lives(far)
+    assert Process.of() == Process.of(os.getpid())
 
 
 def test_owners_elsewhere_live_as_long_as_their_lease() -> None:
-    owner = Owner("another-host", 1, 0.0)
-    assert owner.alive(time.time() + 1)
-    assert not owner.alive(time.time() - 1)
+    owner = asdict(Process("another-host", 1, 0.0))
+    assert _lives(owner | {"until": time.time() + 1})
+    assert not _lives(owner | {"until": time.time() - 1})
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------
