@@ -30,14 +30,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("study.md"), help="the page (study.md), its pictures beside it")
     words, overrides = parser.parse_known_args()
     experiment = "course_study" if words.full else "course_study_quick"
-    begun = subprocess.run([sys.executable, "-m", "cvae.train", f"experiment={experiment}", *overrides], check=False)
-    if begun.returncode:
-        raise SystemExit(begun.returncode)  # it has said why
+    if code := run(f"experiment={experiment}", *overrides):
+        raise SystemExit(code)  # it has said why
     try:
         write_markdown(page(*latest(experiment), words.bair), words.out)
     except UserError as error:
         fail(error)
     say(f"page       {short(words.out)}")
+
+
+def run(*words: str) -> int:
+    """Run cvae.train to its end; return its exit code."""
+    process = subprocess.Popen([sys.executable, "-m", "cvae.train", *words])
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the terminal sends it Ctrl-C as well: it saves, and says how to go on
+            continue
 
 
 def latest(experiment: str) -> tuple[str, list[str]]:
@@ -47,8 +56,10 @@ def latest(experiment: str) -> tuple[str, list[str]]:
     records.sort(key=lambda path: path.stat().st_mtime)
     if not records:
         raise UserError(f"the study's runs are not below multirun/{experiment}: leave hydra.sweep.dir to the experiment")
-    record = json.loads(records[-1].read_text())
-    return record["study"], sorted({str(Path(trial["folder"]).parent) for trial in record["trials"] if trial["folder"]})
+    record, here = json.loads(records[-1].read_text()), records[-1].parent
+    folders = [Path(trial["folder"]) for trial in record["trials"] if trial["folder"]]
+    # A study that was moved or copied is where its sweep.json is, whatever that says.
+    return record["study"], sorted({str(here if (here / folder.name).is_dir() else folder.parent) for folder in folders})
 
 
 def page(study: str, folders: list[str], bair: bool) -> list[Block]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cvae.compare.course import BAIR_LEVEL, MARGIN, Claim, Part, Reading, is_study, readings
 from cvae.compare.document import Block, Heading, Picture, Table, Text, level, signed
 from cvae.compare.plots import course_curves
-from cvae.compare.run import Run
+from cvae.compare.run import Run, commits
 from cvae.errors import UserError
 from cvae.evaluation.intervals import mean_interval
 
@@ -74,10 +74,9 @@ def _verdicts(found: Sequence[tuple[Reading, list[Claim]]]) -> list[Block]:
 
 
 def _verdict(claim: Claim) -> str:
-    verdict = claim.verdict
-    if verdict == "undecided":
-        verdict = f"undecided: {_seeds(claim.deciding)}"
-    return f"{verdict} (there was no drop)" if claim.premise and claim.premise.verdict == "refuted" else verdict
+    if claim.verdict != "undecided":
+        return claim.verdict
+    return f"undecided: {'there was no drop' if claim.void else _seeds(claim.deciding)}"
 
 
 def _seeds(undecided: Sequence[Part]) -> str:
@@ -93,7 +92,6 @@ def _what_ran(runs: Sequence[Run], found: Sequence[Reading]) -> list[Block]:
     factors += ["2 learning rates", "2 KL schedules", "2 ends of teacher forcing"]
     seeds = sorted({seed for reading in found for seed in reading.seeds})
     unfinished = [f"{each.name} ({each.state})" for each in runs if each.state != "finished"]
-    shas = sorted({str(each.record.get("git_sha"))[:10] for each in runs})
     devices = sorted({f"{each.record.get('device')}, {each.record.get('precision')}" for each in runs})
     sizes = f"{run.epochs} epochs of {run.settings['epoch_size']} iterations each"
     frames = f"{run.settings['n_past']} + {run.settings['n_future']} frames"
@@ -103,7 +101,7 @@ def _what_ran(runs: Sequence[Run], found: Sequence[Reading]) -> list[Block]:
             f"{len(runs) - len(unfinished)} finished runs: {', '.join(factors)}, seeds {', '.join(map(str, seeds))}; {sizes}, "
             f"{run.settings['batch_size']} windows of {frames} an iteration. Data: {run.settings.get('data')}, fingerprint "
             f"{run.record.get('dataset')}; repeating the last past frame scores {run.last('val/psnr_copy') or math.nan:.2f} dB "
-            f"there. Device: {'; '.join(devices)}. Commit {', '.join(shas)}."
+            f"there. Device: {'; '.join(devices)}. {commits(runs)}"
             + (f" Not finished and left out: {', '.join(unfinished)}." if unfinished else "")
         ),
     ]
@@ -132,8 +130,8 @@ def _how(reading: Reading, bair: bool) -> list[Block]:
             "A quantity is computed for each seed, averaged over the cells that it does not tell apart; differences are "
             "paired in seeds. What stands here is the mean over seeds with its 95 % interval (Student's t). It speaks for "
             "or against the claim if the interval lies wholly on one side of the threshold. A claim is supported if all its "
-            "parts are, refuted if one is, else undecided; then the number of seeds stands there that would decide it in four "
-            "of five such studies, if these seeds are typical."
+            "parts are, refuted if one is, else undecided; one that takes for granted what is refuted is undecided too. Beside "
+            "it stands the number of seeds that would decide it in four of five such studies, if these seeds are typical."
         ),
     ]
 
@@ -141,9 +139,12 @@ def _how(reading: Reading, bair: bool) -> list[Block]:
 def _claim(claim: Claim) -> list[Block]:
     header = ["quantity", "by seed", "mean [95 %]", "holds if", "verdict"]
     premise = []
-    if claim.premise and claim.premise.verdict != "supported":
-        seen = "was not seen" if claim.premise.verdict == "refuted" else "is undecided"
-        premise = [Text(f"It takes a drop for granted, and that {seen} here (claim 2): read the verdict with this.")]
+    if claim.void:
+        premise = [
+            Text("It takes a drop for granted, and there was none (claim 2): on runs like these no number of seeds decides it.")
+        ]
+    elif claim.premise and claim.premise.verdict != "supported":
+        premise = [Text("It takes a drop for granted, and that is undecided here (claim 2): read the verdict with this.")]
     return [
         Heading(3, f"Claim {claim.number}: {claim.verdict}"),
         Text(claim.text),

@@ -64,7 +64,8 @@ class Part:
 class Claim:
     """One sentence of the report, what would refute it, and its parts: it holds if all of them do.
 
-    ``premise`` is what it takes for granted, if anything: a drop to climb back from, say.
+    ``premise`` is what it takes for granted, if anything: a drop to climb back from, say. Where that is refuted, the claim is
+    about nothing, and undecided whatever its parts are.
     """
 
     number: int
@@ -76,8 +77,15 @@ class Claim:
     @property
     def verdict(self) -> str:
         """The verdict of the parts together."""
+        if self.void:
+            return "undecided"
         verdicts = {part.verdict for part in self.parts}
         return "refuted" if "refuted" in verdicts else "undecided" if "undecided" in verdicts else "supported"
+
+    @property
+    def void(self) -> bool:
+        """Whether what it takes for granted is not so."""
+        return self.premise is not None and self.premise.verdict == "refuted"
 
     @property
     def deciding(self) -> list[Part]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cvae.compare.answers import study_answers
 from cvae.compare.document import Block, Code, Heading, Picture, Table, Text, level, signed
 from cvae.compare.plots import group_curves
-from cvae.compare.run import Result, Run, results_of
+from cvae.compare.run import Result, Run, commits, results_of
 from cvae.compare.runs import Collection, by_seed, differing, in_order, main_objective
 from cvae.evaluation.intervals import mean_interval, paired
 
@@ -28,9 +28,8 @@ def paper(found: Collection, title: str, command: str, bair: bool) -> list[Block
         blocks += [Heading(2, "Results"), Table(header, results)]
     for sweep in found.sweeps:
         blocks += [Heading(2, f"Sweep {sweep.name}"), Text(f"{sweep.summary}. {f'Best: {sweep.best}' if sweep.best else ''}")]
-    shas = sorted({str(run.record.get("git_sha") or "unknown") for run in runs})
     if runs:
-        blocks += [Heading(2, "The runs once more"), Text(f"Commit {', '.join(shas)}.")]
+        blocks += [Heading(2, "The runs once more"), Text(commits(runs))]
         blocks.append(Code("\n".join(run.repeat for run in runs)))
     if found.broken:
         blocks += [Heading(2, "Not readable"), Table(["folder", "why"], [[str(folder), why] for folder, why in found.broken])]

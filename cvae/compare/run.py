@@ -275,6 +275,13 @@ class Result:
     note: str = ""
 
 
+def commits(runs: Sequence[Run]) -> str:
+    """A sentence on the commits that runs were made with."""
+    shas = sorted({str(run.record.get("git_sha") or "unknown")[:10] for run in runs})
+    changed = sum(bool(run.record.get("dirty")) for run in runs)
+    return f"Commit {', '.join(shas)}" + (f", {changed} of {len(runs)} runs with uncommitted changes." if changed else ".")
+
+
 def results_of(run: Run) -> list[Result]:
     """A run's results, by protocol."""
     return [_result(path) for path in sorted(run.folder.glob("eval/*.json"))]

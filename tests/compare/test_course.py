@@ -53,8 +53,8 @@ def test_a_study_in_which_the_report_is_right_supports_it(tmp_path):
 
 def test_a_study_in_which_nothing_falls_refutes_what_speaks_of_falls(tmp_path, monkeypatch):
     monkeypatch.setattr("cvae.compare.answers.course_curves", lambda reading: b"")
-    assert verdicts(fake_study(tmp_path / "study", flat))[0][:3] == ["supported", "refuted", "refuted"]
-    assert "refuted (there was no drop)" in to_markdown(answers(collect([str(tmp_path / "study")]).runs), "")
+    assert verdicts(fake_study(tmp_path / "study", flat))[0][:3] == ["supported", "refuted", "undecided"]
+    assert "undecided: there was no drop" in to_markdown(answers(collect([str(tmp_path / "study")]).runs), "")
 
 
 def test_noise_decides_nothing_and_says_how_many_seeds_might(tmp_path):
