@@ -283,8 +283,6 @@ def readings(runs: Sequence[Run]) -> list[Reading]:
             f"the study's runs differ in {', '.join(further)} as well, and cannot be held against each other: "
             "give those that agree in it"
         )
-    if len({str(run.record.get("dataset")) for run in whole}) > 1:
-        raise UserError("the study's runs saw different data, by the fingerprints in run.json: give those that saw the same")
     betas = {run.settings.get("beta") for run in whole}
     return [
         _reading(beta, (lrs[0], lrs[1]), [run for run in whole if run.settings.get("beta") == beta])

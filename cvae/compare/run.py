@@ -27,6 +27,7 @@ Row = dict[str, float]
 # What decides nothing of what a run learns, beside what ``identity`` leaves out.
 _MINOR = ("sample_every", "compile")
 _DIALS = ("seed", "epochs", "n_past", "n_future")  # whole numbers without which nothing can be said of a run
+DATA = "data.fingerprint"  # of what it saw: the folder's name says nothing, and is no setting
 # Seconds after which a run counts as stopped: without a new row (or three times a row's own seconds), without a first one.
 _SILENT, _FIRST = 120.0, 1800.0
 
@@ -35,7 +36,8 @@ _SILENT, _FIRST = 120.0, 1800.0
 class Run:
     """One run folder.
 
-    ``settings`` are flat, ``model.latent_dim``; a group's ``_target_`` stands as the group itself: ``kl_schedule: cyclical``.
+    ``settings`` are flat, ``model.latent_dim``; a group's ``_target_`` stands as the group itself: ``kl_schedule: cyclical``;
+    the data's fingerprint is among them.
     ``rows`` are those of metrics.jsonl, an epoch each; ``record`` is run.json; ``state`` is finished, running, stopped,
     pruned, failed or diverged, and ``note`` says more where there is more to say.
     """
@@ -143,7 +145,7 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder=folder,
         name=folder.name,
-        settings={key: value for key, value in settings.items() if key not in _MINOR},
+        settings={key: value for key, value in settings.items() if key not in _MINOR} | {DATA: str(record.get("dataset"))},
         rows=rows,
         record=record,
         objective=str(objective or "val/psnr"),

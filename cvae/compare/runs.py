@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cvae.compare.run import Broken, Run, brief, read_run
+from cvae.compare.run import DATA, Broken, Run, brief, read_run
 from cvae.errors import UserError, expanded
 from cvae.sweep.records import SweepRecord, read_sweep
 
@@ -139,7 +139,7 @@ def differing(runs: Sequence[Run]) -> list[str]:
     """The settings in which runs differ, those that a choice brings along left out.
 
     ``kl_schedule.cycles`` is absent from a monotonic run because its ``kl_schedule`` is another one; it differs only if
-    cyclical runs differ in it.
+    cyclical runs differ in it. So does the data's fingerprint if no setting of the data says why.
     """
     keys: dict[str, None] = {}
     for run in runs:
@@ -151,7 +151,17 @@ def differing(runs: Sequence[Run]) -> list[str]:
         explained = len(having) < len(runs) and _group_differs(key, having, [run for run in runs if key not in run.settings])
         if len(values) > 1 or (len(having) < len(runs) and not explained):
             found.append(key)
+    if DATA in found and _follows(DATA, [key for key in found if key != DATA and key.split(".")[0] == "data"], runs):
+        found.remove(DATA)
     return sorted(found, key=_dials_first)
+
+
+def _follows(key: str, others: Sequence[str], runs: Sequence[Run]) -> bool:
+    """Whether a setting is the same wherever the others are."""
+    values: dict[str, set[str]] = {}
+    for run in runs:
+        values.setdefault(_shown([run.settings.get(other) for other in others]), set()).add(_shown(run.settings[key]))
+    return all(len(each) == 1 for each in values.values())
 
 
 def _group_differs(key: str, having: Sequence[Run], lacking: Sequence[Run]) -> bool:

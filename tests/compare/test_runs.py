@@ -225,6 +225,17 @@ def test_only_settings_that_differ_by_themselves_are_shown(tmp_path):
     assert differing(collect(["runs"]).runs) == ["lr", "kl_schedule", "kl_schedule.cycles", "seed"]
 
 
+def test_other_data_differ_where_no_setting_says_so(tmp_path):
+    for name, dataset, words in (("a", "one", []), ("b", "two", ["data.train=8"])):
+        run = fake_run(tmp_path / "runs" / name, words=words)
+        (run / "run.json").write_text((run / "run.json").read_text().replace('"dataset": "d"', f'"dataset": "{dataset}"'))
+    assert differing(collect(["runs"]).runs) == ["data.train"]
+    fake_run(tmp_path / "runs" / "c")  # of other frames than a, by settings of the same words
+    found = collect(["runs"]).runs
+    assert differing(found) == ["data.train", "data.fingerprint"]
+    assert [run.settings["data.fingerprint"] for run in found] == ["one", "two", "d"]
+
+
 def test_sampling_and_places_are_no_differences(tmp_path):
     fake_run(tmp_path / "runs" / "a", words=["sample_every=1", "data.cache_dir=/x", "device=cpu"])
     fake_run(tmp_path / "runs" / "b")
