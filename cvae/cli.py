@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -72,11 +73,18 @@ def explain(error: BaseException) -> str:
         parent, _, name = key.rpartition(".")
         node = getattr(cause, "parent_node", None)
         meant = _meant(name, list(node) if isinstance(node, DictConfig) else [], f"{parent}." if parent else "")
-        return f"{key}: there is no such key{meant}; --cfg job shows all (+{key}=... would add it)"
+        # What was declared with types takes no more keys; what a component takes is its own affair.
+        add = "" if is_dataclass(getattr(cause, "object_type", None)) else f" (+{key}=... would add it)"
+        return f"{key}: there is no such key{meant}; --cfg job shows all{add}"
+    if text.startswith("Ambiguous value for argument '"):
+        override = text.split("'")[1]
+        key, _, value = override.partition("=")
+        listed = ",".join(part.strip() for part in value.split(","))
+        return f"{override}: several values are {key}=[{listed}], one with a comma is \"{key}='{value}'\", a sweep needs -m"
     if isinstance(error, OverrideParseException):
         if "=" not in error.override:
             return f"{error.override}: write it as key=value; --cfg job shows all keys"
-        return f"{error.override}: cannot be read ({text.splitlines()[0]}): check brackets and quotes"
+        return f"{error.override}: cannot be read: check commas, brackets and quotes"
     if "Missing mandatory value" in text and (missing := getattr(error, "full_key", None)):
         return f"{missing} must be given: add {missing}=... to the command"
     return " ".join(text.split())

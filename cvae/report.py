@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -40,16 +41,22 @@ def report(cfg: DictConfig) -> None:
     """
     from cvae.compare.publish import FORMATS, Report, serve  # late, so that --help answers at once
 
-    form = cfg.format or ("md" if str(cfg.out).endswith(".md") else "html")
+    for key in map(str, cfg):
+        if key not in ReportConfig.__dataclass_fields__:
+            raise UserError(f"+{key}: a report has no such key; --help lists them")
+    ending = Path(cfg.out or "").suffix.removeprefix(".")
+    form = cfg.format or ending or "html"
     if form not in FORMATS:
-        raise UserError(f"format={form}: choose {' or '.join(FORMATS)}")
+        raise UserError(f"{f'format={form}' if cfg.format else f'out={cfg.out}'}: choose {' or '.join(FORMATS)}")
+    if ending not in ("", form):
+        raise UserError(f"out={cfg.out} and format={form} disagree: leave one of them away")
     if cfg.watch and (form != "html" or cfg.out):
         raise UserError("watch=true serves the page and writes no file: leave format and out away")
     if cfg.films < 0:
         raise UserError(f"films={cfg.films}: give how many runs' sample videos to show, at least 0")
     places = OmegaConf.to_container(cfg.runs) if OmegaConf.is_list(cfg.runs) else [cfg.runs]
     assert isinstance(places, list)
-    made = Report([str(place) for place in places], cfg.title, command(), cfg.films, cfg.bair)
+    made = Report([str(place) for place in places if place not in (None, "")], cfg.title, command(), cfg.films, cfg.bair)
     if cfg.watch:
         serve(made, cfg.port)
         return

@@ -40,6 +40,7 @@ def one_line(result, *words: str) -> None:
         ("kl_schedule.cycles=abc", ("Cyclical.cycles", "'abc'", "number")),
         ("kl_schedule.cylces=3", ("kl_schedule.cylces", "no such key", "did you mean kl_schedule.cycles?")),
         ("monotonic", ("monotonic: write it as key=value",)),
+        ("lr=1e-3,2e-3", ("lr=1e-3,2e-3: several values are lr=[1e-3,2e-3]", "a sweep needs -m")),
         ("+kl_schedule.cylces=3", ("kl_schedule", "cylces", "--cfg job")),
         ("epoch=3", ("epoch: there is no such key", "did you mean epochs?")),
         ("coin=twice", ("coin", "'twice'", "per_step")),

@@ -55,7 +55,7 @@ class Report:
     @property
     def name(self) -> str:
         """The title."""
-        return self.title or ", ".join(Path(place).name or place for place in self.places)
+        return self.title or ", ".join(Path(place).resolve().name or place for place in self.places)
 
     def page(self, found: Collection, live: str | None = None) -> str:
         """The HTML; with ``live``, the version that a server has of it."""

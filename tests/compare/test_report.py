@@ -214,6 +214,13 @@ def test_a_damaged_film_costs_the_film_alone(command, runs):
         (["-m", "films=1,2"], "leave -m out"),
         (["lr=1"], "there is no such key"),
         (["ouut=x.html"], "did you mean out?"),
+        (["+ouut=x.html"], "+ouut: a report has no such key"),
+        (["runs="], "names no folder"),
+        (["runs=null"], "names no folder"),
+        (["runs=a,b"], "several values are runs=[a,b]"),
+        (["runs=a,"], "runs=a,: cannot be read"),
+        (["out=x.pdf"], "out=x.pdf: choose html or md"),
+        (["out=x.html", "format=md"], "out=x.html and format=md disagree"),
     ],
 )
 def test_bad_input_is_one_line(command, runs, words, message):
