@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import views
 from fakes import fake_run
 
+import cvae.compare
 from cvae.compare.page import render
 from cvae.compare.publish import Report
+from cvae.compare.run import Run
+from cvae.compare.runs import Collection, by_seed, collect
+from cvae.compare.view import view as view_of
+from cvae.evaluation.intervals import mean_interval, paired
 
 pytestmark = pytest.mark.servers
 
@@ -276,7 +284,7 @@ def test_hovering_shows_the_group_and_lights_its_line(study):
     wait_for_lines(study, 8)
     study.locator(_PSNR).evaluate("plot => Plotly.Fx.hover(plot, [{curveNumber: plot.data.length - 2, pointNumber: 3}])")
     told = study.locator(f"{_PSNR} .hoverlayer").text_content()
-    for text in ("lr 0.002", "tf_schedule linear", "epoch 4", "n = 3"):
+    for text in ("lr 0.002", "tf_schedule linear", "epoch 4", "3 seeds"):
         assert text in told
     study.locator("#legend tbody tr").nth(2).hover()
     study.locator(f"{_PSNR}.dim .trace.lit").first.wait_for(state="attached")
@@ -304,6 +312,105 @@ def test_the_kl_takes_a_log_axis_and_psnr_shows_the_last_frames_score(study):
     charted(study, "[data-metric='train/kld'] .plot")
     study.get_by_role("button", name="log", exact=True).click()
     until(study, "document.querySelector('[data-metric=\"train/kld\"] .plot').layout.yaxis.type === 'log'")
+
+
+# --- statistics ---------------------------------------------------------------------------------------------------------
+
+_PARTS = Path(cvae.compare.__file__).parent / "page"
+
+
+@pytest.fixture(scope="module")
+def awkward(tmp_path_factory) -> Collection:
+    """Seeds that were run twice, runs that go on, cells that one side lacks, and cycles that only cyclical runs have."""
+    root, random = tmp_path_factory.mktemp("awkward"), np.random.default_rng(0)
+    grid = [(lr, schedule, seed) for lr in (1e-3, 2e-3, 4e-3) for schedule in ("monotonic", "3", "5") for seed in (1, 2, 3, 4)]
+    missing = [(1e-3, "5", 2), (2e-3, "monotonic", 1), (2e-3, "monotonic", 4), (4e-3, "3", 3)]
+    twice = [(1e-3, "monotonic", 1), (2e-3, "3", 2), (2e-3, "3", 2), (4e-3, "5", 4)]
+    going_on = [(1e-3, "3", 3), (2e-3, "5", 1), (4e-3, "monotonic", 2)]
+    for number, cell in enumerate([*(each for each in grid if each not in missing), *twice]):
+        lr, schedule, seed = cell
+        end = 18 + seed + 2 * (lr == 2e-3) + 3 * (schedule == "5") + random.normal(scale=0.3)
+        words = ["kl_schedule=monotonic"] if schedule == "monotonic" else ["kl_schedule=cyclical", f"kl_schedule.cycles={schedule}"]
+        psnrs = (15.0, end - 1, end)[: 2 if cell in going_on else 3]
+        fake_run(root / str(number), psnrs, words, lr=lr, seed=seed, epochs=3)
+    return collect([str(root)])
+
+
+_BY_LR = ("kl_schedule", "kl_schedule.cycles")  # what agrees in runs that differ by the learning rate
+
+
+def members(found: Collection, key: str, value: object) -> list[Run]:
+    return [run for run in found.runs if run.settings[key] == value]
+
+
+def psnr(run: Run) -> float | None:
+    return run.last("val/psnr")
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    mean, low, high = mean_interval(values)
+    return {"n": len(values), "mean": mean, "half": (high - low) / 2}
+
+
+def matched(one: list[Run], other: list[Run], keys: Sequence[str]) -> list[float]:
+    """Paired differences within each cell of ``keys``, averaged over the cells of a seed."""
+
+    def cell(run: Run) -> tuple[Any, ...]:
+        return tuple(run.settings.get(key) for key in keys)
+
+    found: dict[int, list[float]] = {}
+    for each in {cell(run) for run in one}:
+        inside = [by_seed([run for run in some if cell(run) == each], psnr) for some in (one, other)]
+        for seed, difference in paired(*inside).items():
+            found.setdefault(seed, []).append(difference)
+    return [float(np.mean(each)) for each in found.values()]
+
+
+@pytest.mark.parametrize(
+    ("key", "one", "other", "keys", "alone"),
+    [
+        ("lr", 2e-3, 1e-3, _BY_LR, 6),
+        ("lr", 4e-3, 1e-3, _BY_LR, 2),
+        ("kl_schedule", "cyclical", "monotonic", ("lr",), 5),  # no monotonic run has cycles, and yet they pair
+    ],
+)
+def test_the_pages_statistics_are_pythons(browser, awkward, key, one, other, keys, alone):
+    view = view_of(awkward, "", "", 0, False, None)
+    assert view["settings"] == ["lr", "kl_schedule", "kl_schedule.cycles", "seed"]
+    parts = "".join((_PARTS / f"{name}.js").read_text() for name in ("text", "state", "statistics"))
+    page = browser.new_page()
+    page.set_content(f'<script type="application/json" id="view">{json.dumps(view)}</script><script>{parts}</script>')
+    script = """([key, ...values]) => {
+        state.by = [key];
+        const [one, other] = values.map((value) => runs.filter((run) => run.settings.get(key) === value));
+        const level = overSeeds(finished(one).map((run) => [seedOf(run), run.last.get("val/psnr")]));
+        return { level, curve: meanCurve(one, "val/psnr"), difference: pairedDifference(one, other, "val/psnr") };
+    }"""
+    told = page.evaluate(script, [key, one, other])
+    page.close()
+    first, second = members(awkward, key, one), members(awkward, key, other)
+    assert told["level"] == pytest.approx(summary(list(by_seed(first, psnr).values())), abs=1e-3)
+    assert told["difference"] == pytest.approx({**summary(matched(first, second, keys)), "alone": alone}, abs=1e-3)
+    for point in told["curve"]:
+        epoch = point.pop("epoch")
+        there = by_seed([replace(run, state="finished") for run in first], lambda run, at=epoch: run.series("val/psnr").get(at))
+        assert point == pytest.approx(summary(list(there.values())), abs=1e-3)
+
+
+def test_the_legend_tells_finished_runs_and_prints_in_bold_what_leaves_out_zero(show, awkward):
+    page = show(view_of(awkward, "", "", 0, False, None), choices="by=lr")
+    rows = page.locator("#legend tbody tr")
+    assert rows.locator("td:nth-child(2)").all_inner_texts() == ["11 of 12 4 seeds", "11 of 12 4 seeds", "11 of 12 4 seeds"]
+    reference = members(awkward, "lr", 1e-3)
+    for row, lr in enumerate((1e-3, 2e-3, 4e-3)):
+        runs = members(awkward, "lr", lr)
+        for cell, value in ((1, lambda run: run.best("val/psnr")[0]), (2, psnr)):
+            level = summary(list(by_seed(runs, value).values()))
+            assert rows.nth(row).locator("td").nth(cell).inner_text() == f"{level['mean']:.2f} ± {level['half']:.2f}"
+        if lr != 1e-3:
+            mean, low, high = mean_interval(matched(runs, reference, _BY_LR))
+            assert rows.nth(row).locator("strong").count() == (low > 0 or high < 0) == (lr == 2e-3)
+            assert f"{mean:+.2f} [{low:+.2f}, {high:+.2f}] 4 seeds" in rows.nth(row).inner_text().replace(MINUS, "-")
 
 
 # --- films --------------------------------------------------------------------------------------------------------------

@@ -151,10 +151,10 @@ function groupTraces(line, metric, points) {
 
 function meanText({ mean, half, n }, unit) {
   const range = half == null ? "" : ` [${number(mean - half, unit)}, ${number(mean + half, unit)}]`;
-  return `<b>${number(mean, unit)}</b>${range}, n = ${n}`;
+  return `<b>${number(mean, unit)}</b>${range}, ${count(n, "seed")}`;
 }
 
-// The parts of a curve where two runs or more give an interval.
+// The parts of a curve where two seeds or more give an interval.
 function stretches(curve) {
   const parts = [[]];
   for (const point of curve) {

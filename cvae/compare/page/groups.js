@@ -65,17 +65,18 @@ function groupsTable(drawn) {
   const chosen = CHOSEN.filter((key) => metrics.has(key)).map((key) => metrics.get(key));
   const heads = [
     el("th", { scope: "col" }, el("bdi", { dir: "auto" }, state.by.map((key) => cut(visible(key), 24)).join(" · "))),
-    numericHead("n", "runs"),
+    numericHead("n", "finished runs"),
     numericHead(`best ${objective.label}`, objective.unit),
     ...chosen.map((metric) => numericHead(`last ${metric.label}`, metric.unit)),
     numericHead(`Δ last ${objective.label}`, "paired by seed"),
   ];
   const rows = drawn.map((line) => {
     const members = line.runs.filter(ticked);
+    const done = finished(members);
     const cells = [
-      String(members.length),
-      spread(members, (run) => run.best, objective.unit),
-      ...chosen.map((metric) => spread(members, (run) => atEnd(run, metric.key), metric.unit)),
+      size(done, members),
+      spread(done, (run) => run.best, objective.unit),
+      ...chosen.map((metric) => spread(done, (run) => run.last.get(metric.key), metric.unit)),
       difference(members, reference === line ? null : reference.runs.filter(ticked)),
     ];
     return el("tr", {}, el("th", { scope: "row" }, entry(line)), ...cells.map((cell) => el("td", { class: "numeric" }, cell)));
@@ -93,18 +94,31 @@ function numericHead(label, unit) {
   return el("th", { scope: "col", class: "numeric" }, said(label, 32), unit ? el("span", { class: "unit" }, ` ${visible(unit)}`) : null);
 }
 
-function spread(some, value, unit) {
-  const { n, mean, half } = interval(some.map(value));
+// How many runs a group's numbers are of, and how many seeds where these are fewer.
+function size(done, members) {
+  const seeds = countSeeds(done);
+  const told = seeds < done.length ? el("span", { class: "at" }, ` ${count(seeds, "seed")}`) : "";
+  return el("span", {}, done.length < members.length ? `${done.length} of ${members.length}` : String(done.length), told);
+}
+
+function countSeeds(some) {
+  return new Set(some.map(seedOf)).size;
+}
+
+function spread(done, value, unit) {
+  const { n, mean, half } = overSeeds(done.map((run) => [seedOf(run), value(run)]));
   if (mean == null) return "–";
   const range = half == null ? "" : ` ± ${halfWidth(half, mean, unit)}`;
-  return el("span", {}, number(mean, unit), el("span", { class: "muted" }, range, n < some.length ? ` (${count(n, "run")})` : ""));
+  const told = n < countSeeds(done) ? ` ${count(n, "seed")}` : "";
+  return el("span", {}, number(mean, unit), el("span", { class: "muted" }, range, told));
 }
 
 function difference(members, others) {
   if (others === null) return el("span", { class: "muted" }, "reference");
-  const { n, mean, half } = pairedDifference(members, others, objective.key);
-  if (!n) return el("span", { class: "muted" }, "no seed in both");
-  const seeds = el("span", { class: "muted" }, ` ${count(n, "seed")}`);
+  const { n, mean, half, alone } = pairedDifference(members, others, objective.key);
+  const told = [n ? count(n, "seed") : "–", alone ? `${count(alone, "run")} without a partner` : ""].filter(Boolean).join(", ");
+  const seeds = el("span", { class: "muted" }, ` ${told}`);
+  if (!n) return seeds;
   if (half == null) return el("span", {}, signed(mean, objective.unit), seeds);
   const sure = Math.abs(mean) > half; // the interval leaves out zero
   const range = ` [${signed(mean - half, objective.unit)}, ${signed(mean + half, objective.unit)}]`;
@@ -118,6 +132,6 @@ function referenceBar(drawn, reference) {
     "p",
     { class: "help" },
     el("label", {}, "Differences from ", select),
-    " Means with 95 % intervals over the runs of a group; last values and differences are those of finished runs; bold where the interval leaves out zero.",
+    " Finished runs: means with 95 % intervals over seeds, a seed's runs averaged first; differences of runs that agree in all else; bold where an interval leaves out zero, one at a time, uncorrected for how many are compared.",
   );
 }
