@@ -125,7 +125,7 @@ function runTraces(line, metric, points) {
 function groupTraces(line, metric, points) {
   const curve = thinned(meanCurve(line.runs.filter(ticked), metric.key), points);
   if (!curve.length) return [];
-  const about = state.by.map((key, i) => plotText(`${key} ${line.values[i] ?? "–"}`)).join("<br>");
+  const about = line.parts.map((part) => plotText(part)).join("<br>");
   const mean = {
     ...traceOf(line, 1),
     x: curve.map((point) => point.epoch),

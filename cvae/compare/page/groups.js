@@ -6,7 +6,7 @@ function makeLegend() {
   const chips = byId("chips");
   if (view.settings.length) {
     chips.append(el("span", { class: "muted" }, "Group by"));
-    for (const key of view.settings) {
+    for (const key of [...view.settings, ALL]) {
       chips.append(el("button", { type: "button", class: "chip", "data-key": key, onclick: () => groupBy(key) }, said(key, 32)));
     }
   }
@@ -22,7 +22,8 @@ function makeLegend() {
 
 function groupBy(key) {
   const by = toggled(new Set(state.by), key);
-  change({ by: view.settings.filter((each) => by.has(each)), hidden: new Set(), reference: "" });
+  const together = key === ALL ? [ALL] : view.settings; // all runs at once, or by settings
+  change({ by: together.filter((each) => by.has(each)), hidden: new Set(), reference: "" });
 }
 
 function lineOfButton(event) {
@@ -47,7 +48,7 @@ function drawLegend() {
 }
 
 function entry(line) {
-  const text = line.values ? line.values.map((value) => cut(visible(value), 24)).join(" · ") : null;
+  const text = line.values?.length ? line.values.map((value) => cut(visible(value), 24)).join(" · ") : null;
   const button = el("button", { type: "button", class: "entry", "data-line": line.id, title: cut(visible(line.label), 300) }, swatch(line));
   button.append(text === null ? said(line.label, 32) : el("bdi", { dir: "auto" }, text));
   button.addEventListener("click", () => change({ hidden: toggled(state.hidden, line.id) }));
@@ -62,13 +63,14 @@ function showHidden() {
 
 function groupsTable(drawn) {
   const reference = drawn.find((line) => line.id === state.reference) ?? drawn[0];
+  const several = drawn.length > 1; // one group alone differs from none
   const chosen = CHOSEN.filter((key) => metrics.has(key)).map((key) => metrics.get(key));
   const heads = [
     el("th", { scope: "col" }, el("bdi", { dir: "auto" }, state.by.map((key) => cut(visible(key), 24)).join(" · "))),
     numericHead("n", "finished runs"),
     numericHead(`best ${objective.label}`, objective.unit),
     ...chosen.map((metric) => numericHead(`last ${metric.label}`, metric.unit)),
-    numericHead(`Δ last ${objective.label}`, "paired by seed"),
+    several ? numericHead(`Δ last ${objective.label}`, "paired by seed") : null,
   ];
   const rows = drawn.map((line) => {
     const members = line.runs.filter(ticked);
@@ -77,7 +79,7 @@ function groupsTable(drawn) {
       size(done, members),
       spread(done, (run) => run.best, objective.unit),
       ...chosen.map((metric) => spread(done, (run) => run.last.get(metric.key), metric.unit)),
-      difference(members, reference === line ? null : reference.runs.filter(ticked)),
+      ...(several ? [difference(members, reference === line ? null : reference.runs.filter(ticked))] : []),
     ];
     return el("tr", {}, el("th", { scope: "row" }, entry(line)), ...cells.map((cell) => el("td", { class: "numeric" }, cell)));
   });
@@ -131,7 +133,7 @@ function referenceBar(drawn, reference) {
   return el(
     "p",
     { class: "help" },
-    el("label", {}, "Differences from ", select),
+    drawn.length > 1 ? el("label", {}, "Differences from ", select) : null,
     " Finished runs: means with 95 % intervals over seeds, a seed's runs averaged first; differences of runs that agree in all else; bold where an interval leaves out zero, one at a time, uncorrected for how many are compared.",
   );
 }
