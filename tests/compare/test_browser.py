@@ -129,8 +129,17 @@ def wide(page) -> bool:
 def test_head_counts_the_runs(study):
     assert study.title() == "course_study"
     assert study.locator("#counts").inner_text() == (
-        "24 runs: 19 finished, 1 running, 1 stopped, 1 pruned, 1 failed, 1 waiting, 1 broken folder"
+        "24 runs: 19 finished, 1 running, 1 stopped, 1 pruned, 1 failed, 1 diverged, 1 broken folder"
     )
+
+
+def test_each_state_has_a_mark_of_its_own(study):
+    marks = study.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('#table .state')].map((badge) => { const look = getComputedStyle(badge,"
+        " '::before'); return [badge.textContent, [look.clipPath, look.backgroundColor, look.borderStyle].join()]; }))"
+    )
+    assert list(marks) == ["finished", "running", "stopped", "pruned", "failed", "diverged"]
+    assert len(set(marks.values())) == 6
 
 
 def test_a_header_sorts_by_number_best_first_and_back(study):
