@@ -340,6 +340,7 @@ def test_the_pointer_finds_a_run(study):
 
 def test_the_kl_takes_a_log_axis_and_psnr_shows_the_last_frames_score(study):
     charted(study)
+    assert study.get_by_role("img", name="Chart: validation PSNR, dB over the epochs").count() == 1
     assert "repeating the last frame" in study.locator(_PSNR).text_content()
     charted(study, "[data-metric='train/kld'] .plot")
     study.get_by_role("button", name="log", exact=True).click()
@@ -456,7 +457,10 @@ def test_films_play_in_step_pause_and_step(study):
     study.locator("#films").scroll_into_view_if_needed()
     before = pixels(study)
     until(study, "old => document.querySelector('#films canvas').toDataURL() !== old", arg=before[0])
+    assert study.locator("#moment").get_attribute("aria-live") == "off"
     study.locator("#play").click()
+    assert study.locator("#moment").get_attribute("aria-live") == "polite"
+    assert study.locator("#play").get_attribute("aria-pressed") is None
     at = pixels(study)
     study.wait_for_timeout(500)
     assert pixels(study) == at

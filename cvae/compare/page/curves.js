@@ -41,7 +41,9 @@ function hasCurve(key) {
 }
 
 function makeChart(metric, first) {
-  const plot = el("div", { class: "plot" });
+  const unit = metric.unit ? `, ${metric.unit}` : "";
+  const about = `Chart: ${visible(`${metric.label}${unit}`)} over the epochs; a run's last value is in the table of runs or behind its name there`;
+  const plot = el("div", { class: "plot", role: "img", "aria-label": cut(about, 300) });
   const caption = el("figcaption", {}, el("h3", {}, said(metric.label, 40)));
   const hint = [metric.unit, metric.better ? `${metric.better} is better` : ""].filter(Boolean).join(", ");
   caption.append(el("span", { class: "muted" }, visible(hint)));

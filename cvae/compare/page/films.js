@@ -26,11 +26,15 @@ function makeFilms() {
 }
 
 function play(on) {
+  const pausing = film.playing && !on;
   film.playing = on;
   byId("play").textContent = on ? "Pause" : "Play";
-  byId("play").setAttribute("aria-pressed", on);
+  byId("moment").setAttribute("aria-live", on ? "off" : "polite"); // four announcements a second are too many
   film.last = performance.now();
   if (on) requestAnimationFrame(advance);
+  if (!pausing) return;
+  byId("moment").value = ""; // a screen reader speaks of changes alone
+  setTimeout(() => showFrame(film.frame));
 }
 
 function advance(now) {
