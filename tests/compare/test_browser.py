@@ -560,28 +560,83 @@ def test_no_runs_are_told_in_words(show):
     page.get_by_text("There are no runs yet.").wait_for()
 
 
-def test_a_live_page_follows_its_server(browser):
-    page = browser.new_page()
-    answers = {"": render(views.study(live="1")), "version": "1"}
+class Server:
+    """Answers a live page's requests: the page of a version, that version, or nothing at all."""
 
-    def answer(route):
-        body = answers[route.request.url.removeprefix("http://report.test/")]
+    def __init__(self, page: Any) -> None:
+        page.route("http://report.test/**", self._answer)
+        page.clock.install()
+        self.publish("1")
+        page.goto("http://report.test/#q=cyclical")
+        page.get_by_text("live", exact=True).wait_for()
+
+    def publish(self, version: str) -> None:
+        answers = {"title": "Answers", "html": "<details><summary>More</summary>of them</details>"}
+        self._answers = {"": version and render(views.study(live=version, answers=answers)), "version": version}
+
+    def _answer(self, route: Any) -> None:
+        body = self._answers[route.request.url.removeprefix("http://report.test/")]
         if body:
             route.fulfill(body=body, content_type="text/html" if len(body) > 9 else "text/plain")
         else:
             route.abort()
 
-    page.route("http://report.test/**", answer)
-    page.goto("http://report.test/#q=cyclical")
-    page.get_by_text("live", exact=True).wait_for()
+
+def test_a_live_page_follows_its_server(browser):
+    page = browser.new_page()
+    server = Server(page)
     page.evaluate("scrollTo(0, 500)")
+    server.publish("2")
+    newer = page.get_by_role("button", name="Show newer results")
+    newer.wait_for()  # the reader has just scrolled
     with page.expect_navigation():
-        answers.update({"": render(views.study(live="2")), "version": "2"})
+        page.clock.fast_forward(20_000)
     page.get_by_text("live", exact=True).wait_for()
     assert page.evaluate("scrollY") == 500
     assert page.locator("#query").input_value() == "cyclical"
-    answers["version"] = ""
+    assert newer.is_visible() is False
+    server.publish("")
     page.get_by_text("the server is gone").wait_for()
+    page.close()
+
+
+@pytest.mark.parametrize(
+    "occupy",
+    [
+        "document.querySelector('#table .name').click()",
+        "document.querySelector('#reference').focus()",
+        "document.querySelector('#answers details').open = true",
+        "document.querySelector('#play').click()",
+    ],
+)
+def test_a_live_page_leaves_a_reader_in_the_middle_of_something(browser, occupy):
+    page = browser.new_page()
+    server = Server(page)
+    page.evaluate(f"window.before = true; {occupy}")
+    server.publish("2")
+    page.locator("#newer:not([hidden])").wait_for()
+    page.clock.fast_forward(60_000)
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.before") is True
+    page.close()
+
+
+def test_the_button_for_newer_results_brings_the_reader_back(browser):
+    page = browser.new_page()
+    server = Server(page)
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    page.locator("#frame").fill("5")
+    page.locator("#reference").focus()
+    page.evaluate("scrollTo(0, 700)")
+    server.publish("2")
+    with page.expect_navigation():
+        page.get_by_role("button", name="Show newer results").click()
+    page.get_by_text("live", exact=True).wait_for()
+    assert page.evaluate("document.querySelectorAll('details:not([open])').length") == 0
+    assert page.evaluate("[document.activeElement.id, scrollY]") == ["reference", 700]
+    page.clock.run_for(3000)
+    assert page.locator("#moment").inner_text() == "frame 6 of 12, predicted"
+    assert page.locator("#play").inner_text() == "Play"
     page.close()
 
 

@@ -4,14 +4,18 @@ const CARDS = 12;
 const RATE = 6; // frames a second
 const REST = 4; // ticks on the last frame, before it begins again
 
-const film = { playing: false, frame: 0, shown: CARDS, stages: [], last: 0, visible: false };
+const film = { playing: false, paused: false, frame: 0, shown: CARDS, stages: [], last: 0, visible: false };
 const cardOf = new Map(); // by run
 const sequenceOf = new Map(); // by truth
 
 function makeFilms() {
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  byId("play").addEventListener("click", () => play(!film.playing));
+  byId("play").addEventListener("click", () => {
+    film.paused = film.playing; // by the reader
+    play(!film.playing);
+  });
   byId("frame").addEventListener("input", () => {
+    film.paused = true;
     play(false);
     showFrame(Number(byId("frame").value));
   });
