@@ -135,8 +135,9 @@ def test_head_counts_the_runs(study):
 
 def test_each_state_has_a_mark_of_its_own(study):
     marks = study.evaluate(
-        "Object.fromEntries([...document.querySelectorAll('#table .state')].map((badge) => { const look = getComputedStyle(badge,"
-        " '::before'); return [badge.textContent, [look.clipPath, look.backgroundColor, look.borderStyle].join()]; }))"
+        "Object.fromEntries([...document.querySelectorAll('#table .state')].map((badge) => {"
+        " const look = getComputedStyle(badge, '::before');"
+        " return [badge.textContent, [look.clipPath, look.backgroundColor, look.borderStyle].join()]; }))"
     )
     assert list(marks) == ["finished", "running", "stopped", "pruned", "failed", "diverged"]
     assert len(set(marks.values())) == 6
@@ -366,7 +367,9 @@ def awkward(tmp_path_factory) -> Collection:
     for number, cell in enumerate([*(each for each in grid if each not in missing), *twice]):
         lr, schedule, seed = cell
         end = 18 + seed + 2 * (lr == 2e-3) + 3 * (schedule == "5") + random.normal(scale=0.3)
-        words = ["kl_schedule=monotonic"] if schedule == "monotonic" else ["kl_schedule=cyclical", f"kl_schedule.cycles={schedule}"]
+        words = (
+            ["kl_schedule=monotonic"] if schedule == "monotonic" else ["kl_schedule=cyclical", f"kl_schedule.cycles={schedule}"]
+        )
         psnrs = (15.0, end + 1, end)[: 2 if cell in going_on else 3]
         fake_run(root / str(number), psnrs, words, lr=lr, seed=seed, epochs=3)
     return collect([str(root)])
