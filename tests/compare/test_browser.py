@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import views
 from fakes import fake_run
 
+import cvae.compare
 from cvae.compare.page import render
 from cvae.compare.publish import Report
+from cvae.compare.run import Run
+from cvae.compare.runs import Collection, by_seed, collect
+from cvae.compare.view import view as view_of
+from cvae.evaluation.intervals import mean_interval, paired
 
 pytestmark = pytest.mark.servers
 
@@ -121,8 +129,18 @@ def wide(page) -> bool:
 def test_head_counts_the_runs(study):
     assert study.title() == "course_study"
     assert study.locator("#counts").inner_text() == (
-        "24 runs: 19 finished, 1 running, 1 stopped, 1 pruned, 1 failed, 1 waiting, 1 broken folder"
+        "24 runs: 19 finished, 1 running, 1 stopped, 1 pruned, 1 failed, 1 diverged, 1 broken folder"
     )
+
+
+def test_each_state_has_a_mark_of_its_own(study):
+    marks = study.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('#table .state')].map((badge) => {"
+        " const look = getComputedStyle(badge, '::before');"
+        " return [badge.textContent, [look.clipPath, look.backgroundColor, look.borderStyle].join()]; }))"
+    )
+    assert list(marks) == ["finished", "running", "stopped", "pruned", "failed", "diverged"]
+    assert len(set(marks.values())) == 6
 
 
 def test_a_header_sorts_by_number_best_first_and_back(study):
@@ -208,8 +226,11 @@ def test_the_dialog_tells_all_of_a_run(study):
         "epoch 10 of 20",
     ):
         assert text in told
-    study.get_by_role("button", name="Copy the command that repeats").click()
-    study.locator("dialog").get_by_text("Cop", exact=False).first.wait_for()
+    study.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    button = study.get_by_role("button", name="Copy the command that repeats")
+    button.click()
+    button.get_by_text("Copied", exact=True).wait_for()
+    assert study.evaluate("navigator.clipboard.readText()") == views.study()["runs"][20]["repeat"]
 
 
 # --- curves -------------------------------------------------------------------------------------------------------------
@@ -237,6 +258,29 @@ def test_chips_change_the_grouping(study):
         study.locator(f".chip[data-key={key}]").click()
     wait_for_lines(study, 22)  # ungrouped, one a run that has curves
     assert study.locator(".chip[aria-pressed=true]").count() == 0
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_group(show):
+    view = views.study()
+    runs = view["runs"][:5]
+    for seed, run in enumerate(runs):
+        run["settings"] = {"seed": seed}
+    page = show({**view, "settings": ["seed"], "runs": runs})
+    assert page.locator(".chip[aria-pressed=true]").all_inner_texts() == ["all runs"]
+    level = summary([run["best"] for run in runs])
+    told = page.locator("#legend tbody tr").inner_text()
+    assert told.startswith("all runs")
+    assert f"\t5\t{level['mean']:.2f} ± {level['half']:.2f}\t" in told
+    charted(page)
+    assert page.locator(_PSNR).evaluate("plot => plot.data.length") == 2  # the mean and its interval
+    page.locator(".chip[data-key='all runs']").click()
+    wait_for_lines(page, 5)
+    until(page, "location.hash.includes('by=')")
+    page.reload()
+    assert page.locator(".chip[aria-pressed=true]").count() == 0
+    page.locator(".chip[data-key=seed]").click()
+    page.locator(".chip[data-key='all runs']").click()  # either by settings, or all
+    assert page.locator(".chip[aria-pressed=true]").all_inner_texts() == ["all runs"]
 
 
 def test_the_difference_to_the_reference_is_paired_by_seed(study):
@@ -276,7 +320,7 @@ def test_hovering_shows_the_group_and_lights_its_line(study):
     wait_for_lines(study, 8)
     study.locator(_PSNR).evaluate("plot => Plotly.Fx.hover(plot, [{curveNumber: plot.data.length - 2, pointNumber: 3}])")
     told = study.locator(f"{_PSNR} .hoverlayer").text_content()
-    for text in ("lr 0.002", "tf_schedule linear", "epoch 4", "n = 3"):
+    for text in ("lr 0.002", "tf_schedule linear", "epoch 4", "3 seeds"):
         assert text in told
     study.locator("#legend tbody tr").nth(2).hover()
     study.locator(f"{_PSNR}.dim .trace.lit").first.wait_for(state="attached")
@@ -300,10 +344,112 @@ def test_the_pointer_finds_a_run(study):
 
 def test_the_kl_takes_a_log_axis_and_psnr_shows_the_last_frames_score(study):
     charted(study)
+    assert study.get_by_role("img", name="Chart: validation PSNR, dB over the epochs").count() == 1
     assert "repeating the last frame" in study.locator(_PSNR).text_content()
     charted(study, "[data-metric='train/kld'] .plot")
     study.get_by_role("button", name="log", exact=True).click()
     until(study, "document.querySelector('[data-metric=\"train/kld\"] .plot').layout.yaxis.type === 'log'")
+
+
+# --- statistics ---------------------------------------------------------------------------------------------------------
+
+_PARTS = Path(cvae.compare.__file__).parent / "page"
+
+
+@pytest.fixture(scope="module")
+def awkward(tmp_path_factory) -> Collection:
+    """Seeds that were run twice, runs that go on, cells that one side lacks, and cycles that only cyclical runs have."""
+    root, random = tmp_path_factory.mktemp("awkward"), np.random.default_rng(0)
+    grid = [(lr, schedule, seed) for lr in (1e-3, 2e-3, 4e-3) for schedule in ("monotonic", "3", "5") for seed in (1, 2, 3, 4)]
+    missing = [(1e-3, "5", 2), (2e-3, "monotonic", 1), (2e-3, "monotonic", 4), (4e-3, "3", 3)]
+    twice = [(1e-3, "monotonic", 1), (2e-3, "3", 2), (2e-3, "3", 2), (4e-3, "5", 4)]
+    going_on = [(1e-3, "3", 3), (2e-3, "5", 1), (4e-3, "monotonic", 2)]
+    for number, cell in enumerate([*(each for each in grid if each not in missing), *twice]):
+        lr, schedule, seed = cell
+        end = 18 + seed + 2 * (lr == 2e-3) + 3 * (schedule == "5") + random.normal(scale=0.3)
+        words = (
+            ["kl_schedule=monotonic"] if schedule == "monotonic" else ["kl_schedule=cyclical", f"kl_schedule.cycles={schedule}"]
+        )
+        psnrs = (15.0, end + 1, end)[: 2 if cell in going_on else 3]
+        fake_run(root / str(number), psnrs, words, lr=lr, seed=seed, epochs=3)
+    return collect([str(root)])
+
+
+_BY_LR = ("kl_schedule", "kl_schedule.cycles")  # what agrees in runs that differ by the learning rate
+
+
+def members(found: Collection, key: str, value: object) -> list[Run]:
+    return [run for run in found.runs if run.settings[key] == value]
+
+
+def psnr(run: Run) -> float | None:
+    return run.last("val/psnr")
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    mean, low, high = mean_interval(values)
+    return {"n": len(values), "mean": mean, "half": (high - low) / 2}
+
+
+def matched(one: list[Run], other: list[Run], keys: Sequence[str]) -> list[float]:
+    """Paired differences within each cell of ``keys``, averaged over the cells of a seed."""
+
+    def cell(run: Run) -> tuple[Any, ...]:
+        return tuple(run.settings.get(key) for key in keys)
+
+    found: dict[int, list[float]] = {}
+    for each in {cell(run) for run in one}:
+        inside = [by_seed([run for run in some if cell(run) == each], psnr) for some in (one, other)]
+        for seed, difference in paired(*inside).items():
+            found.setdefault(seed, []).append(difference)
+    return [float(np.mean(each)) for each in found.values()]
+
+
+@pytest.mark.parametrize(
+    ("key", "one", "other", "keys", "alone"),
+    [
+        ("lr", 2e-3, 1e-3, _BY_LR, 6),
+        ("lr", 4e-3, 1e-3, _BY_LR, 2),
+        ("kl_schedule", "cyclical", "monotonic", ("lr",), 5),  # no monotonic run has cycles, and yet they pair
+    ],
+)
+def test_the_pages_statistics_are_pythons(browser, awkward, key, one, other, keys, alone):
+    view = view_of(awkward, "", "", 0, False, None)
+    assert view["settings"] == ["lr", "kl_schedule", "kl_schedule.cycles", "seed"]
+    parts = "".join((_PARTS / f"{name}.js").read_text() for name in ("text", "state", "statistics"))
+    page = browser.new_page()
+    page.set_content(f'<script type="application/json" id="view">{json.dumps(view)}</script><script>{parts}</script>')
+    script = """([key, ...values]) => {
+        state.by = [key];
+        const [one, other] = values.map((value) => runs.filter((run) => run.settings.get(key) === value));
+        const level = overSeeds(finished(one).map((run) => [seedOf(run), run.last.get("val/psnr")]));
+        return { level, curve: meanCurve(one, "val/psnr"), difference: pairedDifference(one, other, "val/psnr") };
+    }"""
+    told = page.evaluate(script, [key, one, other])
+    page.close()
+    first, second = members(awkward, key, one), members(awkward, key, other)
+    assert told["level"] == pytest.approx(summary(list(by_seed(first, psnr).values())), abs=1e-3)
+    assert told["difference"] == pytest.approx({**summary(matched(first, second, keys)), "alone": alone}, abs=1e-3)
+    for point in told["curve"]:
+        epoch = point.pop("epoch")
+        there = by_seed([replace(run, state="finished") for run in first], lambda run, at=epoch: run.series("val/psnr").get(at))
+        assert point == pytest.approx(summary(list(there.values())), abs=1e-3)
+
+
+def test_the_legend_tells_finished_runs_and_prints_in_bold_what_leaves_out_zero(show, awkward):
+    page = show(view_of(awkward, "", "", 0, False, None), choices="by=lr")
+    rows = page.locator("#legend tbody tr")
+    assert rows.locator("td:nth-child(2)").all_inner_texts() == ["11 of 12 4 seeds", "11 of 12 4 seeds", "11 of 12 4 seeds"]
+    reference = members(awkward, "lr", 1e-3)
+    for row, lr in enumerate((1e-3, 2e-3, 4e-3)):
+        runs = members(awkward, "lr", lr)
+        for cell, value in ((1, lambda run: run.best("val/psnr")[0]), (2, psnr)):
+            level = summary(list(by_seed(runs, value).values()))
+            assert rows.nth(row).locator("td").nth(cell).inner_text() == f"{level['mean']:.2f} ± {level['half']:.2f}"
+        if lr != 1e-3:
+            mean, low, high = mean_interval(matched(runs, reference, _BY_LR))
+            assert rows.nth(row).locator("strong").count() == (low > 0 or high < 0) == (lr == 2e-3)
+            assert f"{mean:+.2f} [{low:+.2f}, {high:+.2f}] 4 seeds" in rows.nth(row).inner_text().replace(MINUS, "-")
 
 
 # --- films --------------------------------------------------------------------------------------------------------------
@@ -317,7 +463,10 @@ def test_films_play_in_step_pause_and_step(study):
     study.locator("#films").scroll_into_view_if_needed()
     before = pixels(study)
     until(study, "old => document.querySelector('#films canvas').toDataURL() !== old", arg=before[0])
+    assert study.locator("#moment").get_attribute("aria-live") == "off"
     study.locator("#play").click()
+    assert study.locator("#moment").get_attribute("aria-live") == "polite"
+    assert study.locator("#play").get_attribute("aria-pressed") is None
     at = pixels(study)
     study.wait_for_timeout(500)
     assert pixels(study) == at
@@ -373,7 +522,7 @@ def test_a_reload_keeps_what_the_reader_chose(show):
     page.locator("#table tbody tr:visible input").first.uncheck()
     page.locator("#more").click()
     page.locator("#legend [data-line]").first.click()
-    page.wait_for_timeout(200)
+    until(page, "location.hash.includes('hide=')")  # the last choice
     before = [names(page), page.url]
     page.reload()
     assert [names(page), page.url] == before
@@ -414,28 +563,83 @@ def test_no_runs_are_told_in_words(show):
     page.get_by_text("There are no runs yet.").wait_for()
 
 
-def test_a_live_page_follows_its_server(browser):
-    page = browser.new_page()
-    answers = {"": render(views.study(live="1")), "version": "1"}
+class Server:
+    """Answers a live page's requests: the page of a version, that version, or nothing at all."""
 
-    def answer(route):
-        body = answers[route.request.url.removeprefix("http://report.test/")]
+    def __init__(self, page: Any) -> None:
+        page.route("http://report.test/**", self._answer)
+        page.clock.install()
+        self.publish("1")
+        page.goto("http://report.test/#q=cyclical")
+        page.get_by_text("live", exact=True).wait_for()
+
+    def publish(self, version: str) -> None:
+        answers = {"title": "Answers", "html": "<details><summary>More</summary>of them</details>"}
+        self._answers = {"": version and render(views.study(live=version, answers=answers)), "version": version}
+
+    def _answer(self, route: Any) -> None:
+        body = self._answers[route.request.url.removeprefix("http://report.test/")]
         if body:
             route.fulfill(body=body, content_type="text/html" if len(body) > 9 else "text/plain")
         else:
             route.abort()
 
-    page.route("http://report.test/**", answer)
-    page.goto("http://report.test/#q=cyclical")
-    page.get_by_text("live", exact=True).wait_for()
+
+def test_a_live_page_follows_its_server(browser):
+    page = browser.new_page()
+    server = Server(page)
     page.evaluate("scrollTo(0, 500)")
+    server.publish("2")
+    newer = page.get_by_role("button", name="Show newer results")
+    newer.wait_for()  # the reader has just scrolled
     with page.expect_navigation():
-        answers.update({"": render(views.study(live="2")), "version": "2"})
+        page.clock.fast_forward(20_000)
     page.get_by_text("live", exact=True).wait_for()
     assert page.evaluate("scrollY") == 500
     assert page.locator("#query").input_value() == "cyclical"
-    answers["version"] = ""
+    assert newer.is_visible() is False
+    server.publish("")
     page.get_by_text("the server is gone").wait_for()
+    page.close()
+
+
+@pytest.mark.parametrize(
+    "occupy",
+    [
+        "document.querySelector('#table .name').click()",
+        "document.querySelector('#reference').focus()",
+        "document.querySelector('#answers details').open = true",
+        "document.querySelector('#play').click()",
+    ],
+)
+def test_a_live_page_leaves_a_reader_in_the_middle_of_something(browser, occupy):
+    page = browser.new_page()
+    server = Server(page)
+    page.evaluate(f"window.before = true; {occupy}")
+    server.publish("2")
+    page.locator("#newer:not([hidden])").wait_for()
+    page.clock.fast_forward(60_000)
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.before") is True
+    page.close()
+
+
+def test_the_button_for_newer_results_brings_the_reader_back(browser):
+    page = browser.new_page()
+    server = Server(page)
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    page.locator("#frame").fill("5")
+    page.locator("#reference").focus()
+    page.evaluate("scrollTo(0, 700)")
+    server.publish("2")
+    with page.expect_navigation():
+        page.get_by_role("button", name="Show newer results").click()
+    page.get_by_text("live", exact=True).wait_for()
+    assert page.evaluate("document.querySelectorAll('details:not([open])').length") == 0
+    assert page.evaluate("[document.activeElement.id, scrollY]") == ["reference", 700]
+    page.clock.run_for(3000)
+    assert page.locator("#moment").inner_text() == "frame 6 of 12, predicted"
+    assert page.locator("#play").inner_text() == "Play"
     page.close()
 
 

@@ -31,8 +31,8 @@ def study(seeds: int = 3, epochs: int = 20, **more: Any) -> dict[str, Any]:
     combinations = itertools.product((5e-4, 2e-3), ("cyclical", "monotonic"), ("linear", "step"), range(1, seeds + 1))
     runs = [_run(i, dict(zip(_SETTINGS, values, strict=True)), epochs) for i, values in enumerate(combinations)]
     for run, (state, note) in zip(runs[-5:], _STATES.items(), strict=True):
-        run.update(state=state, note=note, epoch=epochs // 2 if state != "waiting" else 0)
-        if state in ("failed", "waiting"):
+        run.update(state=state, note=note, epoch=epochs // 2 if state != "diverged" else 0)
+        if state in ("failed", "diverged"):  # before a first row
             run.update(best=None, best_epoch=None, last={}, curves={}, film=None, evals=[])
     return _view(runs, **more)
 
@@ -75,7 +75,7 @@ _STATES = {
     "stopped": "Ctrl-C in epoch 10",
     "pruned": "below the median of 8 runs in epoch 10",
     "failed": "train/kld is not finite: lower lr, or clip the gradient",
-    "waiting": "",
+    "diverged": "",
 }
 _METRICS = (
     ("val/psnr", "validation PSNR", "dB", "higher"),

@@ -41,7 +41,9 @@ function hasCurve(key) {
 }
 
 function makeChart(metric, first) {
-  const plot = el("div", { class: "plot" });
+  const unit = metric.unit ? `, ${metric.unit}` : "";
+  const about = `Chart: ${visible(`${metric.label}${unit}`)} over the epochs; a run's last value is in the table of runs or behind its name there`;
+  const plot = el("div", { class: "plot", role: "img", "aria-label": cut(about, 300) });
   const caption = el("figcaption", {}, el("h3", {}, said(metric.label, 40)));
   const hint = [metric.unit, metric.better ? `${metric.better} is better` : ""].filter(Boolean).join(", ");
   caption.append(el("span", { class: "muted" }, visible(hint)));
@@ -125,7 +127,7 @@ function runTraces(line, metric, points) {
 function groupTraces(line, metric, points) {
   const curve = thinned(meanCurve(line.runs.filter(ticked), metric.key), points);
   if (!curve.length) return [];
-  const about = state.by.map((key, i) => plotText(`${key} ${line.values[i] ?? "–"}`)).join("<br>");
+  const about = line.parts.map((part) => plotText(part)).join("<br>");
   const mean = {
     ...traceOf(line, 1),
     x: curve.map((point) => point.epoch),
@@ -151,10 +153,10 @@ function groupTraces(line, metric, points) {
 
 function meanText({ mean, half, n }, unit) {
   const range = half == null ? "" : ` [${number(mean - half, unit)}, ${number(mean + half, unit)}]`;
-  return `<b>${number(mean, unit)}</b>${range}, n = ${n}`;
+  return `<b>${number(mean, unit)}</b>${range}, ${count(n, "seed")}`;
 }
 
-// The parts of a curve where two runs or more give an interval.
+// The parts of a curve where two seeds or more give an interval.
 function stretches(curve) {
   const parts = [[]];
   for (const point of curve) {

@@ -34,9 +34,10 @@ function stateLine(run) {
   return el("p", {}, badge(run.state), `, epoch ${run.epoch ?? "–"} of ${run.epochs ?? "–"}${visible(best)}`);
 }
 
+const STATES = ["finished", "running", "stopped", "pruned", "failed", "diverged"]; // each has its mark in page.css
+
 function badge(name) {
-  const known = ["finished", "running", "stopped", "pruned", "failed", "waiting"].includes(name);
-  return el("span", { class: known ? `state ${name}` : "state" }, visible(name));
+  return el("span", { class: STATES.includes(name) ? `state ${name}` : "state" }, visible(name));
 }
 
 function facts(pairs) {

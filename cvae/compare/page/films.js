@@ -4,14 +4,18 @@ const CARDS = 12;
 const RATE = 6; // frames a second
 const REST = 4; // ticks on the last frame, before it begins again
 
-const film = { playing: false, frame: 0, shown: CARDS, stages: [], last: 0, visible: false };
+const film = { playing: false, paused: false, frame: 0, shown: CARDS, stages: [], last: 0, visible: false };
 const cardOf = new Map(); // by run
 const sequenceOf = new Map(); // by truth
 
 function makeFilms() {
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  byId("play").addEventListener("click", () => play(!film.playing));
+  byId("play").addEventListener("click", () => {
+    film.paused = film.playing; // by the reader
+    play(!film.playing);
+  });
   byId("frame").addEventListener("input", () => {
+    film.paused = true;
     play(false);
     showFrame(Number(byId("frame").value));
   });
@@ -26,11 +30,15 @@ function makeFilms() {
 }
 
 function play(on) {
+  const pausing = film.playing && !on;
   film.playing = on;
   byId("play").textContent = on ? "Pause" : "Play";
-  byId("play").setAttribute("aria-pressed", on);
+  byId("moment").setAttribute("aria-live", on ? "off" : "polite"); // four announcements a second are too many
   film.last = performance.now();
   if (on) requestAnimationFrame(advance);
+  if (!pausing) return;
+  byId("moment").value = ""; // a screen reader speaks of changes alone
+  setTimeout(() => showFrame(film.frame));
 }
 
 function advance(now) {

@@ -6,7 +6,7 @@ function makeLegend() {
   const chips = byId("chips");
   if (view.settings.length) {
     chips.append(el("span", { class: "muted" }, "Group by"));
-    for (const key of view.settings) {
+    for (const key of [...view.settings, ALL]) {
       chips.append(el("button", { type: "button", class: "chip", "data-key": key, onclick: () => groupBy(key) }, said(key, 32)));
     }
   }
@@ -22,7 +22,8 @@ function makeLegend() {
 
 function groupBy(key) {
   const by = toggled(new Set(state.by), key);
-  change({ by: view.settings.filter((each) => by.has(each)), hidden: new Set(), reference: "" });
+  const together = key === ALL ? [ALL] : view.settings; // all runs at once, or by settings
+  change({ by: together.filter((each) => by.has(each)), hidden: new Set(), reference: "" });
 }
 
 function lineOfButton(event) {
@@ -47,7 +48,7 @@ function drawLegend() {
 }
 
 function entry(line) {
-  const text = line.values ? line.values.map((value) => cut(visible(value), 24)).join(" · ") : null;
+  const text = line.values?.length ? line.values.map((value) => cut(visible(value), 24)).join(" · ") : null;
   const button = el("button", { type: "button", class: "entry", "data-line": line.id, title: cut(visible(line.label), 300) }, swatch(line));
   button.append(text === null ? said(line.label, 32) : el("bdi", { dir: "auto" }, text));
   button.addEventListener("click", () => change({ hidden: toggled(state.hidden, line.id) }));
@@ -62,21 +63,23 @@ function showHidden() {
 
 function groupsTable(drawn) {
   const reference = drawn.find((line) => line.id === state.reference) ?? drawn[0];
+  const several = drawn.length > 1; // one group alone differs from none
   const chosen = CHOSEN.filter((key) => metrics.has(key)).map((key) => metrics.get(key));
   const heads = [
     el("th", { scope: "col" }, el("bdi", { dir: "auto" }, state.by.map((key) => cut(visible(key), 24)).join(" · "))),
-    numericHead("n", "runs"),
+    numericHead("n", "finished runs"),
     numericHead(`best ${objective.label}`, objective.unit),
     ...chosen.map((metric) => numericHead(`last ${metric.label}`, metric.unit)),
-    numericHead(`Δ last ${objective.label}`, "paired by seed"),
+    several ? numericHead(`Δ last ${objective.label}`, "paired by seed") : null,
   ];
   const rows = drawn.map((line) => {
     const members = line.runs.filter(ticked);
+    const done = finished(members);
     const cells = [
-      String(members.length),
-      spread(members, (run) => run.best, objective.unit),
-      ...chosen.map((metric) => spread(members, (run) => atEnd(run, metric.key), metric.unit)),
-      difference(members, reference === line ? null : reference.runs.filter(ticked)),
+      size(done, members),
+      spread(done, (run) => run.best, objective.unit),
+      ...chosen.map((metric) => spread(done, (run) => run.last.get(metric.key), metric.unit)),
+      ...(several ? [difference(members, reference === line ? null : reference.runs.filter(ticked))] : []),
     ];
     return el("tr", {}, el("th", { scope: "row" }, entry(line)), ...cells.map((cell) => el("td", { class: "numeric" }, cell)));
   });
@@ -93,18 +96,31 @@ function numericHead(label, unit) {
   return el("th", { scope: "col", class: "numeric" }, said(label, 32), unit ? el("span", { class: "unit" }, ` ${visible(unit)}`) : null);
 }
 
-function spread(some, value, unit) {
-  const { n, mean, half } = interval(some.map(value));
+// How many runs a group's numbers are of, and how many seeds where these are fewer.
+function size(done, members) {
+  const seeds = countSeeds(done);
+  const told = seeds < done.length ? el("span", { class: "at" }, ` ${count(seeds, "seed")}`) : "";
+  return el("span", {}, done.length < members.length ? `${done.length} of ${members.length}` : String(done.length), told);
+}
+
+function countSeeds(some) {
+  return new Set(some.map(seedOf)).size;
+}
+
+function spread(done, value, unit) {
+  const { n, mean, half } = overSeeds(done.map((run) => [seedOf(run), value(run)]));
   if (mean == null) return "–";
   const range = half == null ? "" : ` ± ${halfWidth(half, mean, unit)}`;
-  return el("span", {}, number(mean, unit), el("span", { class: "muted" }, range, n < some.length ? ` (${count(n, "run")})` : ""));
+  const told = n < countSeeds(done) ? ` ${count(n, "seed")}` : "";
+  return el("span", {}, number(mean, unit), el("span", { class: "muted" }, range, told));
 }
 
 function difference(members, others) {
   if (others === null) return el("span", { class: "muted" }, "reference");
-  const { n, mean, half } = pairedDifference(members, others, objective.key);
-  if (!n) return el("span", { class: "muted" }, "no seed in both");
-  const seeds = el("span", { class: "muted" }, ` ${count(n, "seed")}`);
+  const { n, mean, half, alone } = pairedDifference(members, others, objective.key);
+  const told = [n ? count(n, "seed") : "–", alone ? `${count(alone, "run")} without a partner` : ""].filter(Boolean).join(", ");
+  const seeds = el("span", { class: "muted" }, ` ${told}`);
+  if (!n) return seeds;
   if (half == null) return el("span", {}, signed(mean, objective.unit), seeds);
   const sure = Math.abs(mean) > half; // the interval leaves out zero
   const range = ` [${signed(mean - half, objective.unit)}, ${signed(mean + half, objective.unit)}]`;
@@ -117,7 +133,7 @@ function referenceBar(drawn, reference) {
   return el(
     "p",
     { class: "help" },
-    el("label", {}, "Differences from ", select),
-    " Means with 95 % intervals over the runs of a group; last values and differences are those of finished runs; bold where the interval leaves out zero.",
+    drawn.length > 1 ? el("label", {}, "Differences from ", select) : null,
+    " Finished runs: means with 95 % intervals over seeds, a seed's runs averaged first; differences of runs that agree in all else; bold where an interval leaves out zero, one at a time, uncorrected for how many are compared.",
   );
 }

@@ -13,8 +13,8 @@ let lines = [];
 const lineOf = new Map(); // by run
 
 function makeLines() {
-  const keys = state.by;
-  lines = keys.length ? groupLines(keys) : runs.map((run) => ({ id: run.id, runs: [run], values: null, label: run.name }));
+  const grouped = () => groupLines(state.by.filter((key) => key !== ALL));
+  lines = state.by.length ? grouped() : runs.map((run) => ({ id: run.id, runs: [run], values: null, label: run.name }));
   lineOf.clear();
   lines.forEach((line, i) => {
     line.colour = i % COLOURS;
@@ -32,8 +32,8 @@ function groupLines(keys) {
   }
   const made = [...groups].map(([key, members]) => {
     const values = JSON.parse(key);
-    const label = keys.map((name, i) => `${name} ${values[i] ?? "–"}`).join(", ");
-    return { id: shortHash(JSON.stringify(keys) + key), runs: members, values, label };
+    const parts = keys.length ? keys.map((name, i) => `${name} ${values[i] ?? "–"}`) : [ALL];
+    return { id: shortHash(JSON.stringify(keys) + key), runs: members, values, parts, label: parts.join(", ") };
   });
   return made.sort((a, b) => {
     const i = a.values.findIndex((value, at) => value !== b.values[at]);

@@ -51,13 +51,26 @@ function makeRest() {
   fillFacts(byId("common").querySelector("dl"), [...common]);
 }
 
-// Look for newer results; a reader in the middle of something is not thrown out of it.
+// Look for newer results. A reader in the middle of something is not thrown out of it: there a button shows them.
 function watch() {
   const SOON = 2000;
   const LATER = 10000;
+  const QUIET = 15000;
   const sign = byId("live");
+  const button = byId("newer");
   sign.hidden = false;
-  const busy = () => byId("details").open || document.activeElement === byId("query");
+  button.addEventListener("click", reload);
+  button.addEventListener("mousedown", (event) => event.preventDefault()); // the focus stays where the reader is
+  let touched = -Infinity;
+  for (const kind of ["pointerdown", "pointermove", "keydown", "scroll"]) {
+    addEventListener(kind, () => (touched = performance.now()), { capture: true, passive: true });
+  }
+  const busy = () =>
+    byId("details").open ||
+    ![null, document.body].includes(document.activeElement) ||
+    document.querySelector("#answers details[open]") !== null ||
+    film.paused ||
+    performance.now() - touched < QUIET;
   const say = (text, gone) => {
     if (sign.textContent !== text) sign.textContent = text;
     sign.classList.toggle("gone", gone);
@@ -67,16 +80,13 @@ function watch() {
     try {
       const answer = await fetch("version", { cache: "no-store" });
       if (!answer.ok) throw new Error(answer.statusText);
-      const version = await answer.text();
-      say(version === view.live ? "live" : "newer results: shown once you are done here", false);
-      if (version !== view.live && !busy()) {
-        writeHash();
-        remember("sessionStorage", "cvae-scroll", String(scrollY));
-        location.reload();
-        return;
-      }
+      const newer = (await answer.text()) !== view.live;
+      say("live", false);
+      if (newer && !busy()) return reload();
+      button.hidden = !newer;
     } catch {
       say("the server is gone: what you see may be out of date", true);
+      button.hidden = true;
       pause = LATER;
     }
     setTimeout(look, pause);
@@ -84,11 +94,28 @@ function watch() {
   look();
 }
 
-function scrollBack() {
-  const place = recall("sessionStorage", "cvae-scroll");
-  if (place === null) return;
-  remember("sessionStorage", "cvae-scroll", "");
-  if (place !== "") scrollTo(0, Number(place));
+const PLACE = "cvae-place";
+
+// What the address does not hold is kept aside until the page is back.
+function reload() {
+  writeHash();
+  const open = [...document.querySelectorAll("details[open] > summary")].map((summary) => summary.textContent);
+  const { frame, playing, paused } = film;
+  remember("sessionStorage", PLACE, JSON.stringify({ scroll: scrollY, open, frame, playing, paused, focus: document.activeElement?.id }));
+  location.reload();
+}
+
+function comeBack() {
+  const kept = recall("sessionStorage", PLACE);
+  if (!kept) return;
+  remember("sessionStorage", PLACE, "");
+  const { scroll, open, frame, playing, paused, focus } = JSON.parse(kept);
+  for (const summary of document.querySelectorAll("details > summary")) summary.parentNode.open = open.includes(summary.textContent);
+  film.paused = paused;
+  play(playing);
+  showFrame(frame);
+  byId(focus)?.focus({ preventScroll: true });
+  scrollTo(0, scroll);
 }
 
 makeHead();
@@ -113,6 +140,6 @@ makeRest();
 makeTheme();
 makeLinks();
 if (view.live !== null) {
-  scrollBack();
+  comeBack();
   watch();
 }

@@ -17,6 +17,7 @@ const runs = view.runs.map((run, index) => ({
   id: shortHash(`${run.folder}\n${run.name}`),
 }));
 
+const ALL = "all runs"; // the grouping that puts them all together: settings have no such name
 const state = {};
 let address = "";
 readHash();
@@ -29,7 +30,7 @@ function readHash() {
   Object.assign(state, {
     query: params.get("q") ?? "",
     sort: params.get("sort") ?? "",
-    by: params.has("by") ? params.getAll("by").filter((key) => view.settings.includes(key)) : usualGrouping(),
+    by: params.has("by") ? params.getAll("by").filter((key) => key === ALL || view.settings.includes(key)) : usualGrouping(),
     off: params.has("on") ? new Set(runs.map((run) => run.id).filter((id) => !on.has(id))) : set("off"),
     hidden: set("hide"),
     more: params.has("more"),
@@ -58,11 +59,12 @@ function writeHash() {
   address = location.hash;
 }
 
-// All settings but the seed, if that puts runs together at all.
+// All settings but the seed, if that puts runs together at all; where only seeds differ, that is all runs.
 function usualGrouping() {
   const keys = view.settings.filter((key) => key !== "seed");
+  if (!keys.length) return view.settings.length ? [ALL] : [];
   const groups = new Set(runs.map((run) => groupKey(run, keys)));
-  return keys.length && groups.size < runs.length ? keys : [];
+  return groups.size < runs.length ? keys : [];
 }
 
 function groupKey(run, keys) {

@@ -12,32 +12,52 @@ function interval(values) {
   return { n, mean, half: t * Math.sqrt(variance / n) };
 }
 
-// What the seeds have in common cancels in the difference of paired runs.
-function pairedDifference(runsOfOne, runsOfOther, key) {
-  const one = bySeed(runsOfOne, key);
-  const other = bySeed(runsOfOther, key);
-  const seeds = [...one.keys()].filter((seed) => other.has(seed));
-  return interval(seeds.map((seed) => one.get(seed) - other.get(seed)));
+// Those at their end: a run that was pruned or goes on is no match for them.
+function finished(some) {
+  return some.filter((run) => run.state === "finished");
 }
 
-// A run that was pruned or goes on is no match for one at its end.
-function atEnd(run, key) {
-  return run.state === "finished" ? run.last.get(key) : null;
+function seedOf(run) {
+  return run.settings.get("seed") ?? common.get("seed");
 }
 
-function bySeed(some, key) {
+// Means by key, of [key, value] pairs; what is unknown does not count.
+function meansBy(pairs) {
   const values = new Map();
-  for (const run of some) {
-    const seed = run.settings.get("seed") ?? common.get("seed");
-    const value = atEnd(run, key);
-    if (seed == null || value == null) continue;
-    if (!values.has(seed)) values.set(seed, []);
-    values.get(seed).push(value);
+  for (const [key, value] of pairs) {
+    if (value == null) continue;
+    if (!values.has(key)) values.set(key, []);
+    values.get(key).push(value);
   }
-  return new Map([...values].map(([seed, each]) => [seed, interval(each).mean]));
+  return new Map([...values].map(([key, each]) => [key, interval(each).mean]));
 }
 
-// A group's mean over its runs at each epoch that any of them has.
+// Mean and interval of [seed, value] pairs; as in Python's by_seed, several values of one seed count as one, by their mean.
+function overSeeds(pairs) {
+  return interval([...meansBy(pairs).values()]);
+}
+
+// Only runs that agree in seed and in all else that the groups leave open are held against each other: what they have in
+// common cancels. `alone` counts the runs, of either group, without such a partner.
+function pairedDifference(one, other, key) {
+  const settings = ["seed", ...settingsToMatch(one, other)];
+  const cellOf = (run) => groupKey(run, settings);
+  const [ours, theirs] = [one, other].map((some) => finished(some).filter((run) => run.last.get(key) != null));
+  const [first, second] = [ours, theirs].map((some) => meansBy(some.map((run) => [cellOf(run), run.last.get(key)])));
+  const inBoth = [...first.keys()].filter((cell) => second.has(cell));
+  const differences = inBoth.map((cell) => [JSON.parse(cell)[0], first.get(cell) - second.get(cell)]);
+  const alone = [...ours, ...theirs].filter((run) => !inBoth.includes(cellOf(run))).length;
+  return { ...overSeeds(differences), alone };
+}
+
+// What one side's choice alone brings along, as a cyclical schedule its cycles, needs no match on the other.
+function settingsToMatch(one, other) {
+  const lacks = (some, key) => some.every((run) => run.settings.get(key) == null);
+  const brought = (key) => state.by.some((choice) => key.startsWith(`${choice}.`)) && (lacks(one, key) || lacks(other, key));
+  return view.settings.filter((key) => key !== "seed" && !state.by.includes(key) && !brought(key));
+}
+
+// A group's mean over its seeds at each epoch that any of its runs has.
 function meanCurve(some, key) {
   const values = new Map();
   for (const run of some) {
@@ -45,12 +65,11 @@ function meanCurve(some, key) {
     const curve = run.curves.get(key) ?? [];
     for (let i = 0; i < epochs.length; i++) {
       if (curve[i] == null) continue;
-      const there = values.get(epochs[i]);
-      if (there) there.push(curve[i]);
-      else values.set(epochs[i], [curve[i]]);
+      if (!values.has(epochs[i])) values.set(epochs[i], []);
+      values.get(epochs[i]).push([seedOf(run), curve[i]]);
     }
   }
-  return [...values].sort((a, b) => a[0] - b[0]).map(([epoch, each]) => ({ epoch, ...interval(each) }));
+  return [...values].sort((a, b) => a[0] - b[0]).map(([epoch, pairs]) => ({ epoch, ...overSeeds(pairs) }));
 }
 
 // At most `limit` of them, the last among these.

@@ -83,7 +83,7 @@ function makeSweeps() {
     if (sweep.again) section.append(commandLine(sweep.again, "the command that goes on with the sweep"));
     section.append(figures);
     for (const { title, about, figure } of sweep.figures) {
-      const plot = el("div", { class: "plot" });
+      const plot = el("div", { class: "plot", role: "img", "aria-label": cut(visible(`Chart: ${title}`), 100) });
       const caption = el("figcaption", {}, el("h3", {}, said(title, 80)), about ? el("span", { class: "muted" }, saidWhole(about)) : null);
       const panels = Object.keys(figure.layout ?? {}).filter((key) => /^xaxis\d*$/.test(key)).length;
       const node = el("figure", { class: panels > 2 ? "chart full" : "chart" }, caption, plot);
