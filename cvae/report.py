@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -39,17 +38,12 @@ def report(cfg: DictConfig) -> None:
     Raises:
         UserError: there are no such runs, or the file cannot be written.
     """
-    from cvae.compare.publish import FORMATS, Report, serve  # late, so that --help answers at once
+    from cvae.compare.publish import Report, form_of, serve  # late, so that --help answers at once
 
     for key in map(str, cfg):
         if key not in ReportConfig.__dataclass_fields__:
             raise UserError(f"+{key}: a report has no such key; --help lists them")
-    ending = Path(cfg.out or "").suffix.removeprefix(".")
-    form = cfg.format or ending or "html"
-    if form not in FORMATS:
-        raise UserError(f"{f'format={form}' if cfg.format else f'out={cfg.out}'}: choose {' or '.join(FORMATS)}")
-    if ending not in ("", form):
-        raise UserError(f"out={cfg.out} and format={form} disagree: leave one of them away")
+    form = form_of(cfg.format, cfg.out)
     if cfg.watch and (form != "html" or cfg.out):
         raise UserError("watch=true serves the page and writes no file: leave format and out away")
     if cfg.films < 0:

@@ -22,9 +22,24 @@ from cvae.compare.view import view
 from cvae.console import say, warn
 from cvae.errors import UserError, write_whole, writing
 
-FORMATS = ("html", "md")
+_FORMS = ("html", "md")
 _MEND = "choose another file with out="
 _PAUSE, _SILENCE = 2.0, 30.0  # seconds between two looks at the runs' files, and at runs whose files are silent
+
+
+def form_of(form: str | None, out: str | None) -> str:
+    """A report's form: as it is named, or as the end of its file's name says.
+
+    Raises:
+        UserError: there is no such form, or the two disagree.
+    """
+    ending = Path(out or "").suffix.removeprefix(".")
+    chosen = form or ending or "html"
+    if chosen not in _FORMS:
+        raise UserError(f"{f'format={form}' if form else f'out={out}'}: choose {' or '.join(_FORMS)}")
+    if ending not in ("", chosen):
+        raise UserError(f"out={out} and format={chosen} disagree: leave one of them away")
+    return chosen
 
 
 @dataclass(frozen=True)

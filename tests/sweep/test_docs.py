@@ -40,7 +40,7 @@ def test_the_app(page: App) -> None:
 
 
 def test_conditions_hold_on_the_page(page: App) -> None:
-    assert page("hydra.sweeper.n_trials=6").code == 0
+    assert page("hydra.sweeper.n_trials=6", "hydra.sweeper.sampler.seed=1").code == 0
     kinds = {trial["params"]["kind"]: "edge" in trial["params"] for trial in page.record()["trials"]}
     assert kinds == {"round": False, "square": True}
 
