@@ -59,9 +59,11 @@ function writeHash() {
   address = location.hash;
 }
 
-// All settings but the seed, if that puts runs together at all; where only seeds differ, that is all runs.
+// All settings but the seed, if that puts runs together at all; where only seeds differ, that is all runs. Of runs that have
+// little in common the first few: the dials.
 function usualGrouping() {
-  const keys = view.settings.filter((key) => key !== "seed");
+  const MOST = 5;
+  const keys = view.settings.filter((key) => key !== "seed").slice(0, MOST);
   if (!keys.length) return view.settings.length ? [ALL] : [];
   const groups = new Set(runs.map((run) => groupKey(run, keys)));
   return groups.size < runs.length ? keys : [];
