@@ -216,8 +216,17 @@ def _sweeps(found: Collection) -> list[dict[str, Any]]:
         members = [run for run in found.runs if run.study == sweep.key]
         curves = {run.trial: run.series(run.objective) for run in members if run.trial is not None}
         figures = [{"title": each.title, "about": each.about, "figure": each.figure} for each in sweep.figures(curves)]
+        best = (sweep.key, sweep.best_trial)
+        best_run = next((index for index, run in enumerate(found.runs) if (run.study, run.trial) == best), None)
         shown.append(
-            {"name": sweep.name, "note": sweep.summary, "best": sweep.best, "again": sweep.command, "figures": figures}
+            {
+                "name": sweep.name,
+                "note": sweep.summary,
+                "best": sweep.best,
+                "best_run": best_run,
+                "again": sweep.command,
+                "figures": figures,
+            }
         )
     return shown
 
