@@ -559,3 +559,34 @@ def test_wide_figures_scroll_in_their_card(show, tmp_path):
     page.locator(".sweep .plot").nth(2).locator(".xtick").first.wait_for(state="attached")
     assert page.locator(".sideways").nth(2).evaluate("node => node.scrollWidth > node.clientWidth")
     assert wide(page) is False
+
+
+@pytest.mark.parametrize(
+    ("query", "number"),
+    [
+        ("LR=2e-3", 1),
+        ("lr > 1e-3", 3),
+        ("lr >= 0.004368102133190193 state = finished", 1),
+        ("lr=0.004368102133190193", 1),
+        ("lr!=0.004368102133190193", 3),
+        (f"shift={MINUS}0.5", 1),
+        (f"shift<{MINUS}2e{MINUS}1", 1),
+        ("trial=2", 1),
+        ("trial<2 !seed=1", 1),
+        ('"lr=0.002"', 1),
+        ("foo=1 lr=0.002", 0),
+        ("!foo=1", 0),
+    ],
+)
+def test_the_filter_takes_what_readers_type_and_paste(show, query, number):
+    view = views.study(seeds=1)
+    view["settings"].append("shift")
+    view["runs"] = view["runs"][:4]
+    for i, (run, lr) in enumerate(zip(view["runs"], (1e-4, 2e-3, 0.004368102133190193, 5e-3), strict=True)):
+        run["settings"].update(lr=lr, seed=i, shift=0.5 - i if i < 2 else 0)
+        run["provenance"]["trial"] = str(i)
+    page = show(view)
+    page.locator("#query").fill(query)
+    assert len(names(page)) == number
+    told = page.locator("#query-help").inner_text()
+    assert ("No such setting: foo." in told) == ("foo" in query)

@@ -124,7 +124,7 @@ function orderRows() {
 
 function filterRows() {
   if (byId("query").value !== state.query) byId("query").value = state.query;
-  const matches = matcher(state.query);
+  const { matches, unknown } = matcher(state.query);
   shownRuns = ordered().filter(matches);
   const shown = new Set(shownRuns);
   for (const [run, row] of rowOf) row.hidden = !shown.has(run);
@@ -133,6 +133,7 @@ function filterRows() {
   byId("only").hidden = shown.size === runs.length || !shown.size;
   byId("none").hidden = shown.size > 0;
   byId("none").textContent = "No run matches this filter.";
+  byId("unknown").textContent = unknown.length ? `No such setting: ${visible(unknown.join(", "))}. ` : "";
 }
 
 function showTicks() {
