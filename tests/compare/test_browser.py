@@ -91,7 +91,7 @@ def until(page, script: str, arg: object = None) -> None:
 
 
 def names(page) -> list[str]:
-    return [text.strip() for text in page.locator(f"{_ROWS} .name").all_inner_texts()]
+    return page.locator(f"{_ROWS} .name").all_text_contents()
 
 
 def column(page, number: int) -> list[str]:
@@ -590,3 +590,37 @@ def test_the_filter_takes_what_readers_type_and_paste(show, query, number):
     assert len(names(page)) == number
     told = page.locator("#query-help").inner_text()
     assert ("No such setting: foo." in told) == ("foo" in query)
+
+
+@pytest.mark.parametrize("place", ["#table tbody .name", "#films .about .name"])
+def test_names_are_cut_in_their_middle(show, place):
+    view = views.study()
+    for i, run in enumerate(view["runs"]):
+        run["name"] = f"2026-11-23_18-00-00_course_study_of_the_schedules/{i}"
+    page = show(view, width=390, reduced_motion="reduce")
+    name = page.locator(place).nth(3)
+    start, end = (name.locator("span").nth(i) for i in (0, 1))
+    assert name.text_content() in [run["name"] for run in view["runs"]]
+    assert start.evaluate("node => node.scrollWidth > node.clientWidth && getComputedStyle(node).textOverflow === 'ellipsis'")
+    assert start.bounding_box()["width"] > 20
+    box, last = name.bounding_box(), end.bounding_box()
+    assert last["x"] + last["width"] <= box["x"] + box["width"] + 1  # its end is within sight
+
+
+def test_films_come_in_the_order_of_the_view_until_the_reader_sorts(show):
+    view = views.study()
+    for i, run in enumerate(view["runs"]):
+        if run["film"]:
+            run["film"]["place"] = -i
+    page = show(view, reduced_motion="reduce")
+    shown = page.locator("#films .about .name").all_text_contents()
+    filmed = [run["name"] for run in view["runs"] if run["film"]]
+    assert shown == filmed[::-1][:12]
+    page.locator("th[data-column=name] button").click()
+    until(page, "name => document.querySelector('#films .about .name').textContent === name", filmed[0])
+
+
+def test_the_page_tells_the_reader_s_own_time(show):
+    made = show(views.study(), timezone_id="Asia/Tokyo").locator("#made time")
+    assert made.inner_text() == "2026-11-23 23:53"
+    assert made.get_attribute("title") == "2026-11-23T14:53:44+00:00"

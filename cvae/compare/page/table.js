@@ -75,7 +75,7 @@ function headCell(column, before) {
 
 function makeRow(run) {
   const box = el("input", { type: "checkbox", "aria-label": cut(`Plot ${visible(run.name)}`, 100), onchange: () => tick([run], box.checked) });
-  const open = el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, said(run.name, 40));
+  const open = el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, saidName(run.name));
   const head = el("th", { scope: "row" }, el("div", { class: "head" }, box, swatch(lineOf.get(run)), open));
   const cells = columns.slice(1).map((column) => el("td", { class: column.numeric ? "numeric" : null }, column.cell(run, column)));
   const row = el("tr", {}, head, ...cells);
