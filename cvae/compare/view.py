@@ -172,7 +172,7 @@ def _films(runs: Sequence[Run], settings: Sequence[str], most: int) -> tuple[lis
         read = list(pool.map(_read_film, chosen))
     truths: dict[tuple[Any, ...], int] = {}
     films: list[dict[str, Any]] = []
-    predictions = {}
+    predictions: dict[str, dict[str, Any]] = {}
     for run, film in zip(chosen, read, strict=True):
         if film is None:
             continue
