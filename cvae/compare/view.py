@@ -59,7 +59,9 @@ def view(found: Collection, title: str, command: str, films: int, bair: bool, li
     keys = [key for key in dict.fromkeys([*METRICS, *_further(runs)]) if any(key in row for run in runs for row in run.rows)]
     truths, predictions = _films(runs, settings, films)
     common = {
-        key: value for key, value in (runs[0].settings if runs else {}).items() if _shared(runs, key) and key not in settings
+        key: value
+        for key, value in (runs[0].settings if runs else {}).items()
+        if _shared(runs, key) and key not in settings and not _repeats(value, runs[0])
     }
     return {
         "title": title,
@@ -91,6 +93,11 @@ def _shared(runs: Sequence[Run], key: str) -> bool:
     return all(key in run.settings for run in runs)
 
 
+def _repeats(value: Any, run: Run) -> bool:
+    """Whether a setting says no more than that it is another one: ``${lr}``."""
+    return isinstance(value, str) and value.startswith("${") and value[2:-1] in run.settings
+
+
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
@@ -113,7 +120,11 @@ def _run(
         "epoch": epochs[-1] if epochs else 0,
         "epochs": run.epochs,
         "settings": {key: run.settings.get(key) for key in settings},
-        "other": {key: value for key, value in run.settings.items() if key not in settings and key not in common},
+        "other": {
+            key: value
+            for key, value in run.settings.items()
+            if key not in settings and key not in common and not _repeats(value, run)
+        },
         "best": best[0] if best else None,
         "best_epoch": best[1] if best else None,
         "last": {key: run.last(key) for key in keys if run.last(key) is not None},
@@ -161,7 +172,7 @@ def _films(runs: Sequence[Run], settings: Sequence[str], most: int) -> tuple[lis
         read = list(pool.map(_read_film, chosen))
     truths: dict[tuple[Any, ...], int] = {}
     films: list[dict[str, Any]] = []
-    predictions = {}
+    predictions: dict[str, dict[str, Any]] = {}
     for run, film in zip(chosen, read, strict=True):
         if film is None:
             continue
@@ -173,7 +184,7 @@ def _films(runs: Sequence[Run], settings: Sequence[str], most: int) -> tuple[lis
             names = [f"video {index + 1}" for index in range(count)]
             about = {"names": names, "n_past": n_past, "frames": frames, "sequences": count, "size": size}
             films.append(about | {"image": truth})
-        predictions[run.name] = {"truth": truths[key], "image": predicted, "epoch": epoch}
+        predictions[run.name] = {"truth": truths[key], "image": predicted, "epoch": epoch, "place": len(predictions)}
     return films, predictions
 
 
@@ -216,8 +227,17 @@ def _sweeps(found: Collection) -> list[dict[str, Any]]:
         members = [run for run in found.runs if run.study == sweep.key]
         curves = {run.trial: run.series(run.objective) for run in members if run.trial is not None}
         figures = [{"title": each.title, "about": each.about, "figure": each.figure} for each in sweep.figures(curves)]
+        best = (sweep.key, sweep.best_trial)
+        best_run = next((index for index, run in enumerate(found.runs) if (run.study, run.trial) == best), None)
         shown.append(
-            {"name": sweep.name, "note": sweep.summary, "best": sweep.best, "again": sweep.command, "figures": figures}
+            {
+                "name": sweep.name,
+                "note": sweep.summary,
+                "best": sweep.best,
+                "best_run": best_run,
+                "again": sweep.command,
+                "figures": figures,
+            }
         )
     return shown
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import shlex
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,11 +23,12 @@ from cvae.sweep.study import FAILURE, OF, owned
 from cvae.sweep.summary import Top
 
 _CURVES = 200  # drawn at most, the best trials first
+_QUOTED = re.compile(r"\"'([^'\"\\]*)'\"")  # as slices show a category: by its repr
 _UNPRUNED, _PRUNED = "#8b949e", "#d1602a"
 _FIGURES = (
     ("History", "Every complete trial's value, and the best so far.", "plot_optimization_history"),
     ("Parallel coordinates", "A line a trial, from its settings to its value.", "plot_parallel_coordinate"),
-    ("Slices", "Value against one setting at a time; darker trials came later.", "plot_slice"),
+    ("Slices", "Value against one setting at a time; the colour tells which trials came later.", "plot_slice"),
     (
         "Importances",
         "The part of the values' variance that each setting explains; rough under 30 trials.",
@@ -53,7 +55,7 @@ class SweepRecord:
     study: optuna.Study
     objective: str
     command: str  # that completes it; empty while its first sweep goes on
-    winners: str  # the best trial on fresh seeds, if that was asked for
+    winner: tuple[int, str] | None  # the best trial on fresh seeds, its number and in words, if that was asked for
 
     @property
     def key(self) -> tuple[str, str]:
@@ -87,12 +89,23 @@ class SweepRecord:
 
         The best of a study that runs the best trials again is a lucky seed, and not said.
         """
-        trials = list(self.trials.values())
-        if self.winners or any(OF in trial.user_attrs for trial in trials):
-            return self.winners
-        if not (order := ranked(trials, self.study.directions)):
+        if self.winner:
+            return self.winner[1]
+        if self.best_trial is None:
             return ""
-        return f"trial {order[0].number}: {self.objective} {numbers(order[0].values)}  {settings(order[0].params)}"
+        trial = self.trials[self.best_trial]
+        return f"trial {trial.number}, {self.objective} {numbers(trial.values)} ({settings(trial.params)})"
+
+    @property
+    def best_trial(self) -> int | None:
+        """The number of the trial that ``best`` tells of."""
+        if self.winner:
+            return self.winner[0]
+        trials = list(self.trials.values())
+        if any(OF in trial.user_attrs for trial in trials):
+            return None
+        order = ranked(trials, self.study.directions)
+        return order[0].number if order else None
 
     def figures(self, curves: Mapping[int, Mapping[int, float]]) -> list[Figure]:
         """History, parameters against values, importances, and every trial's curve.
@@ -144,7 +157,7 @@ class SweepRecord:
             )
         if not traces:
             return None
-        layout = {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": self.objective}}}
+        layout = {"xaxis": {"title": {"text": "epoch"}}, "yaxis": {"title": {"text": self.objective}}}
         return Figure(
             "Curves", "Every trial's reports; a pruned one is orange and ends in a dot.", {"data": traces, "layout": layout}
         )
@@ -155,7 +168,7 @@ def _figure(title: str, about: str, draw: Callable[[], Any]) -> Figure | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            figure = json.loads(draw().to_json())
+            figure = json.loads(_QUOTED.sub(r'"\1"', draw().to_json()))
     except Exception:  # of too few or too odd trials; the other figures stand
         return None
     figure["layout"].pop("template", None)
@@ -178,7 +191,7 @@ def read_sweep(name: str, storage: str, folders: Iterable[Path], objective: str)
     if study is None:
         return None
     objective = str(record.get("objective") or objective)
-    return SweepRecord(name, storage, study, objective, _command(record), _winners(record, objective))
+    return SweepRecord(name, storage, study, objective, _command(record), _winner(record, objective))
 
 
 def _command(record: Mapping[str, Any]) -> str:
@@ -190,12 +203,12 @@ def _command(record: Mapping[str, Any]) -> str:
     return ""
 
 
-def _winners(record: Mapping[str, Any], objective: str) -> str:
+def _winner(record: Mapping[str, Any], objective: str) -> tuple[int, str] | None:
     with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
         values = {int(number): [float(value) for value in each] for number, each in record["top_k"]["values"].items()}
         first, *_ = Top([], values).lines(objective)
-        return " ".join(first.split())
-    return ""
+        return next(iter(values)), " ".join(first.split()).removeprefix("winner ").replace(": ", ", ", 1)
+    return None
 
 
 def _sweep_json(path: Path, name: str) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -97,7 +98,7 @@ def until(page, script: str, arg: object = None) -> None:
 
 
 def names(page) -> list[str]:
-    return [text.strip() for text in page.locator(f"{_ROWS} .name").all_inner_texts()]
+    return page.locator(f"{_ROWS} .name").all_text_contents()
 
 
 def column(page, number: int) -> list[str]:
@@ -683,3 +684,146 @@ def test_a_report_of_run_folders_opens_from_the_disk(show, tmp_path):
     canvas.scroll_into_view_if_needed()
     until(page, "() => document.querySelector('canvas').getContext('2d').getImageData(0, 0, 64, 64).data.some((v) => v > 0)")
     assert page.evaluate("window.pwned") is None
+
+
+# --- sweeps, and what else a reader looks for -----------------------------------------------------------------------------
+
+
+def swept(tmp_path, folder="sweep"):
+    """The page of a sweep of six trials, one of them pruned, over a number and a choice."""
+    trials = []
+    for number in range(6):
+        lr, kl = 1e-4 * 2**number, ("cyclical", "monotonic")[number % 2]
+        values = [18.0, 19.0, 20.0 + number % 5]
+        place = {"number": number, "study": "s", "storage": "postgresql://elsewhere/x"}
+        fake_run(tmp_path / folder / f"2026-11-23_18-00-00_{number}", values, [f"kl_schedule={kl}"], place, lr=lr)
+        state = "pruned" if number == 5 else "complete"
+        entry = {"number": number, "state": state, "values": values[-1:], "params": {"lr": lr, "kl_schedule": kl}}
+        trials.append(entry)
+    space = {"lr": "0.0001..0.01 log", "kl_schedule": "choice(cyclical, monotonic)"}
+    record = {"study": "s", "objective": "val/psnr", "directions": ["maximize"], "space": space, "trials": trials}
+    (tmp_path / folder / "sweep.json").write_text(json.dumps({**record, "command": "python -m cvae.train -m lr=0.1,0.2"}))
+    Report([folder], None, "python -m cvae.report", 48, False).write(tmp_path / "sweep.html", "html")
+    return tmp_path / "sweep.html"
+
+
+def contrast(one: list[float], other: list[float]) -> float:
+    """WCAG's ratio of two colours' luminances."""
+    linear = [
+        [(c / 255 / 12.92) if c < 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour[:3]] for colour in (one, other)
+    ]
+    low, high = sorted(0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in linear)
+    return (high + 0.05) / (low + 0.05)
+
+
+def rgb(colour: str) -> list[float]:
+    return [float(part) for part in re.findall(r"[\d.]+", colour)]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_trial_of_a_sweep_stands_out_from_the_page(show, tmp_path, theme):
+    page = show.open(swept(tmp_path), color_scheme=theme)
+    for plot in page.locator(".sweep .plot").all():
+        plot.scroll_into_view_if_needed()
+        plot.locator(".xtick").first.wait_for(state="attached")
+    back = rgb(page.locator(".sweep .chart").first.evaluate("node => getComputedStyle(node).backgroundColor"))
+    plots = page.locator(".sweep .plot")
+    lines = (
+        plots.nth(1)
+        .locator(".scatterlayer path.js-line")
+        .evaluate_all("nodes => nodes.map(node => [node.style.stroke, Number(node.closest('.trace').style.opacity)])")
+    )
+    points = plots.nth(2).locator(".scatterlayer path.point").evaluate_all("nodes => nodes.map(node => [node.style.fill, 1])")
+    notes = plots.nth(1).locator(".annotation-text").evaluate_all("nodes => nodes.map(node => [node.style.fill, 1])")
+    assert (len(lines), len(points)) == (5, 10)
+    for colour, opacity in [*lines, *points, *notes]:
+        seen = [opacity * a + (1 - opacity) * b for a, b in zip(rgb(colour), back, strict=False)]
+        assert contrast(seen, back) > 2.2, colour
+    assert len({colour for colour, _ in lines}) == 5
+    assert "cyclical" in plots.nth(2).text_content()
+    assert "'" not in plots.nth(2).text_content()
+
+
+def test_the_best_trial_has_its_command_and_its_run(show, tmp_path):
+    page = show.open(swept(tmp_path))
+    heads = page.locator(".sweep > h3").all_inner_texts()
+    commands = page.locator(".sweep > .command code").all_inner_texts()
+    assert heads == ["The best trial, once more", "The whole sweep"]
+    assert "lr=0.0016" in commands[0]
+    assert commands[1] == "python -m cvae.train -m lr=0.1,0.2"
+    assert "Best trial 4, val/psnr 24" in page.locator(".sweep").inner_text()
+    page.get_by_role("button", name="Open its run").click()
+    assert "2026-11-23_18-00-00_4" in page.locator("dialog h2").inner_text()
+
+
+def test_wide_figures_scroll_in_their_card(show, tmp_path):
+    page = show.open(swept(tmp_path), width=390)
+    page.locator(".sweep .plot").nth(2).scroll_into_view_if_needed()
+    page.locator(".sweep .plot").nth(2).locator(".xtick").first.wait_for(state="attached")
+    assert page.locator(".sideways").nth(2).evaluate("node => node.scrollWidth > node.clientWidth")
+    assert wide(page) is False
+
+
+@pytest.mark.parametrize(
+    ("query", "number"),
+    [
+        ("LR=2e-3", 1),
+        ("lr > 1e-3", 3),
+        ("lr >= 0.004368102133190193 state = finished", 1),
+        ("lr=0.004368102133190193", 1),
+        ("lr!=0.004368102133190193", 3),
+        (f"shift={MINUS}0.5", 1),
+        (f"shift<{MINUS}2e{MINUS}1", 1),
+        ("trial=2", 1),
+        ("trial<2 !seed=1", 1),
+        ('"lr=0.002"', 1),
+        ("foo=1 lr=0.002", 0),
+        ("!foo=1", 0),
+    ],
+)
+def test_the_filter_takes_what_readers_type_and_paste(show, query, number):
+    view = views.study(seeds=1)
+    view["settings"].append("shift")
+    view["runs"] = view["runs"][:4]
+    for i, (run, lr) in enumerate(zip(view["runs"], (1e-4, 2e-3, 0.004368102133190193, 5e-3), strict=True)):
+        run["settings"].update(lr=lr, seed=i, shift=0.5 - i if i < 2 else 0)
+        run["provenance"]["trial"] = str(i)
+    page = show(view)
+    page.locator("#query").fill(query)
+    assert len(names(page)) == number
+    told = page.locator("#query-help").inner_text()
+    assert ("No such setting: foo." in told) == ("foo" in query)
+
+
+@pytest.mark.parametrize("place", ["#table tbody .name", "#films .about .name"])
+def test_names_are_cut_in_their_middle(show, place):
+    view = views.study()
+    for i, run in enumerate(view["runs"]):
+        run["name"] = f"2026-11-23_18-00-00_course_study_of_the_schedules/{i}"
+    page = show(view, width=390, reduced_motion="reduce")
+    name = page.locator(place).nth(3)
+    start, end = (name.locator("span").nth(i) for i in (0, 1))
+    assert name.text_content() in [run["name"] for run in view["runs"]]
+    assert start.evaluate("node => node.scrollWidth > node.clientWidth && getComputedStyle(node).textOverflow === 'ellipsis'")
+    assert start.bounding_box()["width"] > 20
+    box, last = name.bounding_box(), end.bounding_box()
+    assert last["x"] + last["width"] <= box["x"] + box["width"] + 1  # its end is within sight
+
+
+def test_films_come_in_the_order_of_the_view_until_the_reader_sorts(show):
+    view = views.study()
+    for i, run in enumerate(view["runs"]):
+        if run["film"]:
+            run["film"]["place"] = -i
+    page = show(view, reduced_motion="reduce")
+    shown = page.locator("#films .about .name").all_text_contents()
+    filmed = [run["name"] for run in view["runs"] if run["film"]]
+    assert shown == filmed[::-1][:12]
+    page.locator("th[data-column=name] button").click()
+    until(page, "name => document.querySelector('#films .about .name').textContent === name", filmed[0])
+
+
+def test_the_page_tells_the_reader_s_own_time(show):
+    made = show(views.study(), timezone_id="Asia/Tokyo").locator("#made time")
+    assert made.inner_text() == "2026-11-23 23:53"
+    assert made.get_attribute("title") == "2026-11-23T14:53:44+00:00"

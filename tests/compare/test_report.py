@@ -137,6 +137,8 @@ def test_films_are_of_the_best_of_each_group_first(command, tmp_path):
     films = [run["film"] for run in shown("report.html")["runs"]]
     assert [film is not None for film in films] == [False, True, True, False]
     assert films[1]["epoch"] == 3
+    command("report", "runs=runs")
+    assert [run["film"]["place"] for run in shown("report.html")["runs"]] == [2, 0, 1, 3]
 
 
 @pytest.mark.parametrize(

@@ -308,7 +308,7 @@ def test_a_sweep_that_goes_on_is_read_from_its_journal(tmp_path):
     found = collect(["sweep"])
     (sweep,) = found.sweeps
     assert sweep.summary == "1 complete, 1 pruned, 0 failed, 1 running"
-    assert sweep.best.startswith("trial 0: val/psnr 20")
+    assert sweep.best.startswith("trial 0, val/psnr 20")
     assert [run.state for run in found.runs] == ["running", "running", "pruned"]
 
 
@@ -339,7 +339,7 @@ def test_the_curves_of_a_large_sweep_are_those_of_its_best_trials(monkeypatch):
     study = optuna.create_study(direction="maximize")
     for value in (1.0, 3.0, 2.0):
         study.add_trial(optuna.trial.create_trial(value=value, intermediate_values={1: value}))
-    figures = records.SweepRecord("s", "", study, "val/psnr", "", "").figures({})
+    figures = records.SweepRecord("s", "", study, "val/psnr", "", None).figures({})
     (curves,) = [figure for figure in figures if figure.title == "Curves"]
     assert [trace["name"] for trace in curves.figure["data"]] == ["trial 1", "trial 2"]
 
@@ -379,4 +379,4 @@ def test_the_winner_on_fresh_seeds_is_the_best(tmp_path):
     record = json.loads((root / "sweep.json").read_text())
     (root / "sweep.json").write_text(json.dumps({**record, "top_k": {"seeds": [7, 8], "values": {"0": [19.0, 21.0]}}}))
     (sweep,) = collect(["sweep"]).sweeps
-    assert sweep.best == "winner trial 0: val/psnr 20 [7.294, 32.71] on 2 fresh seeds"
+    assert sweep.best == "trial 0, val/psnr 20 [7.294, 32.71] on 2 fresh seeds"

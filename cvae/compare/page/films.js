@@ -72,6 +72,7 @@ function showFrame(frame) {
 // One stage for each set of sequences that the runs were filmed on.
 function drawStages() {
   const filmed = ordered().filter((run) => ticked(run) && run.film && view.films[run.film.truth]);
+  if (!state.sort) filmed.sort((a, b) => a.film.place - b.film.place); // the best of each group of settings first
   const chosen = filmed.slice(0, film.shown);
   const truths = [...new Set(chosen.map((run) => run.film.truth))];
   film.stages = truths.map((index) => {
@@ -97,7 +98,7 @@ function truthCard(index) {
 
 function runCard(run) {
   if (!cardOf.has(run)) {
-    const name = el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, said(run.name, 32));
+    const name = el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, saidName(run.name));
     const { epoch } = run.film;
     const then = (key) => run.curves.get(key)?.[run.curves.get("epoch")?.indexOf(epoch)];
     const scores = [`epoch ${epoch}`, `${number(then(objective.key), objective.unit)} ${objective.unit}`, `KL ${number(then("train/kld"))}`];

@@ -1,10 +1,11 @@
-// The filter box: words that a run must match, all of them.
+// The filter box: words that a run must match, all of them; in quotes they are text, whatever they hold.
 
 const FIELDS = new Map([
   ["name", (run) => run.name],
   ["state", (run) => run.state],
   ["note", (run) => run.note],
   ["sweep", (run) => run.group],
+  ["trial", (run) => run.provenance.trial],
   ["epoch", (run) => run.epoch],
   ["best", (run) => run.best],
   ["psnr", (run) => run.last.get("val/psnr")],
@@ -12,45 +13,46 @@ const FIELDS = new Map([
   ["kl", (run) => run.last.get("train/kld")],
 ]);
 
+// A test of runs, and the keys in the query that no setting has: these match nothing.
 function matcher(query) {
-  const tests = (query.match(/(?:"[^"]*"?|[^\s"])+/g) ?? []).map((word) => wordTest(word.replaceAll('"', "")));
-  return (run) => tests.every((test) => test(run));
+  const joined = query.replace(/"[^"]*"?|\s*(!=|<=|>=|=|<|>)\s*/g, (all, sign) => sign ?? all); // lr > 1e-3
+  const words = (joined.match(/(?:"[^"]*"?|[^\s"])+/g) ?? []).map(parsed);
+  const matches = (run) => words.every(({ test, not }) => test !== null && test(run) !== not);
+  return { matches, unknown: words.filter(({ test }) => test === null).map(({ key }) => key) };
 }
 
-function wordTest(word) {
-  if (word.startsWith("!") && word.length > 1) {
-    const test = wordTest(word.slice(1));
-    return (run) => !test(run);
-  }
-  const [, key, sign, wanted] = word.match(/^([^=<>!]+)(!=|<=|>=|=|<|>)(.*)$/s) ?? [];
-  const field = key && fieldOf(key);
-  if (field) return (run) => holds(field(run), sign, wanted);
-  const sought = word.toLowerCase();
-  return (run) => searched(run).includes(sought);
+function parsed(word) {
+  const not = word.startsWith("!") && word.length > 1;
+  const bare = not ? word.slice(1) : word;
+  const [, key, sign, value = ""] = bare.match(/^([^"=<>!]+)(!=|<=|>=|=|<|>)(.*)$/s) ?? [];
+  const wanted = (key ? value : bare).replaceAll('"', "");
+  if (!key) return { not, test: (run) => searched(run).includes(wanted.toLowerCase()) };
+  const field = fields.get(key.toLowerCase());
+  return { not, key, test: field ? (run) => holds(field(run), sign, wanted) : null };
 }
 
-function fieldOf(key) {
-  if (view.settings.includes(key)) return (run) => run.settings.get(key);
-  if (FIELDS.has(key)) return FIELDS.get(key);
-  if (metrics.has(key)) return (run) => run.last.get(key);
-  if (runs.some((run) => run.other.has(key))) return (run) => run.other.get(key);
-  return common.has(key) ? () => common.get(key) : null;
-}
+const fields = new Map([...common.keys()].map((key) => [key.toLowerCase(), () => common.get(key)]));
+for (const run of runs) for (const key of run.other.keys()) fields.set(key.toLowerCase(), (each) => each.other.get(key));
+for (const key of metrics.keys()) fields.set(key.toLowerCase(), (run) => run.last.get(key));
+for (const [key, field] of FIELDS) fields.set(key, field);
+for (const key of view.settings) fields.set(key.toLowerCase(), (run) => run.settings.get(key));
 
 function holds(value, sign, wanted) {
-  if (sign === "=") return equal(value, wanted);
-  if (sign === "!=") return !equal(value, wanted);
-  if (value == null || wanted === "" || Number.isNaN(Number(wanted)) || Number.isNaN(Number(value))) return false;
-  const difference = Number(value) - Number(wanted);
+  const difference = compared(value, wanted);
+  if (sign === "=") return difference === 0;
+  if (sign === "!=") return difference !== 0;
   if (sign === "<") return difference < 0;
   if (sign === "<=") return difference <= 0;
   return sign === ">" ? difference > 0 : difference >= 0;
 }
 
-function equal(value, wanted) {
-  if (value == null) return ["null", "none", "–"].includes(wanted.toLowerCase());
-  if (typeof value === "number") return wanted !== "" && value === Number(wanted);
-  return String(value).toLowerCase() === wanted.toLowerCase();
+// Which is greater, 0 if they are the same, and NaN where only that can be said which they are not.
+function compared(value, wanted) {
+  if (value == null) return ["null", "none", "–"].includes(wanted.toLowerCase()) ? 0 : NaN;
+  if (String(value).toLowerCase() === wanted.toLowerCase()) return 0;
+  const [one, other] = [value, wanted.replaceAll("−", "-")].map((each) => (each === "" ? NaN : Number(each))); // − as in our tables
+  const whole = Number.isInteger(one) && Number.isInteger(other);
+  return !whole && Math.abs(one - other) <= 1e-5 * Math.abs(one) ? 0 : one - other; // the page has six digits of a number
 }
 
 const haystacks = new Map();

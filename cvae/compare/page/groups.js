@@ -50,7 +50,7 @@ function drawLegend() {
 function entry(line) {
   const text = line.values?.length ? line.values.map((value) => cut(visible(value), 24)).join(" · ") : null;
   const button = el("button", { type: "button", class: "entry", "data-line": line.id, title: cut(visible(line.label), 300) }, swatch(line));
-  button.append(text === null ? said(line.label, 32) : el("bdi", { dir: "auto" }, text));
+  button.append(text === null ? saidName(line.label) : el("bdi", { dir: "auto" }, text));
   button.addEventListener("click", () => change({ hidden: toggled(state.hidden, line.id) }));
   return button;
 }

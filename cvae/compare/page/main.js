@@ -7,7 +7,7 @@ function makeHead() {
   const parts = [...states].map(([name, n]) => `${n} ${visible(name)}`);
   const broken = view.broken.length ? `, ${count(view.broken.length, "broken folder")}` : "";
   byId("counts").textContent = `${count(runs.length, "run")}${parts.length ? `: ${parts.join(", ")}` : ""}${broken}`;
-  byId("made").append(el("span", {}, "Made ", el("time", { datetime: view.made }, visible(view.made.replace("T", " ").slice(0, 16))), " by"));
+  byId("made").append(el("span", {}, "Made ", el("time", { datetime: view.made, title: view.made }, localTime(view.made)), " by"));
   byId("made").append(commandLine(view.command, "the command that makes this page anew"));
   byId("footer").textContent = `cvae ${visible(view.version)}`;
 }
@@ -32,7 +32,7 @@ function makeEvaluations() {
   const numeric = new Set([2, 3, 4, 5, 6]);
   const cell = (tag, i, child) => el(tag, { class: numeric.has(i) ? "numeric" : null, scope: tag === "th" ? "col" : null }, child);
   const body = rows.map(({ run, protocol, videos, psnr, low, high, copy, note }) => {
-    const open = el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, said(run.name, 40));
+    const open = el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, saidName(run.name));
     const known = psnr != null && copy != null;
     const range = low == null || high == null ? "–" : `[${number(low, "dB")}, ${number(high, "dB")}]`;
     const gain = known ? signed(psnr - copy, "dB") : "–";

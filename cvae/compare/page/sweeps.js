@@ -79,14 +79,21 @@ function makeSweeps() {
     const figures = el("div", { class: "charts wide" });
     const section = el("section", { class: "sweep" }, el("h2", {}, "Sweep ", said(sweep.name, 60)));
     if (sweep.note) section.append(el("p", {}, saidWhole(sweep.note)));
-    if (sweep.best) section.append(el("p", {}, el("strong", {}, "Best "), saidWhole(sweep.best)));
-    if (sweep.again) section.append(commandLine(sweep.again, "the command that goes on with the sweep"));
+    const best = runs[sweep.best_run];
+    const open = best ? el("button", { type: "button", class: "link", onclick: () => openDetails(best) }, "Open its run") : null;
+    if (sweep.best) section.append(el("p", {}, el("strong", {}, "Best "), saidWhole(sweep.best), " ", open ?? ""));
+    if (best) section.append(el("h3", {}, "The best trial, once more"), commandLine(best.repeat, "the command that repeats the best trial"));
+    if (sweep.again) section.append(el("h3", {}, "The whole sweep"), commandLine(sweep.again, "the command that goes on with the sweep"));
     section.append(figures);
     for (const { title, about, figure } of sweep.figures) {
       const plot = el("div", { class: "plot", role: "img", "aria-label": cut(visible(`Chart: ${title}`), 100) });
       const caption = el("figcaption", {}, el("h3", {}, said(title, 80)), about ? el("span", { class: "muted" }, saidWhole(about)) : null);
-      const panels = Object.keys(figure.layout ?? {}).filter((key) => /^xaxis\d*$/.test(key)).length;
-      const node = el("figure", { class: panels > 2 ? "chart full" : "chart" }, caption, plot);
+      const { layout = {} } = figure;
+      const panels = Object.keys(layout).filter((key) => /^xaxis\d*$/.test(key)).length;
+      const axes = layout.xaxis?.ticktext?.length ?? 0; // of parallel coordinates
+      const room = panels > 1 ? 11 * panels : 6 * axes; // readable, if need be by scrolling
+      if (room) plot.style.minWidth = `${room + 6}rem`;
+      const node = el("figure", { class: panels > 2 || axes > 5 ? "chart full" : "chart" }, caption, el("div", { class: "sideways" }, plot));
       figures.append(node);
       sweepPlots.push({ node, plot, figure, near: false, stale: true });
     }
@@ -108,11 +115,53 @@ function drawSweep(each) {
   const { data = [], layout = {} } = plain(each.figure);
   const { template, width, title, ...own } = layout; // the page has a look, a width and a heading for it
   const margin = data.some((trace) => trace.type === "parcoords") ? { l: 70, r: 70, t: 50, b: 30 } : { l: 60, r: 20, t: 20, b: 50 };
-  const themed = { ...own, ...plotLook(), autosize: true, height: own.height ?? 340, margin };
-  for (const key of Object.keys(themed)) if (/^[xy]axis\d*$/.test(key)) Object.assign(themed[key], axisLook(), { exponentformat: "e" });
-  themed.xaxis = { ...axisLook(), ...themed.xaxis };
-  themed.yaxis = { ...axisLook(), ...themed.yaxis };
+  const legend = { orientation: "h", x: 0, y: 1, yanchor: "bottom" }; // beside the figure it takes a phone's width
+  const themed = { ...own, ...plotLook(), legend, dragmode: coarse ? false : "zoom", autosize: true, height: own.height ?? 340, margin };
+  themed.xaxis ??= {};
+  themed.yaxis ??= {};
+  for (const key of Object.keys(themed).filter((each) => /^[xy]axis\d*$/.test(each))) {
+    const [letter, name] = [key[0], key.replace("axis", "")]; // x and x2 for xaxis2
+    const along = data.filter((trace) => (trace[`${letter}axis`] ?? letter) === name);
+    themed[key] = sweepAxis(themed[key], along.flatMap((trace) => trace[letter] ?? []));
+  }
+  for (const note of themed.annotations ?? []) Object.assign(note, { bgcolor: resolved("--raised"), font: { ...note.font, color: resolved("--ink") } });
+  recolourTraces(data);
   Plotly.react(each.plot, data, themed, { displayModeBar: false, responsive: true });
+}
+
+function sweepAxis(axis, values) {
+  const themed = { ...axis, ...axisLook(), title: { ...axis.title, standoff: 10 }, exponentformat: "e" };
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  if (axis.type === "log") return { ...themed, dtick: high > 100 * low ? 1 : "D2", tickformat: "~e" }; // decades, or 1, 2 and 5
+  return values.every(Number.isInteger) && high - low <= 10 ? { ...themed, dtick: 1 } : themed; // no fractions of a trial
+}
+
+// Optuna's colours are for white paper, and its scales begin with white.
+function recolourTraces(data) {
+  const [low, high, hotLow, hotHigh, muted, ink] = ["--low", "--high", "--hot-low", "--hot-high", "--muted", "--ink"].map(resolved);
+  const downwards = data.some(({ marker }) => marker?.reversescale);
+  for (const trace of data) {
+    const { marker, line, y } = trace;
+    if (Array.isArray(marker?.colorscale)) {
+      const [red, , blue] = channels(marker.colorscale.at(-1)[1]);
+      marker.colorscale = red > blue ? [[0, hotLow], [1, hotHigh]] : [[0, low], [1, high]];
+    }
+    if (marker?.color === "#cccccc") marker.color = muted; // a trial that breaks a constraint
+    if (line?.color === "#2F3B52") line.color = ink; // that in the legend
+    if (line?.color?.startsWith?.("rgb(")) { // parallel coordinates: out of the scale by its value, the first coordinate from 0 to 1
+      line.color = between(low, high, downwards ? 1 - y[0] : y[0]);
+      trace.opacity = 0.85;
+    }
+  }
+}
+
+function channels(colour) {
+  return colour.match(/[\d.]+/g).map(Number);
+}
+
+function between(one, other, share) {
+  const last = channels(other);
+  return `rgb(${channels(one).map((value, i) => Math.round(value + share * (last[i] - value))).join(", ")})`;
 }
 
 // A copy of a figure whose text Plotly shows as it is; what only shapes text may stay.

@@ -75,7 +75,7 @@ function headCell(column, before) {
 
 function makeRow(run) {
   const box = el("input", { type: "checkbox", "aria-label": cut(`Plot ${visible(run.name)}`, 100), onchange: () => tick([run], box.checked) });
-  const open = el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, said(run.name, 40));
+  const open = el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, saidName(run.name));
   const head = el("th", { scope: "row" }, el("div", { class: "head" }, box, swatch(lineOf.get(run)), open));
   const cells = columns.slice(1).map((column) => el("td", { class: column.numeric ? "numeric" : null }, column.cell(run, column)));
   const row = el("tr", {}, head, ...cells);
@@ -124,7 +124,7 @@ function orderRows() {
 
 function filterRows() {
   if (byId("query").value !== state.query) byId("query").value = state.query;
-  const matches = matcher(state.query);
+  const { matches, unknown } = matcher(state.query);
   shownRuns = ordered().filter(matches);
   const shown = new Set(shownRuns);
   for (const [run, row] of rowOf) row.hidden = !shown.has(run);
@@ -133,6 +133,7 @@ function filterRows() {
   byId("only").hidden = shown.size === runs.length || !shown.size;
   byId("none").hidden = shown.size > 0;
   byId("none").textContent = "No run matches this filter.";
+  byId("unknown").textContent = unknown.length ? `No such setting: ${visible(unknown.join(", "))}. ` : "";
 }
 
 function showTicks() {

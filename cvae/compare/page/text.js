@@ -48,6 +48,15 @@ function said(value, length = CUT) {
   return el("bdi", { dir: "auto", title: shown === whole ? null : cut(whole, 600) }, shown);
 }
 
+// A run's name: short of room it is cut in its middle, since names of one day begin alike.
+function saidName(name) {
+  const whole = visible(name);
+  const signs = Array.from(whole.slice(0, 600));
+  const middle = signs.length > 16 ? signs.length - 10 : signs.length;
+  const parts = [signs.slice(0, middle), signs.slice(middle)].map((part) => el("span", {}, part.join("")));
+  return el("bdi", { dir: "auto", class: "middle", title: cut(whole, 600) }, ...parts);
+}
+
 function saidWhole(value) {
   return el("bdi", { dir: "auto", class: "whole" }, visible(value, true));
 }
@@ -73,6 +82,11 @@ function halfWidth(half, mean, unit) {
 
 function signed(value, unit) {
   return (value > 0 ? "+" : "") + number(value, unit);
+}
+
+// 2026-11-23 18:18, as the reader's clock had it; Swedish dates are written so.
+function localTime(iso) {
+  return new Date(iso).toLocaleString("sv", { dateStyle: "short", timeStyle: "short" });
 }
 
 // 1 run, 2 runs
