@@ -261,6 +261,16 @@ def test_chips_change_the_grouping(study):
     assert study.locator(".chip[aria-pressed=true]").count() == 0
 
 
+def test_runs_that_have_little_in_common_are_grouped_by_the_dials_alone(show):
+    view = views.study()
+    further = [f"model.setting{number}" for number in range(9)]
+    for run in view["runs"]:
+        run["settings"] |= dict.fromkeys(further, run["settings"]["lr"])
+    settings = [key for key in view["settings"] if key != "seed"]
+    page = show({**view, "settings": [*settings, *further, "seed"]})
+    assert page.locator(".chip[aria-pressed=true]").all_inner_texts() == [*settings, *further][:5]
+
+
 def test_runs_that_differ_in_their_seed_alone_are_one_group(show):
     view = views.study()
     runs = view["runs"][:5]

@@ -131,7 +131,7 @@ function drawSweep(each) {
 
 function sweepAxis(axis, values) {
   const themed = { ...axis, ...axisLook(), title: { ...axis.title, standoff: 10 }, exponentformat: "e" };
-  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const [low, high] = [Math.min, Math.max].map((end) => values.reduce((one, other) => end(one, other), values[0])); // any number of them
   if (axis.type === "log") return { ...themed, dtick: high > 100 * low ? 1 : "D2", tickformat: "~e" }; // decades, or 1, 2 and 5
   return values.every(Number.isInteger) && high - low <= 10 ? { ...themed, dtick: 1 } : themed; // no fractions of a trial
 }
