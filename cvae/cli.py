@@ -243,7 +243,8 @@ def _refuse_absent_data(overrides: Sequence[str]) -> None:
     if OmegaConf.is_missing(data, "root"):
         raise UserError("data.root must be given: add data.root=... to the command")
     elsewhere = "submitit" in str(hydra.launcher.get("_target_"))  # other hosts may see other folders
-    if data.get("_target_") == "cvae.data.store.VideoData" and not elsewhere:
+    depends = swept and OmegaConf.is_interpolation(data, "root")  # on a choice that each job makes, perhaps
+    if data.get("_target_") == "cvae.data.store.VideoData" and not elsewhere and not depends:
         refuse_absent(expanded(data.root, "data.root"))
 
 

@@ -9,6 +9,8 @@ import pytest
 from conftest import draw_course, draw_sequence, tiny
 from PIL import Image
 
+from cvae import cli
+
 SEQUENCE = Path("train/take 0/00")
 
 
@@ -74,6 +76,35 @@ def test_a_bad_value_is_one_line(train, drawn, override, words):
     result = train(*tiny(drawn), *override.split())
     one_line(result, *words)
     assert not list(Path().glob("multirun/single/*/checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("-m data=course lr=1e-3,2e-3", ("data.root must be given",)),
+        ("-m data=course data.root=nowhere lr=1e-3,2e-3", ("nowhere is no folder", "set data.root")),
+        ("experiment=course_study data.root=nowhere", ("nowhere is no folder",)),
+        ("experiment=sweep_quick data=course", ("data.root must be given",)),
+        ("-m hydra/sweeper=optuna data=course data.root=nowhere lr=interval(1e-3,2e-3)", ("nowhere is no folder",)),
+    ],
+)
+def test_a_multirun_without_its_data_is_refused_before_its_first_trial(train, line, words):
+    one_line(train(*line.split()), *words)
+    assert not Path("multirun").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data.root=a,b"],
+        ["data=synthetic,course"],
+        ["data=course", "data.root=/data/${seed}", "seed=1,2"],
+        ["data=course", "data.root=nowhere", "hydra/launcher=submitit_slurm", "seed=1,2"],  # another host may have it
+        ["model=tiny,vgg64", "model.no_such=1"],  # composes with no choice: the sweeper says so
+    ],
+)
+def test_data_that_jobs_choose_or_find_elsewhere_are_theirs_to_miss(words):
+    cli.refuse_start(["-m", *words])
 
 
 @pytest.fixture

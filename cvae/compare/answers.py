@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cvae.compare.course import BAIR_LEVEL, MARGIN, Claim, Part, Reading, is_study, readings
+from cvae.compare.claims import Claim, Part
+from cvae.compare.course import BAIR_LEVEL, MARGIN, Reading, is_study, readings
 from cvae.compare.document import Block, Heading, Picture, Table, Text, level, signed
 from cvae.compare.plots import course_curves
-from cvae.compare.run import Run, commits
+from cvae.compare.run import Run
+from cvae.compare.runs import commits
 from cvae.errors import UserError
 from cvae.evaluation.intervals import mean_interval
 

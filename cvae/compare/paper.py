@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from cvae.compare.answers import study_answers
 from cvae.compare.document import Block, Code, Heading, Picture, Table, Text, level, signed
 from cvae.compare.plots import group_curves
-from cvae.compare.run import Result, Run, commits, results_of
-from cvae.compare.runs import Collection, by_seed, differing, in_order, main_objective
+from cvae.compare.results import Result, results_of
+from cvae.compare.run import Run
+from cvae.compare.runs import Collection, by_seed, commits, differing, in_order, main_objective
 from cvae.evaluation.intervals import mean_interval, paired
 
 

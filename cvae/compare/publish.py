@@ -16,7 +16,7 @@ from cvae.cli import explain
 from cvae.compare.document import Block, save_pictures, to_markdown
 from cvae.compare.page import render
 from cvae.compare.paper import paper
-from cvae.compare.run import results_of
+from cvae.compare.results import results_of
 from cvae.compare.runs import Collection, collect, touched
 from cvae.compare.view import view
 from cvae.console import say, warn

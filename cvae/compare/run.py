@@ -110,7 +110,7 @@ class Broken(Exception):
     """Why a folder is not shown among the runs."""
 
 
-def _text(path: Path) -> str:
+def whole_text(path: Path) -> str:
     """A file's text; what is there and is no file, a pipe say, counts as not there."""
     if not path.is_file():
         raise FileNotFoundError(path)
@@ -130,7 +130,7 @@ def read_run(folder: Path) -> Run:
         if not isinstance(settings.get(dial), int):
             raise Broken(f"its .hydra/config.yaml is no config of cvae.train: {dial} is {settings.get(dial)!r}"[:200])
     try:
-        record = json.loads(_text(folder / "run.json"))
+        record = json.loads(whole_text(folder / "run.json"))
         if not isinstance(record, dict):
             raise ValueError("it holds no record")
     except FileNotFoundError:
@@ -170,7 +170,7 @@ def _refuse_shared(node: Any, seen: set[int]) -> None:
 
 def _yaml(path: Path) -> Any:
     try:
-        content = yaml.load(_text(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = yaml.load(whole_text(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
         raise Broken(f"no {path.parent.name}/{path.name}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -255,47 +255,7 @@ def _note(record: Mapping[str, Any]) -> str:
 
 def _overrides(folder: Path) -> list[str]:
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-        words = yaml.load(_text(folder / ".hydra" / "overrides.yaml"), Loader=yaml.SafeLoader)
+        words = yaml.load(whole_text(folder / ".hydra" / "overrides.yaml"), Loader=yaml.SafeLoader)
         if isinstance(words, list):
             return [str(word) for word in words]
     return []
-
-
-# --- results ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run scored under a named protocol: eval/<protocol>.json. Unknown numbers are NaN, and ``note`` says why."""
-
-    protocol: str
-    videos: int | None = None
-    psnr: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    copy: float = math.nan
-    note: str = ""
-
-
-def commits(runs: Sequence[Run]) -> str:
-    """A sentence on the commits that runs were made with."""
-    shas = sorted({str(run.record.get("git_sha") or "unknown")[:10] for run in runs})
-    changed = sum(bool(run.record.get("dirty")) for run in runs)
-    return f"Commit {', '.join(shas)}" + (f", {changed} of {len(runs)} runs with uncommitted changes." if changed else ".")
-
-
-def results_of(run: Run) -> list[Result]:
-    """A run's results, by protocol."""
-    return [_result(path) for path in sorted(run.folder.glob("eval/*.json"))]
-
-
-def _result(path: Path) -> Result:
-    try:
-        found = json.loads(_text(path))
-        low, high = found["psnr"]["ci95"]
-        mean, copy = found["psnr"]["mean"], found["baselines"]["copy_last"]["psnr"]["mean"]
-        return Result(path.stem, int(found["videos"]), float(mean), float(low), float(high), float(copy))
-    except KeyError as error:
-        return Result(path.stem, note=f"eval/{path.name} has no {error}")
-    except (OSError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
-        return Result(path.stem, note=f"eval/{path.name} cannot be read ({brief(error)})")

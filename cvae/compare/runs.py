@@ -197,3 +197,10 @@ def by_seed(runs: Iterable[Run], quantity: Callable[[Run], float | None]) -> dic
         if run.state == "finished" and (value := quantity(run)) is not None:
             values.setdefault(run.seed, []).append(value)
     return {seed: sum(each) / len(each) for seed, each in sorted(values.items())}
+
+
+def commits(runs: Sequence[Run]) -> str:
+    """A sentence on the commits that runs were made with."""
+    shas = sorted({str(run.record.get("git_sha") or "unknown")[:10] for run in runs})
+    changed = sum(bool(run.record.get("dirty")) for run in runs)
+    return f"Commit {', '.join(shas)}" + (f", {changed} of {len(runs)} runs with uncommitted changes." if changed else ".")

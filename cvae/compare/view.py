@@ -17,7 +17,8 @@ from PIL import Image
 from cvae import __version__
 from cvae.compare.answers import study_answers
 from cvae.compare.document import Heading, to_html
-from cvae.compare.run import Run, results_of
+from cvae.compare.results import results_of
+from cvae.compare.run import Run
 from cvae.compare.runs import Collection, differing, main_objective
 from cvae.console import short
 from cvae.evaluation.intervals import quantile

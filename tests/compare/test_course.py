@@ -10,7 +10,8 @@ import pytest
 from fakes import fake_run, fake_study
 
 from cvae.compare.answers import _seeds, answers, study_answers
-from cvae.compare.course import Claim, Part, is_study, readings
+from cvae.compare.claims import Claim, Part
+from cvae.compare.course import is_study, readings
 from cvae.compare.document import to_html, to_markdown
 from cvae.compare.runs import collect
 from cvae.errors import UserError

@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 from optuna.trial import Trial
 
 from cvae.process import Process
@@ -103,6 +104,16 @@ def test_a_job_that_loses_its_trial_tells_nothing(study: SweepStudy, end: Callab
     assert states(study) == ["RUNNING"]
     assert study.study.trials[0].user_attrs.get("failure") is None
     assert study.storage.get_trial_system_attrs(first._trial_id)[JOB] is None
+
+
+def test_the_last_line_of_a_failure_says_what_is_wrong(study: SweepStudy) -> None:
+    def task(cfg: DictConfig) -> float:
+        return float(OmegaConf.create({"data": {"root": "???"}}).data.root)
+
+    with pytest.raises(MissingMandatoryValue):
+        Job(task)(place(study, study.claim(9)))
+    (trial,) = study.study.trials
+    assert trial.user_attrs["failure"].splitlines()[-1] == "data.root must be given: add data.root=... to the command"
 
 
 # --- its end ----------------------------------------------------------------------------------------------------------
