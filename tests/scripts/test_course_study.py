@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import course_study
-import optuna
 import pytest
-
-from cvae.sweep.storage import read_journal
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "course_study.py"
 
@@ -37,31 +31,6 @@ def test_the_study_runs_writes_its_page_and_goes_on() -> None:
     again = study(*words)
     assert "nothing to run" in again.stdout
     assert Path("docs/study.md").read_text() == text
-
-
-@pytest.mark.slow
-def test_ctrl_c_saves_the_sweep_and_says_how_to_go_on() -> None:
-    words = ["hydra/launcher=basic", "model=tiny", "epochs=1000", "device=cpu", "logger=none"]
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    while not list(Path().glob("multirun/course_study_quick/0/metrics.jsonl")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, out
-    assert "Traceback" not in out
-    assert "go on with: python -m cvae.train experiment=course_study_quick" in out
-    (journal,) = Path("multirun/studies").glob("*.journal")
-    study = optuna.load_study(study_name=None, storage=read_journal(f"journal://{journal}"))
-    assert study.trials[0].state.name == "WAITING"
 
 
 def test_a_study_that_was_moved_is_read_where_it_is(tmp_path: Path) -> None:
