@@ -13,8 +13,6 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from cvae.errors import whole
-
 _GIVEN, _TRUE, _PREDICTED = (46, 160, 67), (175, 184, 193), (219, 109, 40)  # borders: green, grey, orange
 _INK, _PAPER = (36, 41, 47), (255, 255, 255)
 _LINE = ("#1f6feb", "#db6d28", "#2ea043")
@@ -122,8 +120,7 @@ def gif(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Sequenc
                 _paste(sheet, video[s, t], (_LEFT + s * cell, _TOP + row * cell), _SCALE, _border(given, row))
         frames.append(sheet.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
     durations = [150] * (len(frames) - 1) + [900]  # the end stands still for a moment
-    with whole(path) as scratch:  # a report may look for it at any moment
-        frames[0].save(scratch, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False)
 
 
 def read_gif(path: Path, length: int, size: int = 64) -> tuple[Pixels, Pixels]:
