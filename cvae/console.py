@@ -75,8 +75,9 @@ def command() -> str:
 def program() -> list[str]:
     """The command without its arguments."""
     path = Path(sys.argv[0])
-    if path.suffix == ".py" and path.parent.name == "cvae":
-        return ["python", "-m", f"cvae.{path.stem}"]
+    inside = path.parent if path.name == "__main__.py" else path.with_suffix("")
+    if path.suffix == ".py" and inside.parent.name == "cvae":
+        return ["python", "-m", f"cvae.{inside.name}"]
     return ["python", str(path)] if path.suffix == ".py" else [path.name]
 
 

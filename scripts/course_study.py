@@ -15,12 +15,11 @@ import sys
 from pathlib import Path
 
 from cvae.cli import fail
-from cvae.compare.answers import answers
-from cvae.compare.document import Block, Code, Heading, Text
-from cvae.compare.publish import write_markdown
-from cvae.compare.runs import collect
 from cvae.console import command, say, short
 from cvae.errors import UserError
+from cvae.pages.document import Block, Code, Heading, Text, write_markdown
+from cvae.runs.collection import collect
+from cvae.study.answers import answers
 
 
 def main() -> None:

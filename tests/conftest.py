@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -96,9 +96,10 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
     def run(entry: str, *words: str) -> Result:
         from cvae.console import console
 
-        module = importlib.import_module(f"cvae.{entry}")
+        package = importlib.util.find_spec(f"cvae.{entry}").submodule_search_locations is not None
+        module = importlib.import_module(f"cvae.{entry}.__main__" if package else f"cvae.{entry}")
         console.cache_clear()
-        monkeypatch.setattr(sys, "argv", [f"cvae/{entry}.py", *map(str, words)])
+        monkeypatch.setattr(sys, "argv", [f"cvae/{entry}/__main__.py" if package else f"cvae/{entry}.py", *map(str, words)])
         with pytest.raises(SystemExit) as stop:
             module.main()
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)

@@ -25,8 +25,3 @@ def test_tool_is_content(command):
 def test_one_place_turns_configs_into_objects():
     users = [path for path in (ROOT / "cvae").rglob("*.py") if "instantiate(" in path.read_text()]
     assert users == [ROOT / "cvae/config.py"]
-
-
-@pytest.mark.parametrize("name", ["train", "report"])
-def test_entry_points_are_short(name):
-    assert len((ROOT / f"cvae/{name}.py").read_text().splitlines()) <= 80

@@ -46,7 +46,7 @@ def test_the_wheel_carries_the_whole_conf(wheel):
 
 
 def test_the_wheel_carries_the_whole_page(wheel):
-    carried, own = ({path.name for path in (root / "cvae/compare/page").iterdir()} for root in (wheel, ROOT))
+    carried, own = ({path.name for path in (root / "cvae/report/html/assets").iterdir()} for root in (wheel, ROOT))
     assert carried == own
 
 

@@ -1,0 +1,1 @@
+"""Metrics of predicted frames, free-running validation, and intervals."""

@@ -1,0 +1,1 @@
+"""The nets (backbones, recurrent), the conditional VAE and its rollout, and the objective."""

@@ -17,10 +17,11 @@ import pytest
 from PIL import Image
 
 import cvae
-from cvae.data import push_world, synthetic
-from cvae.data.push_drawing import render
-from cvae.data.push_world import Episode, play
+from cvae.data import synthetic
 from cvae.data.synthetic import synthetic_push, write_world
+from cvae.data.synthetic import world as push_world
+from cvae.data.synthetic.drawing import render
+from cvae.data.synthetic.world import Episode, play
 from cvae.errors import UserError
 
 Array = npt.NDArray[Any]

@@ -1,0 +1,119 @@
+"""The embedded data set: sequences of the push world, written as files in the course layout (``cvae.data.layout``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+from PIL import Image
+
+from cvae.console import progress
+from cvae.data.cache import cache_root, make_once
+from cvae.data.layout import SPLITS
+from cvae.data.pool import map_in_processes
+from cvae.data.store import VideoData
+from cvae.data.synthetic.drawing import render
+from cvae.data.synthetic.world import play
+from cvae.errors import UserError, expanded
+
+__all__ = ["synthetic_push"]
+
+PER_FOLDER = 256
+BATCH = 4  # sequences that a worker writes between two reports
+IN_PROCESS = 48  # up to so many sequences, starting workers costs more than it saves
+VERSION = 1  # of what the world looks like: another version is made anew
+
+Job = tuple[Path, int, str, int, int]  # folder, seed, split, first sequence, one past the last
+
+
+def synthetic_push(
+    train: int = 480,
+    validate: int = 60,
+    test: int = 60,
+    world_seed: int = 0,
+    root: str | None = None,
+    condition: str = "actions_positions",
+    normalise: bool = True,
+    random_start: bool = True,
+    resident: str = "auto",
+    cache_dir: str | None = None,
+    workers: int | None = None,
+) -> VideoData:
+    """The push world with so many sequences in each split, made on first use; the other arguments are ``VideoData``'s.
+
+    Args:
+        root: where to make it; None for a folder of the cache whose name tells these numbers.
+
+    Raises:
+        UserError: a number is bad, or the world cannot be written.
+    """
+    counts = dict(zip(SPLITS, (train, validate, test), strict=True))
+    for name, least in (("train", 1), ("validate", 1), ("test", 0)):
+        if counts[name] < least:
+            raise UserError(f"data.{name} is {counts[name]}: give a number of sequences, at least {least}")
+    if world_seed < 0:
+        raise UserError(f"data.world_seed is {world_seed}: give a whole number of at least 0")
+    name = f"push-v{VERSION}-seed{world_seed}-{train}-{validate}-{test}"
+    folder = expanded(root, "data.root") if root else cache_root(cache_dir) / "synthetic" / name
+    write_world(folder, counts, world_seed, workers)
+    return VideoData(str(folder), condition, normalise, random_start, resident, cache_dir, workers)
+
+
+def write_world(root: Path, counts: dict[str, int], seed: int, workers: int | None = None) -> None:
+    """Make ROOT with so many sequences in each split, all or nothing; nothing is done if it is there already.
+
+    The files depend on ``seed`` and a sequence's split and number alone: not on ``workers``, nor on how many sequences there
+    are. Frames are 64x64 PNGs; row t of the tables (actions in [-1, 1], gripper position in metres) belongs to frame t.
+
+    Raises:
+        UserError: ROOT cannot be written, holds something else, or a worker was killed.
+    """
+    make_once(root, lambda folder: _fill(folder, root, counts, seed, workers), lambda made: _is_made(made, counts))
+
+
+def _is_made(root: Path, counts: dict[str, int]) -> bool:
+    """Whether ROOT is there: it is renamed into place when complete, so looking at its ends is enough."""
+    if not root.is_dir() or not any(root.iterdir()):
+        return False
+    for split, count in counts.items():
+        last_is_there = count == 0 or _folder(root, split, count - 1).is_dir()
+        if not (root / split).is_dir() or not last_is_there or _folder(root, split, count).exists():
+            raise UserError(f"{root} holds other data than a synthetic world of {counts}: remove it or set another data.root")
+    return True
+
+
+def _fill(folder: Path, root: Path, counts: dict[str, int], seed: int, workers: int | None) -> None:
+    jobs: list[Job] = []
+    for split, count in counts.items():
+        (folder / split).mkdir()
+        for first in range(0, count, PER_FOLDER):
+            _folder(folder, split, first).parent.mkdir()
+        jobs += [(folder, seed, split, first, min(first + BATCH, count)) for first in range(0, count, BATCH)]
+    total = sum(counts.values())
+    with progress(f"making synthetic push world in {root}", total) as advance:
+        for done in map_in_processes(_write_batch, jobs, 1 if total <= IN_PROCESS else workers):
+            advance(done)
+
+
+def _write_batch(job: Job) -> int:
+    root, seed, split, first, end = job
+    for number in range(first, end):
+        # The three numbers name the sequence: no two splits or seeds share one.
+        episode = play((seed, SPLITS.index(split), number))
+        folder = _folder(root, split, number)
+        folder.mkdir()
+        for t, frame_HWC in enumerate(render(episode)):
+            Image.fromarray(frame_HWC).save(folder / f"{t}.png", compress_level=1)
+        _write_table(folder / "actions.csv", episode.actions_T4)
+        _write_table(folder / "endeffector_positions.csv", episode.positions_T3)
+    return end - first
+
+
+def _folder(root: Path, split: str, number: int) -> Path:
+    first = number - number % PER_FOLDER
+    return root / split / f"traj_{first}_to_{first + PER_FOLDER - 1}" / str(number - first)
+
+
+def _write_table(path: Path, rows: npt.NDArray[Any]) -> None:
+    path.write_text("".join(",".join(f"{value:.7f}" for value in row) + "\n" for row in rows.tolist()))

@@ -1,0 +1,171 @@
+"""Text, tables and pictures that become Markdown or HTML. Whatever strings they hold, they are shown and never obeyed."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from cvae.errors import write_whole, writing
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading; level 2 stands below the title of its page."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Code:
+    """A command or other text that is shown as it stands."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of text; columns whose cells are numbers are set flush right."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG with a name for its file and words for those who do not see it."""
+
+    name: str
+    png: bytes
+    alt: str
+
+
+Block = Heading | Text | Code | Table | Picture
+
+_NUMBER = re.compile(r"^[-+]?\d[\d.,e+-]*( \[.*\])?( .{0,6})?$|^$|^—( .{0,6})?$")
+# Control and formatting signs, which can turn round or hide the text after them: page/text.js has the same.
+_UNSEEN = re.compile("[\\u0000-\\u001f\\u007f-\\u009f\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff]")
+_LONG = 200
+_MEND = "choose another file with out="
+
+
+def plain(text: object) -> str:
+    """A value as one line of visible text: control characters, which could turn the line around, are named; long ones cut."""
+    line = _visible(text)
+    return line if len(line) <= _LONG else f"{line[: _LONG - 1]}…"
+
+
+def _visible(text: object) -> str:
+    text = str(text).encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", " ".join(text.split()))
+
+
+def _lines(code: Code) -> str:
+    return "\n".join(map(_visible, code.text.splitlines()))
+
+
+def to_markdown(blocks: Sequence[Block], pictures: str) -> str:
+    """Markdown of some blocks; ``pictures`` is the folder in which it looks for them, relative to the page."""
+    return "\n\n".join(_markdown(block, pictures) for block in blocks) + "\n"
+
+
+def _markdown(block: Block, pictures: str) -> str:
+    if isinstance(block, Heading):
+        return f"{'#' * block.level} {_escaped(block.text)}"
+    if isinstance(block, Text):
+        return _escaped(block.text)
+    if isinstance(block, Code):
+        text = _lines(block)
+        fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+        return f"{fence}\n{text}\n{fence}"
+    if isinstance(block, Picture):
+        return f"![{_escaped(block.alt)}]({quote(pictures + block.name)})"
+    sides = ["---:" if right else "---" for right in _right(block)]
+    lines = [block.header, sides, *block.rows]
+    return "\n".join("| " + " | ".join(_escaped(cell) if cell not in sides else cell for cell in line) + " |" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it stands: no markup, no HTML, no mathematics, nobody mentioned."""
+    text = _visible(text).replace("&", "&amp;").replace("<", "&lt;").replace("@", "&#64;")
+    return re.sub(r"([\\`*|~$]|\](?=\()|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
+
+
+def to_html(blocks: Sequence[Block]) -> str:
+    """HTML of some blocks, headings one level below the page's own sections."""
+    return "\n".join(_html(block) for block in blocks)
+
+
+def _html(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"<h{block.level + 1}>{html.escape(_visible(block.text))}</h{block.level + 1}>"
+    if isinstance(block, Text):
+        return f"<p>{html.escape(_visible(block.text))}</p>"
+    if isinstance(block, Code):
+        return f"<pre>{html.escape(_lines(block))}</pre>"
+    if isinstance(block, Picture):
+        data = base64.b64encode(block.png).decode()
+        return f'<img class="picture" alt="{html.escape(block.alt)}" src="data:image/png;base64,{data}">'
+    right = _right(block)
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        styled = (' class="numeric"' if side else "" for side in right)
+        return (
+            "<tr>"
+            + "".join(f"<{tag}{style}>{html.escape(plain(cell))}</{tag}>" for cell, style in zip(cells, styled, strict=True))
+            + "</tr>"
+        )
+
+    body = "".join(row(cells, "td") for cells in block.rows)
+    return f'<div class="scroll"><table><thead>{row(block.header, "th")}</thead><tbody>{body}</tbody></table></div>'
+
+
+def _right(table: Table) -> list[bool]:
+    columns = zip(*table.rows, strict=True) if table.rows else [[] for _ in table.header]
+    return [any(column) and all(_NUMBER.match(cell) for cell in column) for column in columns]
+
+
+def save_pictures(blocks: Sequence[Block], folder: Path) -> None:
+    """Write the pictures of some blocks into a folder."""
+    for block in blocks:
+        if isinstance(block, Picture):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / block.name).write_bytes(block.png)
+
+
+def signed(mean: float, low: float, high: float, form: str = ".2f") -> str:
+    """A difference with its interval; what is unknown (NaN) is left out."""
+    return level(mean, low, high, f"+{form}")
+
+
+def level(mean: float, low: float, high: float, form: str = ".2f") -> str:
+    """A level with its interval; what is unknown (NaN) is left out."""
+    if math.isnan(mean):
+        return "—"
+    return f"{mean:{form}}" + ("" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]")
+
+
+def write_markdown(blocks: Sequence[Block], out: Path) -> None:
+    """Write blocks as a Markdown file, and their pictures into ``<its name>_files`` beside it.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    pictures = f"{out.stem}_files"
+    with writing(out, _MEND):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_pictures(blocks, out.parent / pictures)
+    write_whole(out, to_markdown(blocks, f"{pictures}/"), _MEND)

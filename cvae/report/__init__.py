@@ -1,0 +1,1 @@
+"""``python -m cvae.report``: runs compared, as one HTML page, as Markdown, or served while they go on."""

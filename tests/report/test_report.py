@@ -1,0 +1,297 @@
+"""``python -m cvae.report``: what it writes, what it says, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import optuna
+import pytest
+from fakes import fake_run, fake_study
+from matplotlib.figure import Figure
+
+from cvae.errors import UserError
+from cvae.evaluation.intervals import mean_interval
+from cvae.pages import plots
+from cvae.report.files import Report
+from cvae.report.serve import _Live, serve
+from cvae.runs.collection import collect
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two settings, two seeds each, and a broken run."""
+    for number, (lr, seed) in enumerate([(1e-3, 1), (1e-3, 2), (2e-3, 1), (2e-3, 2)]):
+        fake_run(tmp_path / "runs" / str(number), (18.0, 19.0 + number + seed), lr=lr, seed=seed, film=number == 3)
+    (tmp_path / "runs" / "broken" / ".hydra").mkdir(parents=True)
+    return tmp_path / "runs"
+
+
+def shown(path):
+    """The data of a page."""
+    return json.loads(re.search(r'<script type="application/json" id="view">(.*?)</script>', Path(path).read_text(), re.S)[1])
+
+
+def test_a_page_holds_all_runs_and_names_the_broken_one(command, runs):
+    result = command("report", f"runs={runs}", "out=out/page.html")
+    assert (result.code, result.out) == (0, "4 runs, 1 unreadable: out/page.html\n")
+    view = shown("out/page.html")
+    assert view["settings"] == ["lr", "seed"]
+    assert [run["best"] for run in view["runs"]] == [20.0, 22.0, 22.0, 24.0]
+    assert view["broken"] == [{"folder": "runs/broken", "reason": "no .hydra/config.yaml"}]
+    assert view["command"] == f"python -m cvae.report runs={runs} out=out/page.html"
+    assert [run["film"] is not None for run in view["runs"]] == [False, False, False, True]
+
+
+def test_it_makes_no_folder_and_no_log(command, runs):
+    before = {*Path().iterdir()}
+    command("report", f"runs={runs}")
+    assert {*Path().iterdir()} - before == {Path("report.html")}
+
+
+def test_markdown_has_groups_with_paired_differences_and_a_picture(command, runs):
+    result = command("report", f"runs={runs}", "format=md", "title=Rates")
+    assert result.code == 0, result.err
+    text = Path("report.md").read_text()
+    assert text.startswith("# Rates\n")
+    assert "| lr=0.002 | 2 | 23.00 [10.29, 35.71] | 1 [1, 1] | +2.00 [+2.00, +2.00], 2 seeds |" in text
+    (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    assert "| 3 | 0.002 | 2 | finished | 24 | 2 | 24.00 | 0.01 | 1 |" in text
+    assert "no .hydra/config.yaml" in text
+    assert "\npython -m cvae.train lr=0.002 seed=2\n" in text
+
+
+def test_only_finished_runs_are_paired_and_a_seed_counts_once(command, tmp_path):
+    for number, (lr, seed, *psnr) in enumerate(
+        [(1e-3, 1, 18.0, 20.0), (1e-3, 2, 20.0), (2e-3, 1, 18.0, 21.0), (2e-3, 1, 18.0, 23.0), (2e-3, 2, 18.0, 9.0)]
+    ):
+        fake_run(tmp_path / "runs" / str(number), psnr, lr=lr, seed=seed, epochs=2)
+    command("report", "runs=runs", "out=report.md")
+    text = Path("report.md").read_text()
+    assert "| lr=0.001 | 1 of 2 | 20.00 |" in text
+    assert "| lr=0.002 | 3 | 15.50 [-67.09, 98.09] |" in text  # of 22 and 9
+    assert "+2.00, 1 seed |" in text
+
+
+def test_the_seeds_of_one_setting_are_a_group(command, tmp_path):
+    for seed, end in enumerate((20.0, 21.0, 22.0)):
+        fake_run(tmp_path / "runs" / str(seed), (18.0, end), seed=seed)
+    command("report", "runs=runs", "out=report.md")
+    text = Path("report.md").read_text()
+    assert "| all | 3 | 21.00 [18.52, 23.48] |" in text
+    assert "paired difference to" not in text
+
+
+def test_curves_have_intervals_over_seeds_and_a_seed_counts_once(tmp_path):
+    for number, (seed, values) in enumerate([(1, (1, 2)), (1, (3, 4)), (2, (4, 7))]):
+        fake_run(tmp_path / str(number), values, seed=seed)
+    curves = plots._seed_curves(collect([str(tmp_path)]).runs, "val/psnr")
+    assert curves == [{1: 2.0, 2: 3.0}, {1: 4.0, 2: 7.0}]
+    axes = Figure().subplots()
+    plots.band(axes, curves, "red", "")
+    assert list(axes.lines[0].get_ydata()) == [3.0, 5.0]
+    (band,) = axes.collections
+    assert {round(y, 3) for _, y in band.get_paths()[0].vertices if y == y} >= {
+        round(end, 3) for values in ((2, 4), (3, 7)) for end in mean_interval(values)[1:]
+    }
+
+
+def test_a_page_shows_of_each_run_what_it_has(command, tmp_path):
+    for words in (["kl_schedule=cyclical"], ["kl_schedule=monotonic"]):
+        fake_run(tmp_path / "runs" / words[0], words=words)
+    command("report", "runs=runs")
+    view = shown("report.html")
+    assert "kl_schedule.cycles" not in view["common"]
+    assert [run["other"].get("kl_schedule.cycles") for run in view["runs"]] == [3, None]
+
+
+def test_of_a_sweep_nothing_is_said_but_on_the_page(command, tmp_path):
+    fake_run(tmp_path / "sweep" / "0", trial={"number": 0, "study": "s", "storage": "postgresql://elsewhere/x"})
+    trial = {"number": 0, "state": "complete", "values": [20.0], "params": {"lr": 1e-3}, "failure": None}
+    record = {"study": "s", "objective": "val/psnr", "directions": ["maximize"], "space": {"lr": "0.001..0.003"}}
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({**record, "trials": [trial]}))
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    result = command("report", "runs=sweep")
+    assert (result.code, result.err) == (0, "")
+    assert [sweep["name"] for sweep in shown("report.html")["sweeps"]] == ["s"]
+
+
+def test_one_objective_ranks_all_runs(command, tmp_path):
+    for number, objective in enumerate(["val/psnr", "val/psnr", "train/mse"]):
+        fake_run(tmp_path / "runs" / str(number), objective=objective, seed=number)
+    command("report", "runs=runs")
+    view = shown("report.html")
+    assert (view["objective"], [run["best"] for run in view["runs"]]) == ("val/psnr", [20.0] * 3)
+
+
+def test_films_are_of_the_best_of_each_group_first(command, tmp_path):
+    for number, (lr, seed, end) in enumerate([(1e-3, 1, 20), (1e-3, 2, 23), (2e-3, 1, 19), (2e-3, 2, 18)]):
+        fake_run(tmp_path / "runs" / str(number), (18.0, 17.0, float(end)), lr=lr, seed=seed, film=True)
+    command("report", "runs=runs", "films=2")
+    films = [run["film"] for run in shown("report.html")["runs"]]
+    assert [film is not None for film in films] == [False, True, True, False]
+    assert films[1]["epoch"] == 3
+    command("report", "runs=runs")
+    assert [run["film"]["place"] for run in shown("report.html")["runs"]] == [2, 0, 1, 3]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda run: (run / "run.json").write_text('{"dataset": [1], "versions": [], "resumed": 3}'),
+        lambda run: (run / "samples" / "epoch_0003.gif").write_bytes(b"GIF89a\xff\xff\xff\xff" + b"\0" * 99),
+        lambda run: (run / "samples" / "epoch_0003.gif").rename(run / "samples" / "epoch_x.gif"),
+        lambda run: (run / "eval").mkdir() or (run / "eval" / "x.json").write_text('{"videos": 1e999}'),
+        lambda run: (run / "metrics.jsonl").write_text('{"epoch": 1, "other": 3}\n'),
+        lambda run: run.rename(run.with_name("\u00b2 $\\foo$ \udcff")),
+    ],
+)
+@pytest.mark.parametrize("form", ["html", "md"])
+def test_an_odd_run_costs_no_report(command, tmp_path, spoil, form):
+    odd = '{"kl_schedule": "$\\\\foo$"}'
+    for number in range(2):
+        fake_run(tmp_path / "runs" / str(number), film=True, coin=odd if number else "per_step")
+    spoil(tmp_path / "runs" / "1")
+    result = command("report", "runs=runs", f"format={form}")
+    assert result.code == 0, result.err
+
+
+def test_a_study_s_page_opens_with_the_verdicts(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("cvae.study.answers.course_curves", lambda reading: b"")  # drawn in test_course
+    fake_study(tmp_path / "study", lambda *cell: [20.0 + cell[4], 20.0, 21.0, 22.0], seeds=2)
+    assert command("report", "runs=study").code == 0
+    page = Path("report.html").read_text()
+    assert page.index("1. lr 0.0005 survives") < page.index("<details><summary>Measure") < page.index("What would refute it")
+
+
+def test_results_are_shown_where_a_run_has_them(command, runs):
+    (runs / "0" / "eval").mkdir()
+    result = {"videos": 60, "psnr": {"mean": 20.5, "ci95": [20.1, 20.9]}, "baselines": {"copy_last": {"psnr": {"mean": 17.0}}}}
+    (runs / "0/eval/course.json").write_text(json.dumps(result))
+    (runs / "0/eval/srvp.json").write_text("{")
+    (runs / "0/eval/other.json").write_text('{"videos": 3}')
+    command("report", f"runs={runs}")
+    found = {each["protocol"]: each for each in shown("report.html")["runs"][0]["evals"]}
+    assert found["course"] == {
+        "protocol": "course",
+        "videos": 60,
+        "psnr": 20.5,
+        "low": 20.1,
+        "high": 20.9,
+        "copy": 17.0,
+        "note": "",
+    }
+    assert "cannot be read" in found["srvp"]["note"]
+    assert "psnr" in found["other"]["note"]
+    command("report", f"runs={runs}", "format=md")
+    assert "| 0 | course | 60 | 20.50 [20.10, 20.90] | 17.00 |" in Path("report.md").read_text()
+
+
+def test_a_damaged_film_costs_the_film_alone(command, runs):
+    (runs / "3/samples/epoch_0003.gif").write_bytes(b"GIF89a")
+    assert command("report", f"runs={runs}").code == 0
+    assert shown("report.html")["films"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["runs=nowhere"], "runs=nowhere does not exist"),
+        (["runs=[]"], "runs=[] names no folder"),
+        (["runs=3"], "runs=3 does not exist"),
+        (["format=pdf"], "format=pdf: choose html or md"),
+        (["watch=true", "format=md"], "leave format and out away"),
+        (["watch=true", "out=x.html"], "leave format and out away"),
+        (["films=-1"], "films=-1"),
+        (["films=many"], "films=many"),
+        (["out=runs"], "cannot write"),
+        (["out=/proc/x/report.html"], "cannot write"),
+        (["watch=true", "port=99999"], "port=99999"),
+        (["-m", "films=1,2"], "leave -m out"),
+        (["lr=1"], "there is no such key"),
+        (["ouut=x.html"], "did you mean out?"),
+        (["+ouut=x.html"], "+ouut: a report has no such key"),
+        (["runs="], "names no folder"),
+        (["runs=null"], "names no folder"),
+        (["runs=a,b"], "several values are runs=[a,b]"),
+        (["runs=a,"], "runs=a,: cannot be read"),
+        (["out=x.pdf"], "out=x.pdf: choose html or md"),
+        (["out=x.html", "format=md"], "out=x.html and format=md disagree"),
+    ],
+)
+def test_bad_input_is_one_line(command, runs, words, message):
+    result = command("report", "runs=runs", *words)
+    assert (result.code, result.out) == (1, "")
+    assert len(result.err.splitlines()) == 1
+    assert message in result.err
+
+
+def test_a_port_in_use_is_one_line(command, runs):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = command("report", "runs=runs", "watch=true", f"port={taken.getsockname()[1]}")
+    assert "choose another" in result.err
+
+
+def test_a_served_page_is_made_anew_when_a_run_goes_on_and_stays_when_it_goes_away(runs, monkeypatch):
+    monkeypatch.setattr("cvae.report.serve._PAUSE", 0.05)
+    ready, address = threading.Event(), []
+
+    def note(text):
+        address.append(re.search(r"http://127.0.0.1:\d+/", text)[0])
+        ready.set()
+
+    monkeypatch.setattr("cvae.report.serve.say", note)
+    warned = threading.Event()
+    monkeypatch.setattr("cvae.report.serve.warn", lambda text: warned.set())
+    stop = threading.Event()
+    server = threading.Thread(target=serve, args=(Report([str(runs)], None, "x", 0, False), 0, stop), daemon=True)
+    server.start()
+    assert ready.wait(30)
+
+    def get(path):
+        with urllib.request.urlopen(address[0] + path) as answer:
+            return answer.read().decode()
+
+    first = get("version")
+    assert f'"live":"{first}"' in get("").replace(" ", "")
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(urllib.request.Request(address[0], headers={"Host": "evil.example:80"}))
+    fake_run(runs / "9", seed=9)
+    for _ in range(600):
+        if get("version") != first:
+            break
+        threading.Event().wait(0.05)
+    assert "runs/9" in get("")
+    runs.rename(runs.with_name("elsewhere"))
+    assert warned.wait(30)
+    assert "runs/9" in get("")
+    stop.set()
+    server.join(30)
+    assert not server.is_alive()
+
+
+def test_runs_that_go_away_leave_the_last_page(runs):
+    live = _Live(Report([str(runs / "*")], None, "x", 0, False))
+    live.renew()
+    before = live.version
+    shutil.rmtree(runs)
+    with pytest.raises(UserError):
+        live.renew()
+    assert live.version == before
+
+
+def test_a_look_at_silent_files_reads_no_run(runs, monkeypatch):
+    live = _Live(Report([str(runs)], None, "x", 0, False))
+    live.renew()
+    monkeypatch.setattr("cvae.report.serve.collect", None)
+    live.renew()
+    (runs / "0" / "eval").mkdir()
+    with pytest.raises(TypeError):
+        live.renew()
