@@ -56,7 +56,7 @@ class Picture:
 Block = Heading | Text | Code | Table | Picture
 
 _NUMBER = re.compile(r"^[-+]?\d[\d.,e+-]*( \[.*\])?( .{0,6})?$|^$|^—( .{0,6})?$")
-# Control and formatting signs, which can turn round or hide the text after them: page/text.js has the same.
+# Control and formatting signs, which can turn round or hide the text after them: report/html/assets/text.js has the same.
 _UNSEEN = re.compile("[\\u0000-\\u001f\\u007f-\\u009f\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff]")
 _LONG = 200
 _MEND = "choose another file with out="

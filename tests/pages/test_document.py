@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import cvae.report.html
 from cvae.pages import document
 from cvae.pages.document import Code, Heading, Picture, Table, Text, level, signed, to_html, to_markdown
 
@@ -38,7 +39,7 @@ def test_hostile_cells_stay_cells(text):
 
 
 def test_the_signs_that_are_named_are_those_of_the_page_s_script():
-    script = (Path(document.__file__).parent / "page" / "text.js").read_text()
+    script = (Path(cvae.report.html.__file__).with_name("assets") / "text.js").read_text()
     (signs,) = re.findall(r"const UNSEEN = /(\[.*\])/g;", script)
     characters = [chr(code) for code in range(0x10000)]
     assert [sign for sign in characters if document._UNSEEN.match(sign)] == [
