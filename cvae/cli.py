@@ -20,7 +20,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cvae.config import RunConfig, build
 from cvae.console import say
-from cvae.data.layout import refuse_absent
 from cvae.errors import UserError, expanded
 
 CONF = Path(__file__).with_name("conf")
@@ -244,8 +243,8 @@ def _refuse_absent_data(overrides: Sequence[str]) -> None:
         raise UserError("data.root must be given: add data.root=... to the command")
     elsewhere = "submitit" in str(hydra.launcher.get("_target_"))  # other hosts may see other folders
     depends = swept and OmegaConf.is_interpolation(data, "root")  # on a choice that each job makes, perhaps
-    if data.get("_target_") == "cvae.data.store.VideoData" and not elsewhere and not depends:
-        refuse_absent(expanded(data.root, "data.root"))
+    if not elsewhere and not depends:
+        build(data, cfg.allow_targets).check()
 
 
 def resume_command(folder: Path) -> str:
