@@ -239,10 +239,10 @@ def _refuse_absent_data(overrides: Sequence[str]) -> None:
     swept += hydra.sweeper.get("params") or {}
     if (hydra.mode != RunMode.MULTIRUN and not is_multirun(overrides)) or {"data", "data.root"} & set(swept):
         return
-    if OmegaConf.is_missing(data, "root"):
+    if "root" in data.keys() and OmegaConf.is_missing(data, "root"):  # noqa: SIM118 - a missing value is not `in data`
         raise UserError("data.root must be given: add data.root=... to the command")
     elsewhere = "submitit" in str(hydra.launcher.get("_target_"))  # other hosts may see other folders
-    depends = swept and OmegaConf.is_interpolation(data, "root")  # on a choice that each job makes, perhaps
+    depends = swept and "root" in data and OmegaConf.is_interpolation(data, "root")  # on a choice that each job makes, perhaps
     if not elsewhere and not depends:
         build(data, cfg.allow_targets).check()
 

@@ -150,10 +150,11 @@ def _opened(where: str, pair: Any) -> ArraySplit:
             raise UserError(f"{where}: frames of sequence {index} are {_said(frames_THWC)}: {_NEEDED}")
         if cond is None:
             continue
-        numbers = _type(cond[index]).rstrip("0123456789") in ("float", "int", "uint")
-        if not numbers or np.shape(cond[index]) != (length, *np.shape(cond[0])[1:2]):
-            raise UserError(f"{where}: conditions of sequence {index} ({length} frames) are {_said(cond[index])}: {_NEEDED}")
-        if not np.isfinite(cond[index]).all():
+        cond_TA = cond[index]
+        numbers = isinstance(cond_TA, np.ndarray) and cond_TA.dtype.kind in "fiu"
+        if not numbers or cond_TA.ndim != 2 or cond_TA.shape != (length, cond[0].shape[-1]):
+            raise UserError(f"{where}: conditions of sequence {index} ({length} frames) are {_said(cond_TA)}: {_NEEDED}")
+        if not np.isfinite(cond_TA).all():
             raise UserError(f"{where}: conditions of sequence {index} hold NaN or infinity: {_NEEDED}")
     return ArraySplit(frames, cond)
 
