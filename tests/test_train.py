@@ -117,10 +117,10 @@ def test_validation_follows_its_interval_and_always_ends_the_run(train, drawn):
 
 
 def test_train_returns_the_best_value_of_the_objective(drawn, tmp_path):
-    from cvae import cli
+    from cvae import start
     from cvae.train import train
 
-    best = train(cli.compose(tiny(drawn, "epochs=3")), tmp_path / "run")
+    best = train(start.compose(tiny(drawn, "epochs=3")), tmp_path / "run")
     assert best == max(row["val/psnr"] for row in rows(tmp_path / "run"))
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cvae.console import progress, say
 from cvae.data.cache import cache_root, make_once
-from cvae.data.layout import ACTION_DIM, IMAGE_SIZE, POSITION_DIM, Listing, list_split, read_frames, read_table
+from cvae.data.layout import ACTION_DIM, IMAGE_SIZE, POSITION_DIM, Listing, list_split, read_frames, read_table, refuse_absent
 from cvae.data.pool import map_in_processes
 from cvae.errors import UserError, expanded
 
@@ -122,6 +122,10 @@ class VideoData:
         self.root, self.condition = expanded(root, "data.root"), condition
         self.normalise, self.random_start, self.resident = normalise, random_start, resident
         self.cache_dir, self.workers = cache_dir, workers
+
+    def check(self) -> None:
+        """Raise UserError if the data are not there; no frame is read."""
+        refuse_absent(self.root)
 
     @cached_property
     def train(self) -> Split:

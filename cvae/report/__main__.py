@@ -10,7 +10,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from cvae import cli
+from cvae import cli, config
 from cvae.console import command, say, short
 from cvae.errors import UserError, expanded
 
@@ -60,7 +60,7 @@ def report(cfg: DictConfig) -> None:
     say(f"{summary}: {short(out)}")
 
 
-@hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="report")
+@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="report")
 def _report(cfg: DictConfig) -> None:
     try:
         report(cfg)

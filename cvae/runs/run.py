@@ -16,10 +16,10 @@ from typing import Any
 import yaml
 
 from cvae import __version__
-from cvae.cli import resume_command
 from cvae.config import identity
 from cvae.console import short
 from cvae.process import Process
+from cvae.start import resume_command
 from cvae.training.recorder import read_metrics
 
 Row = dict[str, float]

@@ -107,7 +107,7 @@ class Scribe:
 
     def _again(self, trial: FrozenTrial) -> list[str]:
         """The overrides of a single run with a trial's settings."""
-        words = self.plan.space.overrides(trial.params)
+        words = [*self._search_path(), *self.plan.space.overrides(trial.params)]
         # With -m Hydra notes the mode among the overrides; without, a config file set it.
         by_file = "hydra.mode=MULTIRUN" not in self.config.hydra.overrides.hydra
         return [*words, "hydra.mode=RUN"] if by_file else words
@@ -115,22 +115,28 @@ class Scribe:
     def _experiment(self, trial: FrozenTrial) -> str:
         """A trial's settings as an experiment file of their own: chosen options, then every value that differs from them."""
         job = self.loader.load_sweep_config(self.config, self.plan.space.overrides(trial.params))
-        usual = _choices(self._compose([]))
-        chosen = {group: option for group, option in _choices(job).items() if option != usual.get(group)}
-        base = self._compose([f"{group}={option}" for group, option in chosen.items()])
+        usual = self._compose([])
+        chosen = {group: option for group, option in _choices(job).items() if option != _choices(usual).get(group)}
+        further = chosen.keys() - {str(group) for group in usual.hydra.runtime.choices}  # groups that +group=option added
+        base = self._compose([f"{'+' if group in further else ''}{group}={option}" for group, option in chosen.items()])
         values = _changes(_plain(base), _plain(job))
         lines = [
             "# @package _global_",
             f"# Trial {trial.number} of {self.study.study_name}: {self.plan.objective} {numbers(trial.values)}",
         ]
         if chosen:
-            lines += ["defaults:", *(f"  - override /{group}: {option}" for group, option in chosen.items()), ""]
+            verbs = {group: "" if group in further else "override " for group in chosen}
+            lines += ["defaults:", *(f"  - {verbs[group]}/{group}: {option}" for group, option in chosen.items()), ""]
         return "\n".join(lines) + "\n" + OmegaConf.to_yaml(OmegaConf.create(values))
 
     def _compose(self, words: Sequence[str]) -> DictConfig:
         name = self.config.hydra.job.config_name
-        config: DictConfig = self.loader.load_configuration(name, list(words), RunMode.RUN)
+        config: DictConfig = self.loader.load_configuration(name, [*self._search_path(), *words], RunMode.RUN)
         return config
+
+    def _search_path(self) -> list[str]:
+        """The word of the command that says where further options are, if any."""
+        return [word for word in self.config.hydra.overrides.hydra if word.lstrip("+").startswith("hydra.searchpath=")]
 
 
 def _best(trials: list[FrozenTrial], study: optuna.Study) -> list[FrozenTrial]:

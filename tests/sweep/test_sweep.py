@@ -17,8 +17,8 @@ from conftest import App, tiny
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from cvae.cli import unfold
 from cvae.errors import UserError
+from cvae.start import unfold
 from cvae.sweep.storage import absolute, open_storage
 
 JOURNAL = "journal://multirun/studies/s.journal"
