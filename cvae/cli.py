@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import io
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,6 +19,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from cvae.console import printable
 from cvae.errors import UserError
 
 MENDABLE = (UserError, HydraException, OmegaConfBaseException)  # shown in one line
@@ -24,25 +28,41 @@ _asked_for_tracebacks = False
 
 
 def guarded(main: Callable[[], int | None]) -> NoReturn:
-    """Run an entry point and exit: bad input prints one line and exits 1, unless HYDRA_FULL_ERROR=1 asks for tracebacks."""
+    """Run an entry point and exit: what a user can put right is one line and exit code 1; HYDRA_FULL_ERROR=1 shows tracebacks.
+
+    Output that nobody reads any more (``| head -1``) ends the command without a word.
+    """
     global _asked_for_tracebacks
     _asked_for_tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Without it Hydra prints its own traceback of what goes wrong before a job; with it the exception comes here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter shows its number
     try:
-        sys.exit(main())
-    except MENDABLE as error:
+        code = main()
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        sys.exit(128 + signal.SIGPIPE)
+    except (*MENDABLE, OSError, MemoryError) as error:
+        fail(error)
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
         fail(error)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
 
 
-def fail(error: Exception) -> NoReturn:
+def fail(error: BaseException) -> NoReturn:
     """Print an error's line and exit 1. Call it within a single Hydra job: Hydra adds lines to exceptions, not to exits."""
-    sys.stdout.flush()
     if _asked_for_tracebacks:
         traceback.print_exception(error)
+    with contextlib.suppress(OSError):  # which may be the error
+        sys.stdout.flush()
     print(f"error: {explain(error)}", file=sys.stderr)
     raise SystemExit(1) from None
 
@@ -53,10 +73,13 @@ def explain(error: BaseException) -> str:
     Hydra's and OmegaConf's errors are known by their English; a line that none of the readers knows is shown as it is.
     """
     if not isinstance(error, UserError):
-        readers = (_no_such_option, _no_such_key, _wrong_value, _several_values, _unreadable_override, _missing_value)
+        readers = (
+            *(_no_such_option, _no_such_key, _wrong_value, _several_values, _unreadable_override, _missing_value),
+            *(_out_of_memory, _system_error),
+        )
         if line := next(filter(None, (read(error) for read in readers)), None):
-            return line
-    return " ".join(str(error).split())
+            return printable(line)
+    return printable(" ".join(str(error).split()))
 
 
 def _no_such_option(error: BaseException) -> str | None:
@@ -108,6 +131,22 @@ def _missing_value(error: BaseException) -> str | None:
     if missing and "Missing mandatory value" in str(error):
         return f"{missing} must be given: add {missing}=... to the command"
     return None
+
+
+def _out_of_memory(error: BaseException) -> str | None:
+    text = str(error)
+    allocators = "CUDA out of memory" in text or "not enough memory" in text or "allocate memory" in text
+    if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and allocators):
+        return None
+    said = f" ({text.split('.')[0]})" if text else ""
+    return f"out of memory{said}: lower batch_size, n_samples or model.backbone.width, or set model.backbone.checkpointing=true"
+
+
+def _system_error(error: BaseException) -> str | None:
+    if not isinstance(error, OSError) or error.strerror is None:
+        return None
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror}; check the path, its permissions and the space that is left"
 
 
 def _meant(word: str, choices: Sequence[Any], prefix: str = "") -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from os import EX_TEMPFAIL
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -56,6 +59,8 @@ def _job(cfg: DictConfig) -> float | list[float]:
 
 def _main() -> None:
     words = sys.argv[1:] = start.unfold(sys.argv[1:])
+    if not cli.is_multirun(words):
+        signal.signal(signal.SIGTERM, _start_again)
     action = start.action(words)
     if action == "show":
         start.show(start.compose(words))
@@ -64,6 +69,11 @@ def _main() -> None:
     else:
         start.refuse_start(words)
         _job()
+
+
+def _start_again(*_: object) -> NoReturn:
+    """SIGTERM before the training loop listens for it: nothing is lost, and a scheduler may run the command again."""
+    raise SystemExit(EX_TEMPFAIL)
 
 
 def main() -> None:
