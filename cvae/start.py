@@ -1,4 +1,4 @@
-"""What a command line of cvae.train asks for, before Hydra makes a run folder: a start, ``resume=`` or ``show=``."""
+"""What a command line of cvae.train asks for, before Hydra makes a run folder: a start, or ``show=``."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cvae.cli import is_multirun, only_prints, override_values, quoted
-from cvae.config import CONF, RunConfig, build, flat
+from cvae.config import CONF, build, flat
 from cvae.console import say
 from cvae.errors import UserError, expanded
 
-_RESUMABLE = ("device", "precision", "compile", "logger", "data.resident", "allow_targets")
-_NO_SETTINGS = ("hydra.searchpath",)  # of a run: it says where options are found
 _OF_THE_COMMAND = ("logger", "trial", "allow_targets", "resume", "show")
 
 
@@ -126,6 +124,12 @@ def _check_data(cfg: DictConfig, overrides: list[str]) -> None:
         build(cfg.data, cfg.allow_targets).check()
 
 
+def resume_command(folder: Path, allow_targets: Sequence[str] = ()) -> str:
+    """The command that goes on with a run, as it can be pasted."""
+    allowed = [f"allow_targets=[{','.join(allow_targets)}]"] * bool(allow_targets)
+    return shlex.join(["python", "-m", "cvae.train", f"resume={folder}", *allowed])
+
+
 # --- a sweep's best settings -------------------------------------------------------------------------------------------
 
 
@@ -180,42 +184,7 @@ def _as_word(value: Any) -> str:
     return quoted(str(value))
 
 
-# --- resume and show ----------------------------------------------------------------------------------------------------
-
-
-def resume_command(folder: Path, allow_targets: Sequence[str] = ()) -> str:
-    """The command that goes on with a run, as it can be pasted."""
-    allowed = [f"allow_targets=[{','.join(allow_targets)}]"] * bool(allow_targets)
-    return shlex.join(["python", "-m", "cvae.train", f"resume={folder}", *allowed])
-
-
-def reopen(words: Sequence[str]) -> tuple[DictConfig, Path]:
-    """The config and folder of ``resume=RUN``, with the overrides that a resumed run may take.
-
-    Raises:
-        UserError: RUN is no run folder, or an override would change what the run computes.
-    """
-    values = override_values(words)
-    folder = expanded(values.pop("resume"), "resume")
-    path = folder / ".hydra" / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"resume={folder} is not a run folder: it has no .hydra/config.yaml; runs are in multirun/single/")
-    for key in values:
-        if not {key, key.split(".")[0].split("@")[0]} & {*_RESUMABLE, *_NO_SETTINGS}:
-            raise UserError(
-                f"{key} cannot change in a resumed run: only {', '.join(_RESUMABLE[:-1])} can; start a new run to change it"
-            )
-    try:
-        cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))
-    except Exception as error:
-        raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:160]}): restore it from a copy") from error
-    assert isinstance(cfg, DictConfig)
-    fresh = compose([word for word in words if not word.lstrip("+").startswith("resume=")])
-    for key in sorted(values.keys() - set(_NO_SETTINGS)):  # logger before logger.mode
-        OmegaConf.update(cfg, key, OmegaConf.select(fresh, key), merge=False)
-    # allow_targets is the user's word, given anew; a run folder's own does not count.
-    cfg.allow_targets = fresh.allow_targets
-    return cfg, folder
+# --- show -----------------------------------------------------------------------------------------------------------------
 
 
 def show(cfg: DictConfig) -> None:

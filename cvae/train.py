@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from cvae import cli, config, start
+from cvae import cli, config, resume, start
 from cvae.console import say
 from cvae.trial import current_trial
 
@@ -65,7 +65,7 @@ def _main() -> None:
     if action == "show":
         start.show(start.compose(words))
     elif action == "resume":
-        train(*start.reopen(words), resumed=True)
+        train(*resume.reopen(words), resumed=True)
     else:
         start.refuse_start(words)
         _job()
