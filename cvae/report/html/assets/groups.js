@@ -1,6 +1,6 @@
-// The legend that all charts share: with groups a table of what each comes to, else a button a run.
+// The legend of all charts: a table of the groups with their results, or without groups a button for each run.
 
-const CHOSEN = ["val/psnr", "train/kld", "train/mse"]; // the KL beside the PSNR: this one alone rewards a latent switched off
+const CHOSEN = ["val/psnr", "train/kld", "train/mse"]; // KL beside PSNR: PSNR alone does not show posterior collapse
 
 function makeLegend() {
   const chips = byId("chips");
@@ -39,7 +39,7 @@ function drawLegend() {
   }
   const drawn = lines.filter((line) => line.runs.some(ticked));
   const legend = byId("legend");
-  const focused = document.activeElement?.id; // the selection of the reference is made anew below itself
+  const focused = document.activeElement?.id; // the select element of the reference is replaced
   if (!drawn.length) legend.replaceChildren(el("p", { class: "sentence" }, "No run is ticked in the table."));
   else if (state.by.length) legend.replaceChildren(groupsTable(drawn));
   else legend.replaceChildren(el("div", { class: "entries", role: "group", "aria-label": "Runs in the charts" }, ...drawn.map(entry)));
@@ -63,7 +63,7 @@ function showHidden() {
 
 function groupsTable(drawn) {
   const reference = drawn.find((line) => line.id === state.reference) ?? drawn[0];
-  const several = drawn.length > 1; // one group alone differs from none
+  const several = drawn.length > 1; // a difference needs two groups
   const chosen = CHOSEN.filter((key) => metrics.has(key)).map((key) => metrics.get(key));
   const heads = [
     el("th", { scope: "col" }, el("bdi", { dir: "auto" }, state.by.map((key) => cut(visible(key), 24)).join(" · "))),
@@ -96,7 +96,7 @@ function numericHead(label, unit) {
   return el("th", { scope: "col", class: "numeric" }, said(label, 32), unit ? el("span", { class: "unit" }, ` ${visible(unit)}`) : null);
 }
 
-// How many runs a group's numbers are of, and how many seeds where these are fewer.
+// How many runs are in a group's numbers, and how many seeds if these are fewer.
 function size(done, members) {
   const seeds = countSeeds(done);
   const told = seeds < done.length ? el("span", { class: "at" }, ` ${count(seeds, "seed")}`) : "";
@@ -122,7 +122,7 @@ function difference(members, others) {
   const seeds = el("span", { class: "muted" }, ` ${told}`);
   if (!n) return seeds;
   if (half == null) return el("span", {}, signed(mean, objective.unit), seeds);
-  const sure = Math.abs(mean) > half; // the interval leaves out zero
+  const sure = Math.abs(mean) > half; // the interval does not contain zero
   const range = ` [${signed(mean - half, objective.unit)}, ${signed(mean + half, objective.unit)}]`;
   return el("span", {}, el(sure ? "strong" : "span", {}, signed(mean, objective.unit)), range, seeds);
 }
@@ -134,6 +134,6 @@ function referenceBar(drawn, reference) {
     "p",
     { class: "help" },
     drawn.length > 1 ? el("label", {}, "Differences from ", select) : null,
-    " Finished runs: means with 95 % intervals over seeds, a seed's runs averaged first; differences of runs that agree in all else; bold where an interval leaves out zero, one at a time, uncorrected for how many are compared.",
+    " Finished runs: means over seeds with 95 % intervals; several runs with one seed are averaged first. Differences are between runs with the same seed and the same other settings; bold if the interval does not contain zero (not corrected for the number of comparisons).",
   );
 }
