@@ -2,7 +2,7 @@
 
 const FIRST = [objective.key, "val/psnr", "train/mse", "train/kld", "kl_weight", "tf_ratio", "lr"];
 const COPY = "val/psnr_copy";
-const CROWD = 60; // with more lines each is thinned
+const CROWD = 60; // lines from which on each is thinned
 const POINTS = 150;
 
 const charts = [];
@@ -60,7 +60,7 @@ function logToggle() {
   return button;
 }
 
-// The score of repeating the last frame, if the runs agree on it: it depends on the data alone.
+// What repeating the last frame scores: a mark of the data, if the runs agree on it.
 function levelOfCopy() {
   const known = (value) => value != null;
   const levels = runs.map((run) => run.last.get(COPY) ?? run.curves.get(COPY)?.findLast(known)).filter(known);
@@ -119,7 +119,7 @@ function runTraces(line, metric, points) {
     x: kept.map((point) => point.epoch),
     y: kept.map((point) => point.value),
     line: { color: colours()[line.colour], width: lines.length > CROWD ? 1 : 1.5, dash: DASHES[line.dash].plotly },
-    meta: { line: line.id, layer: 1, about }, // one text for each line: one for each point of two hundred lines would be slow
+    meta: { line: line.id, layer: 1, about }, // once a line: a text for each point of two hundred lines takes its time
     hovertemplate: `%{meta.about}<br>epoch %{x}: <b>%{y:${metric.unit === "dB" ? ".2f" : ".4~g"}}</b><extra></extra>`,
   }];
 }
@@ -135,7 +135,7 @@ function groupTraces(line, metric, points) {
     line: { color: colours()[line.colour], width: 2, dash: DASHES[line.dash].plotly },
     text: curve.map((point) => `${about}<br>epoch ${point.epoch}: ${meanText(point, metric.unit)}`),
   };
-  const logarithmic = metric.key === "train/kld" && state.log; // a log axis needs positive values
+  const logarithmic = metric.key === "train/kld" && state.log; // which has no place for zero and below
   const low = ({ mean, half }) => (logarithmic ? Math.max(mean - half, 0.01 * mean) : mean - half);
   const bands = stretches(curve).map((part, i) => ({
     ...traceOf(line, 0),

@@ -1,6 +1,6 @@
 // The legend of all charts: a table of the groups with their results, or without groups a button for each run.
 
-const CHOSEN = ["val/psnr", "train/kld", "train/mse"]; // KL beside PSNR: PSNR alone does not show posterior collapse
+const CHOSEN = ["val/psnr", "train/kld", "train/mse"]; // the KL beside the PSNR: this one alone rewards a latent switched off
 
 function makeLegend() {
   const chips = byId("chips");
@@ -63,7 +63,7 @@ function showHidden() {
 
 function groupsTable(drawn) {
   const reference = drawn.find((line) => line.id === state.reference) ?? drawn[0];
-  const several = drawn.length > 1; // a difference needs two groups
+  const several = drawn.length > 1; // one group alone differs from none
   const chosen = CHOSEN.filter((key) => metrics.has(key)).map((key) => metrics.get(key));
   const heads = [
     el("th", { scope: "col" }, el("bdi", { dir: "auto" }, state.by.map((key) => cut(visible(key), 24)).join(" · "))),
@@ -122,7 +122,7 @@ function difference(members, others) {
   const seeds = el("span", { class: "muted" }, ` ${told}`);
   if (!n) return seeds;
   if (half == null) return el("span", {}, signed(mean, objective.unit), seeds);
-  const sure = Math.abs(mean) > half; // the interval does not contain zero
+  const sure = Math.abs(mean) > half; // the interval leaves out zero
   const range = ` [${signed(mean - half, objective.unit)}, ${signed(mean + half, objective.unit)}]`;
   return el("span", {}, el(sure ? "strong" : "span", {}, signed(mean, objective.unit)), range, seeds);
 }

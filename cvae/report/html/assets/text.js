@@ -73,7 +73,7 @@ function number(value, unit = "") {
   return text.replace("-", "−");
 }
 
-// With as many decimals as its mean.
+// As many decimals as its mean is shown with.
 function halfWidth(half, mean, unit) {
   const shown = number(mean, unit);
   const decimals = shown.split(".")[1]?.length ?? 0;
