@@ -97,3 +97,10 @@ def short(path: Path) -> str:
     """The path as the user would type it: relative where it lies below the working folder."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
+
+
+def natural_order(text: str) -> tuple[list[tuple[int, str]], str]:
+    """A sort key that compares digits by their value, so that ``run9`` comes before ``run10``; equal values by spelling."""
+    parts = [(0, part) for part in re.split(r"(\d+)", text)]  # text and digits in turn
+    parts[1::2] = [(len(digits.lstrip("0")), digits.lstrip("0")) for _, digits in parts[1::2]]
+    return parts, text

@@ -1,4 +1,4 @@
-"""Curves as PNG, for papers and pull requests."""
+"""Curves over epochs with intervals over seeds, drawn as PNG."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def group_curves(groups: Mapping[str, Sequence[Run]]) -> bytes | None:
 
 
 def _seed_curves(runs: Sequence[Run], key: str) -> list[dict[int, float]]:
-    """A curve a seed, the mean of its runs."""
+    """One curve for each seed, the mean of its runs."""
     found: dict[int, dict[int, list[float]]] = {}
     for run in runs:
         for epoch, value in run.series(key).items():
@@ -64,7 +64,7 @@ def _seed_curves(runs: Sequence[Run], key: str) -> list[dict[int, float]]:
 
 
 def band(axes: Axes, series: Sequence[Mapping[int, float]], colour: str, name: str, dash: str = "-") -> None:
-    """A mean over seeds and its interval, at the epochs that any of them has."""
+    """Draw the mean of some curves and its 95 % interval, at every epoch that one of them has."""
     epochs = sorted({epoch for each in series for epoch in each})
     if not epochs:
         return

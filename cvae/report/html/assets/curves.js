@@ -1,4 +1,4 @@
-// A small chart a metric, drawn when it comes into sight.
+// A small chart for each metric, drawn when it is scrolled into view.
 
 const FIRST = [objective.key, "val/psnr", "train/mse", "train/kld", "kl_weight", "tf_ratio", "lr"];
 const COPY = "val/psnr_copy";
@@ -8,7 +8,7 @@ const POINTS = 150;
 const charts = [];
 const copyLevel = levelOfCopy();
 const lastEpoch = runs.reduce((last, run) => Math.max(last, run.epoch), 0);
-const coarse = matchMedia("(pointer: coarse)").matches; // there a drag scrolls the page
+const coarse = matchMedia("(pointer: coarse)").matches; // on a touch screen a drag scrolls the page
 
 function makeCharts() {
   const keys = [...new Set([...FIRST, ...metrics.keys()])].filter((key) => metrics.has(key) && hasCurve(key) && !(key === COPY && copyLevel));
@@ -42,7 +42,7 @@ function hasCurve(key) {
 
 function makeChart(metric, first) {
   const unit = metric.unit ? `, ${metric.unit}` : "";
-  const about = `Chart: ${visible(`${metric.label}${unit}`)} over the epochs; a run's last value is in the table of runs or behind its name there`;
+  const about = `Chart: ${visible(`${metric.label}${unit}`)} over the epochs; the table of runs, or the dialog behind a run's name, has its last value`;
   const plot = el("div", { class: "plot", role: "img", "aria-label": cut(about, 300) });
   const caption = el("figcaption", {}, el("h3", {}, said(metric.label, 40)));
   const hint = [metric.unit, metric.better ? `${metric.better} is better` : ""].filter(Boolean).join(", ");
@@ -75,7 +75,7 @@ function redrawCharts() {
 
 let waiting = false;
 
-// One chart a frame, so that the page answers in between.
+// One chart in each frame, so that the page stays responsive.
 function drawSoon() {
   if (waiting) return;
   const next = charts.find((chart) => chart.stale && chart.near && !chart.figure.hidden);
@@ -184,13 +184,13 @@ function layoutOf(metric) {
   };
 }
 
-// What the lines reach, and a little of their intervals: those of two runs may be many times as wide. Undefined leaves it to Plotly.
+// The range of the lines and a part of their intervals, which may be much wider for two runs. Undefined: Plotly chooses.
 function rangeOf(traces, marks) {
   const extent = (values) => values.reduce(([low, high], y) => (y == null ? [low, high] : [Math.min(low, y), Math.max(high, y)]), [Infinity, -Infinity]);
   const reach = (layer) => extent(traces.filter((trace) => trace.meta.layer === layer).flatMap((trace) => trace.y));
   const [low, high] = extent([...reach(1), ...marks]);
   const span = high - low;
-  if (span === 0 && low !== 0) return [low - 0.5 * Math.abs(low), high + 0.5 * Math.abs(low)]; // Plotly would show it about 0
+  if (span === 0 && low !== 0) return [low - 0.5 * Math.abs(low), high + 0.5 * Math.abs(low)]; // Plotly would show a range around 0
   if (!(span > 0 && span < Infinity)) return undefined;
   const [bandLow, bandHigh] = reach(0);
   return [Math.max(Math.min(low, bandLow), low - 0.3 * span) - 0.05 * span, Math.min(Math.max(high, bandHigh), high + 0.3 * span) + 0.05 * span];
@@ -204,7 +204,7 @@ function markCopy(layout) {
   layout.annotations = [{ ...mark, ...words, x: 1, y: copyLevel, xanchor: "right", yanchor: "bottom" }];
 }
 
-// By classes alone: restyling two hundred lines in Plotly takes too long to follow a pointer.
+// By CSS classes: to restyle two hundred lines in Plotly is too slow for a moving pointer.
 function highlight(line) {
   for (const { plot } of charts) {
     for (const lit of plot.querySelectorAll(".lit")) lit.classList.remove("lit");

@@ -1,4 +1,4 @@
-// The legend that all charts share: with groups a table of what each comes to, else a button a run.
+// The legend of all charts: a table of the groups with their results, or without groups a button for each run.
 
 const CHOSEN = ["val/psnr", "train/kld", "train/mse"]; // the KL beside the PSNR: this one alone rewards a latent switched off
 
@@ -39,7 +39,7 @@ function drawLegend() {
   }
   const drawn = lines.filter((line) => line.runs.some(ticked));
   const legend = byId("legend");
-  const focused = document.activeElement?.id; // the selection of the reference is made anew below itself
+  const focused = document.activeElement?.id; // the select element of the reference is replaced
   if (!drawn.length) legend.replaceChildren(el("p", { class: "sentence" }, "No run is ticked in the table."));
   else if (state.by.length) legend.replaceChildren(groupsTable(drawn));
   else legend.replaceChildren(el("div", { class: "entries", role: "group", "aria-label": "Runs in the charts" }, ...drawn.map(entry)));
@@ -96,7 +96,7 @@ function numericHead(label, unit) {
   return el("th", { scope: "col", class: "numeric" }, said(label, 32), unit ? el("span", { class: "unit" }, ` ${visible(unit)}`) : null);
 }
 
-// How many runs a group's numbers are of, and how many seeds where these are fewer.
+// How many runs are in a group's numbers, and how many seeds if these are fewer.
 function size(done, members) {
   const seeds = countSeeds(done);
   const told = seeds < done.length ? el("span", { class: "at" }, ` ${count(seeds, "seed")}`) : "";
@@ -134,6 +134,6 @@ function referenceBar(drawn, reference) {
     "p",
     { class: "help" },
     drawn.length > 1 ? el("label", {}, "Differences from ", select) : null,
-    " Finished runs: means with 95 % intervals over seeds, a seed's runs averaged first; differences of runs that agree in all else; bold where an interval leaves out zero, one at a time, uncorrected for how many are compared.",
+    " Finished runs: means over seeds with 95 % intervals; several runs with one seed are averaged first. Differences are between runs with the same seed and the same other settings; bold if the interval does not contain zero (not corrected for the number of comparisons).",
   );
 }

@@ -1,4 +1,4 @@
-// One row a run. Rows are made once; sorting moves them, the filter hides them.
+// The table of runs. Rows are made once; sorting moves them, the filter hides them.
 
 const columns = [
   { id: "name", label: "run", value: (run) => run.name },
@@ -95,7 +95,7 @@ function tick(some, on) {
   change({ off });
 }
 
-// What is better comes first at the first click, the other way round at the second; the third restores the runs' own order.
+// The first click sorts the best first, the second reverses, the third restores the original order.
 function sortBy(column) {
   const first = column.bestFirst ? `-${column.id}` : column.id;
   const second = column.bestFirst ? column.id : `-${column.id}`;
@@ -108,7 +108,7 @@ function ordered() {
   if (!column) return runs;
   return [...runs].sort((a, b) => {
     const [one, other] = [column.value(a), column.value(b)];
-    const turn = down && one != null && other != null ? -1 : 1; // what is missing comes last either way
+    const turn = down && one != null && other != null ? -1 : 1; // missing values come last both ways
     return turn * compareValues(one, other) || a.index - b.index;
   });
 }

@@ -1,97 +1,97 @@
-// Films of the ticked runs beside the truth, all driven by one clock.
+// Sample videos of the ticked runs beside the true video, all played in step.
 
-const CARDS = 12;
+const CARDS = 12; // shown at first, and added by each click on "Show more"
 const RATE = 6; // frames a second
-const REST = 4; // ticks on the last frame, before it begins again
+const REST = 4; // ticks on the last frame before the video starts again
 
-const film = { playing: false, paused: false, frame: 0, shown: CARDS, stages: [], last: 0, visible: false };
+const player = { playing: false, paused: false, frame: 0, shown: CARDS, stages: [], last: 0, visible: false };
 const cardOf = new Map(); // by run
 const sequenceOf = new Map(); // by truth
 
-function makeFilms() {
+function makeVideos() {
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   byId("play").addEventListener("click", () => {
-    film.paused = film.playing; // by the reader
-    play(!film.playing);
+    player.paused = player.playing; // paused by the reader
+    play(!player.playing);
   });
   byId("frame").addEventListener("input", () => {
-    film.paused = true;
+    player.paused = true;
     play(false);
     showFrame(Number(byId("frame").value));
   });
-  byId("more-films").addEventListener("click", () => {
-    film.shown += CARDS;
+  byId("more-videos").addEventListener("click", () => {
+    player.shown += CARDS;
     drawStages();
   });
-  new IntersectionObserver(([entry]) => (film.visible = entry.isIntersecting)).observe(byId("films"));
+  new IntersectionObserver(([entry]) => (player.visible = entry.isIntersecting)).observe(byId("videos"));
   drawStages();
   listen(["off", "sort"], drawStages);
   play(!still);
 }
 
 function play(on) {
-  const pausing = film.playing && !on;
-  film.playing = on;
+  const pausing = player.playing && !on;
+  player.playing = on;
   byId("play").textContent = on ? "Pause" : "Play";
-  byId("moment").setAttribute("aria-live", on ? "off" : "polite"); // four announcements a second are too many
-  film.last = performance.now();
+  byId("moment").setAttribute("aria-live", on ? "off" : "polite"); // a screen reader would read every frame
+  player.last = performance.now();
   if (on) requestAnimationFrame(advance);
   if (!pausing) return;
-  byId("moment").value = ""; // a screen reader speaks of changes alone
-  setTimeout(() => showFrame(film.frame));
+  byId("moment").value = ""; // a screen reader reads only changes
+  setTimeout(() => showFrame(player.frame));
 }
 
 function advance(now) {
-  if (!film.playing) return;
+  if (!player.playing) return;
   const pace = 1000 / (RATE * Number(byId("speed").value));
-  if (now - film.last >= pace) {
-    film.last = now;
-    if (film.visible) showFrame((film.frame + 1) % (frameCount() + REST));
+  if (now - player.last >= pace) {
+    player.last = now;
+    if (player.visible) showFrame((player.frame + 1) % (frameCount() + REST));
   }
   requestAnimationFrame(advance);
 }
 
 function frameCount() {
-  return Math.max(1, ...film.stages.map((stage) => stage.truth.frames));
+  return Math.max(1, ...player.stages.map((stage) => stage.truth.frames));
 }
 
 function showFrame(frame) {
-  film.frame = frame;
+  player.frame = frame;
   const last = frameCount() - 1;
   const shown = Math.min(frame, last);
   byId("frame").max = last;
   byId("frame").value = shown;
-  const given = film.stages.every((stage) => shown < stage.truth.n_past);
+  const given = player.stages.every((stage) => shown < stage.truth.n_past);
   byId("moment").value = `frame ${shown + 1} of ${last + 1}, ${given ? "given" : "predicted"}`;
-  for (const stage of film.stages) {
+  for (const stage of player.stages) {
     const at = Math.min(shown, stage.truth.frames - 1);
     for (const card of stage.cards) paint(card, stage.truth, at);
   }
 }
 
-// One stage for each set of sequences that the runs were filmed on.
+// One stage for each set of sequences that the runs predict.
 function drawStages() {
-  const filmed = ordered().filter((run) => ticked(run) && run.film && view.films[run.film.truth]);
-  if (!state.sort) filmed.sort((a, b) => a.film.place - b.film.place); // the best of each group of settings first
-  const chosen = filmed.slice(0, film.shown);
-  const truths = [...new Set(chosen.map((run) => run.film.truth))];
-  film.stages = truths.map((index) => {
-    const truth = view.films[index];
-    const cards = [truthCard(index), ...chosen.filter((run) => run.film.truth === index).map(runCard)];
+  const withVideo = ordered().filter((run) => ticked(run) && run.video && view.videos[run.video.truth]);
+  if (!state.sort) withVideo.sort((a, b) => a.video.rank - b.video.rank); // the best of each group of settings first
+  const chosen = withVideo.slice(0, player.shown);
+  const truths = [...new Set(chosen.map((run) => run.video.truth))];
+  player.stages = truths.map((index) => {
+    const truth = view.videos[index];
+    const cards = [truthCard(index), ...chosen.filter((run) => run.video.truth === index).map(runCard)];
     const grid = el("div", { class: "cards" }, ...cards.map((card) => card.node));
     return { truth, cards, node: el("div", { class: "stage" }, sequenceChoice(index), grid) };
   });
-  const nothing = el("p", { class: "sentence" }, "None of the ticked runs has a film.");
-  byId("stages").replaceChildren(...(film.stages.length ? film.stages.map((stage) => stage.node) : [nothing]));
-  byId("more-films").hidden = filmed.length <= chosen.length;
-  byId("more-films").textContent = `Show more: ${chosen.length} of ${filmed.length} films shown`;
-  showFrame(film.frame);
+  const nothing = el("p", { class: "sentence" }, "None of the ticked runs has a sample video.");
+  byId("stages").replaceChildren(...(player.stages.length ? player.stages.map((stage) => stage.node) : [nothing]));
+  byId("more-videos").hidden = withVideo.length <= chosen.length;
+  byId("more-videos").textContent = `Show more: ${chosen.length} of ${withVideo.length} videos shown`;
+  showFrame(player.frame);
 }
 
 function truthCard(index) {
   if (!cardOf.has(index)) {
     const title = el("div", { class: "title" }, el("strong", {}, "Truth"));
-    cardOf.set(index, makeCard(view.films[index].image, index, title, [el("span", {}, "what the camera saw")], "truth"));
+    cardOf.set(index, makeCard(view.videos[index].image, index, title, [el("span", {}, "the recorded frames")], "truth"));
   }
   return cardOf.get(index);
 }
@@ -99,27 +99,27 @@ function truthCard(index) {
 function runCard(run) {
   if (!cardOf.has(run)) {
     const name = el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, saidName(run.name));
-    const { epoch } = run.film;
+    const { epoch } = run.video;
     const then = (key) => run.curves.get(key)?.[run.curves.get("epoch")?.indexOf(epoch)];
     const scores = [`epoch ${epoch}`, `${number(then(objective.key), objective.unit)} ${objective.unit}`, `KL ${number(then("train/kld"))}`];
     const about = [el("span", {}, visible(scores.join(", "))), el("span", { class: "muted" }, said(settingsText(run), 120))];
-    cardOf.set(run, makeCard(run.film.image, run.film.truth, el("div", { class: "title" }, name), about));
+    cardOf.set(run, makeCard(run.video.image, run.video.truth, el("div", { class: "title" }, name), about));
   }
   return cardOf.get(run);
 }
 
 function makeCard(source, truthIndex, title, about, kind = "") {
-  const { size } = view.films[truthIndex];
-  const canvas = el("canvas", { width: size, height: size, role: "img", "aria-label": cut(`Film: ${title.textContent}`, 100) });
+  const { size } = view.videos[truthIndex];
+  const canvas = el("canvas", { width: size, height: size, role: "img", "aria-label": cut(`Video: ${title.textContent}`, 100) });
   const node = el("div", { class: `card ${kind}` }, canvas, el("div", { class: "about" }, title, ...about));
   const card = { node, canvas, truthIndex, sheet: new Image(), ready: false };
   card.sheet.src = source;
   card.sheet.decode().then(
     () => {
       card.ready = true;
-      showFrame(film.frame);
+      showFrame(player.frame);
     },
-    () => canvas.replaceWith(el("p", { class: "sentence" }, "This film cannot be shown.")),
+    () => canvas.replaceWith(el("p", { class: "sentence" }, "This video cannot be shown.")),
   );
   return card;
 }
@@ -133,12 +133,12 @@ function paint(card, truth, frame) {
 }
 
 function sequenceChoice(index) {
-  const truth = view.films[index];
+  const truth = view.videos[index];
   const options = Array.from({ length: truth.sequences }, (_, i) =>
-    el("option", { value: i, selected: i === (sequenceOf.get(index) ?? 0) }, cut(visible(truth.names[i] ?? `sequence ${i + 1}`), 60)));
+    el("option", { value: i, selected: i === (sequenceOf.get(index) ?? 0) }, `sequence ${i + 1}`));
   const select = el("select", { onchange: () => {
     sequenceOf.set(index, Number(select.value));
-    showFrame(film.frame);
+    showFrame(player.frame);
   } }, ...options);
   const keys = ["given", "predicted"].map((kind) => el("span", { class: `key ${kind}` }, kind));
   return el("p", { class: "sequence" }, el("label", {}, "Sequence ", select), ...keys);
