@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvae.data.store import Split
+from cvae.data.contract import Split
 from cvae.evaluation.metrics import psnr, ssim
 from cvae.model.cvae import CVAE
 

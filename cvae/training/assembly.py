@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from cvae.config import build, signature
 from cvae.console import say, short, warn
+from cvae.data.contract import Dataset, check_lengths, condition_statistics
 from cvae.data.layout import IMAGE_SIZE
-from cvae.data.store import VideoData
 from cvae.errors import UserError
 from cvae.model.cvae import CVAE
 from cvae.model.objective import Objective
@@ -86,9 +86,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay)
     mirror = build(cfg.logger, cfg.allow_targets)
 
-    data: VideoData = build(cfg.data, cfg.allow_targets)
-    for split in (data.train, data.validate):
-        split.require(cfg.n_past, cfg.n_future)
+    data: Dataset = build(cfg.data, cfg.allow_targets)
+    check_lengths(data, cfg.n_past, cfg.n_future)
     torch.manual_seed(cfg.seed)
     model = _model(cfg, data).to(memory_format=torch.channels_last).to(device)
     if cfg.kl_balance is not None and isinstance(model.prior, StandardNormal):
@@ -123,7 +122,7 @@ def _restore(trainer: Trainer, folder: Path) -> None:
         say("this run was stopped before its first checkpoint: it starts from the beginning")
 
 
-def load_model(folder: Path, name: str = "best") -> tuple[CVAE, VideoData, DictConfig]:
+def load_model(folder: Path, name: str = "best") -> tuple[CVAE, Dataset, DictConfig]:
     """The model of a run folder with the weights of its best or last checkpoint, in eval mode on the CPU, and its data.
 
     Raises:
@@ -134,15 +133,15 @@ def load_model(folder: Path, name: str = "best") -> tuple[CVAE, VideoData, DictC
         raise UserError(f"{folder} is no run folder: it has no .hydra/config.yaml; runs are in multirun/single/")
     cfg = OmegaConf.load(path)
     assert isinstance(cfg, DictConfig)
-    data: VideoData = build(cfg.data)
+    data: Dataset = build(cfg.data)
     model = _model(cfg, data)
     model.load_state_dict(checkpoint.load(folder / "checkpoints" / f"{name}.pt")["model"])
     return model.to(memory_format=torch.channels_last).eval(), data, cfg
 
 
-def _model(cfg: DictConfig, data: VideoData) -> CVAE:
-    model: CVAE = build(cfg.model, cfg.allow_targets, cond_dim=data.cond_dim)
-    mean_A, std_A = data.condition_statistics()
+def _model(cfg: DictConfig, data: Dataset) -> CVAE:
+    model: CVAE = build(cfg.model, cfg.allow_targets, cond_dim=data.train.cond_NA.shape[1])
+    mean_A, std_A = condition_statistics(data)
     model.normalise_conditions(torch.from_numpy(mean_A), torch.from_numpy(std_A))
     return model
 
@@ -175,7 +174,7 @@ def _compile(model: CVAE, choice: str, device: torch.device, processes: int) -> 
         raise UserError("compile=graphs replays CUDA graphs and this run trains on the CPU: compile=auto")
     if choice == "graphs" and processes > 1:
         raise UserError(f"compile=graphs is for one process and this run has {processes}: compile=true, or one process")
-    if model.backbone.encoder.checkpointing:
+    if getattr(model.backbone.encoder, "checkpointing", False):
         raise UserError(f"model.backbone.checkpointing=true and compile={choice} do not go together: leave one out")
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
@@ -191,11 +190,12 @@ def _say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path) -> None:
     start_table(
         {
             "run": short(folder),
-            "data": f"{data.root}  ({len(data.train)} train, {len(data.validate)} validate)",
+            "data": f"{data}: {len(data.train)} train, {len(data.validate)} validate",
             "training": f"{settings.epochs} epochs x {settings.epoch_size} iterations x {settings.batch_size} windows of "
             f"{settings.n_past}+{settings.n_future}",
-            "model": f"{_name(backbone)} width {backbone.width:g}, {_parameters(trainer.model) / 1e6:.2f} M parameters, "
-            f"condition {data.condition} ({data.cond_dim})",
+            "model": _name(backbone)
+            + (f" width {backbone.width:g}" if "width" in backbone else "")
+            + f", {_parameters(trainer.model) / 1e6:.2f} M parameters, {data.train.cond_NA.shape[1]} values a condition",
             "schedules": f"KL {trainer.kl_schedule}, forcing {trainer.tf_schedule}",
             "objective": f"{type(likelihood).__name__}, beta {settings.beta:g}, implied sigma "
             + ("learned" if sigma is None else f"{sigma:.3g}"),

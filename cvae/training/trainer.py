@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cvae.console import say, warn
-from cvae.data.store import VideoData, training_windows
+from cvae.data.contract import Dataset, training_windows
 from cvae.errors import Diverged, UserError
 from cvae.evaluation.validation import Scores, free_run, score_copy, validate
 from cvae.model.cvae import CVAE
@@ -58,7 +58,7 @@ class Trainer:
         kl_schedule: Schedule,
         tf_schedule: Schedule,
         learning_rate: LearningRate,
-        data: VideoData,
+        data: Dataset,
         device: torch.device,
         precision: str,
         autocast: Autocast,
