@@ -60,6 +60,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, UserError):
         return " ".join(str(error).split())
     text = str(error)
+    if text.startswith("UserError raised while resolving interpolation: "):  # OmegaConf keeps no cause
+        return text.split(": ", 1)[1].split("\n    full_key", 1)[0]
     cause = error.__cause__
     if "Could not find '" in text and "Available options in" in text:
         group, _, option = text.split("Could not find '", 1)[1].split("'", 1)[0].rpartition("/")

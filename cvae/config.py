@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from cvae.errors import UserError
+from cvae.metrics import directions
 
 
 @dataclass
@@ -42,6 +43,7 @@ class RunConfig:
     n_eval: int = 30
     n_samples: int = 1
     objective: Any = "val/psnr"
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     coin: str = "per_step"
     schedule_step: str = "iteration"
@@ -63,10 +65,11 @@ class RunConfig:
 
 
 def register() -> None:
-    """Tell Hydra of the schema and of two resolvers.
+    """Tell Hydra of the schema and of three resolvers.
 
     ``${cvae.nonce:}`` is the random end of a run folder's name; ``${cvae.settled:EPOCHS,KL,TF}`` is the number of epochs after
-    which two schedules have settled (``cvae.schedules.settled``).
+    which two schedules have settled (``cvae.schedules.settled``); ``${cvae.direction:OBJECTIVE,METRICS}`` says whether
+    objectives are maximised or minimised (``cvae.metrics.directions``).
     """
     from hydra.core.config_store import ConfigStore
 
@@ -74,6 +77,13 @@ def register() -> None:
     # Cached like Hydra's own ${now:}, so that one start has one name however often it is resolved.
     OmegaConf.register_new_resolver("cvae.nonce", lambda: secrets.token_hex(2), use_cache=True, replace=True)
     OmegaConf.register_new_resolver("cvae.settled", _settled, replace=True)
+    OmegaConf.register_new_resolver("cvae.direction", _direction, replace=True)
+
+
+def _direction(objective: Any, metrics: DictConfig) -> str | list[str]:
+    own = OmegaConf.to_container(metrics, resolve=True)
+    assert isinstance(own, dict)
+    return directions(objective, {str(name): row for name, row in own.items()})
 
 
 def _settled(epochs: int, kl_schedule: DictConfig, tf_schedule: DictConfig) -> int:
@@ -181,6 +191,8 @@ def identity(cfg: DictConfig | Mapping[str, Any], resolve: bool = True) -> dict[
     plain = OmegaConf.to_container(cfg, resolve=resolve) if isinstance(cfg, DictConfig) else cfg
     assert isinstance(plain, Mapping)
     settings = {str(key): value for key, value in plain.items() if key not in _NO_IDENTITY}
+    if not settings.get("metrics"):
+        settings.pop("metrics", None)  # runs of before there were any have the same identity
     if isinstance(settings.get("data"), dict):
         settings["data"] = {key: value for key, value in settings["data"].items() if key not in _PLACES}
     return settings

@@ -1,9 +1,21 @@
-"""Image metrics, one value a frame, for images in [0, 1]."""
+"""Image metrics, one value a frame, for images in [0, 1].
+
+Validation takes every function of ``__all__``; each has its row ``val/NAME`` in ``cvae.metrics``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from cvae.errors import UserError
+
+__all__ = ["psnr", "ssim"]
+
+FrameMetric = Callable[[Tensor, Tensor], Tensor]
+"""Of predicted and true ``...CHW`` images in [0, 1], a value a frame, shape ``...``."""
 
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
@@ -53,3 +65,34 @@ def _band(weights: Tensor, size: int) -> Tensor:
     for offset, weight in enumerate(weights):
         band.diagonal(offset).fill_(weight)
     return band
+
+
+def built_in() -> dict[str, FrameMetric]:
+    """The functions of ``__all__`` by name."""
+    return {name: globals()[name] for name in __all__}
+
+
+def checked(name: str, function: FrameMetric) -> FrameMetric:
+    """A metric of another package, with its values checked; ``name`` is its key in the config, ``metrics.NAME``.
+
+    Raises:
+        UserError: it fails on two small images, or (then or later) returns something else than one finite value a frame.
+    """
+
+    def scored(predicted: Tensor, true: Tensor) -> Tensor:
+        values, wanted = function(predicted, true), torch.broadcast_shapes(predicted.shape, true.shape)[:-3]
+        if not isinstance(values, Tensor) or values.shape != wanted:
+            got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise UserError(f"metrics.{name} returned {got}: it must return a tensor with a value a frame, {tuple(wanted)}")
+        if torch.isfinite(predicted).all() and not torch.isfinite(values).all():
+            raise UserError(f"metrics.{name} returned NaN or infinity for finite images: a value must be finite")
+        return values.float()
+
+    true = torch.linspace(0, 1, 2 * 3 * 64 * 64).reshape(2, 1, 3, 64, 64)  # not random: a run's own numbers stay its own
+    try:
+        scored(true.flip(-1), true)
+    except UserError:
+        raise
+    except Exception as error:  # a stranger's function may raise anything
+        raise UserError(f"metrics.{name}: {type(error).__name__}: {' '.join(str(error).split())[:160]}") from error
+    return scored

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cvae.evaluation.intervals import mean_interval, paired
+from cvae.metrics import Metric
 from cvae.pages.document import Block, Code, Heading, Picture, Table, Text, level, signed
 from cvae.pages.plots import group_curves
-from cvae.runs.collection import Collection, by_seed, commits, differing, in_order, main_objective
+from cvae.runs.collection import Collection, all_metrics, by_seed, commits, differing, in_order, main_objective
 from cvae.runs.evaluations import Result, results_of
 from cvae.runs.run import Run
 from cvae.study.answers import study_answers
@@ -22,7 +23,7 @@ def paper(found: Collection, title: str, command: str, bair: bool) -> list[Block
     if len(groups) < len(runs):
         blocks += [Heading(2, "Groups"), *_groups(groups)]
     if (curves := group_curves(groups)) is not None:
-        blocks += [Heading(2, "Curves"), Picture("curves.png", curves, "PSNR, MSE, KL and schedules over epochs")]
+        blocks += [Heading(2, "Curves"), Picture("curves.png", curves, "Metrics and schedules over epochs")]
     blocks += [Heading(2, "Runs"), _runs(runs, differing(runs))]
     if results := [[run.name, *_result(each)] for run in runs for each in results_of(run)]:
         header = ["run", "protocol", "videos", "PSNR [95 %], dB", "repeating the last frame, dB"]
@@ -46,42 +47,56 @@ def grouped(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, list[Run]]:
 
 
 def _groups(groups: dict[str, list[Run]]) -> list[Block]:
-    objective = main_objective([run for runs in groups.values() for run in runs])
+    every = [run for runs in groups.values() for run in runs]
+    objective = main_objective(every)
     reference, first = next(iter(groups.items()))
-    header = ["settings", "runs", f"{objective} at the end [95 %]", "KL at the end, nats"]
+    shown = list(dict.fromkeys([objective, *_in_tables(every)]))
+    header = ["settings", "runs", *(_head(metric, "at the end [95 %]") for metric in shown)]
     header += [f"paired difference to {reference}"] * (len(groups) > 1)
     rows = []
     for name, runs in groups.items():
-        ends, kls = _ends(runs, objective), _ends(runs, "train/kld")
-        pairs = list(paired(ends, _ends(first, objective)).values()) if name != reference else []
-        difference = f"{signed(*mean_interval(pairs))}, {len(pairs)} seed{'s' * (len(pairs) > 1)}" if pairs else ""
+        ends = [_ends(runs, metric) for metric in shown]
+        pairs = list(paired(ends[0], _ends(first, objective)).values()) if name != reference else []
+        gain = f"{signed(*mean_interval(pairs), objective.form)}, {len(pairs)} seed{'s' * (len(pairs) > 1)}" if pairs else ""
         ended = sum(run.state == "finished" for run in runs)
         rows.append(
             [
                 name,
                 f"{ended} of {len(runs)}" if ended < len(runs) else str(ended),
-                level(*mean_interval(list(ends.values()))),
-                level(*mean_interval(list(kls.values())), ".2g"),
-                *([difference] * (len(groups) > 1)),
+                *(level(*mean_interval(list(each.values())), metric.form) for metric, each in zip(shown, ends, strict=True)),
+                *([gain] * (len(groups) > 1)),
             ]
         )
-    about = "Finished runs at their end. Intervals over seeds (Student's t), each counted once; differences paired in seeds."
+    about = (
+        "Finished runs at their end. Intervals over seeds (Student's t), each counted once. "
+        f"Differences are of {objective.short or objective.key}, paired in seeds."
+    )
     return [Table(header, rows), Text(about)]
 
 
-def _ends(runs: Sequence[Run], key: str) -> dict[int, float]:
-    return by_seed(runs, lambda run: run.last(key))
+def _ends(runs: Sequence[Run], metric: Metric) -> dict[int, float]:
+    return by_seed(runs, lambda run: run.last(metric.key))
+
+
+def _in_tables(runs: Sequence[Run]) -> list[Metric]:
+    """The metrics that tables show and that a run has."""
+    recorded = {key for run in runs for row in run.rows for key in row}
+    return [metric for metric in all_metrics(runs).values() if metric.shown == "table" and metric.key in recorded]
+
+
+def _head(metric: Metric, about: str = "") -> str:
+    """A column's head: the metric's name and unit."""
+    return f"{metric.short or metric.key} {about}".rstrip() + (f", {metric.unit}" if metric.unit else "")
 
 
 def _runs(runs: Sequence[Run], keys: Sequence[str]) -> Table:
-    objective = main_objective(runs)
-    header = ["run", *keys, "state", f"best {objective}", "at epoch", "PSNR, dB", "MSE", "KL, nats"]
+    objective, shown = main_objective(runs), _in_tables(runs)
+    header = ["run", *keys, "state", f"best {_head(objective)}", "at epoch", *(_head(metric, "at the end") for metric in shown)]
     rows = []
     for run in runs:
-        best, last = run.best(objective), [run.last(key) for key in ("val/psnr", "train/mse", "train/kld")]
-        numbers = ["" if value is None else f"{value:{form}}" for value, form in zip(last, (".2f", ".3g", ".2g"), strict=True)]
-        shown = [f"{best[0]:.4g}", str(best[1])] if best else ["", ""]
-        rows.append([run.name, *(str(run.settings.get(key, "")) for key in keys), run.state, *shown, *numbers])
+        value, epoch = run.best(objective.key) or (None, "")
+        numbers = [objective.text(value), str(epoch), *(metric.text(run.last(metric.key)) for metric in shown)]
+        rows.append([run.name, *(str(run.settings.get(key, "")) for key in keys), run.state, *numbers])
     return Table(header, rows)
 
 

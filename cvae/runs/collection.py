@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae.errors import UserError, expanded
+from cvae.metrics import BUILT_IN, Metric
 from cvae.runs.run import DATA, Broken, Run, brief, read_run
 from cvae.sweep.records import SweepRecord, read_sweep
 
@@ -184,10 +185,16 @@ def _shown(value: Any) -> str:
     return json.dumps(value)
 
 
-def main_objective(runs: Sequence[Run]) -> str:
-    """What most of the runs are to maximise."""
+def all_metrics(runs: Sequence[Run]) -> dict[str, Metric]:
+    """The metrics of all runs by key, in the order of their tables; of two rows with one key the first run's."""
+    return {metric.key: metric for run in reversed(runs) for metric in run.metrics}
+
+
+def main_objective(runs: Sequence[Run]) -> Metric:
+    """The objective of most of the runs."""
     names = [run.objective for run in runs]
-    return max(names, key=names.count, default="val/psnr")
+    name = max(names, key=names.count, default=BUILT_IN[0].key)
+    return next((run.metric(name) for run in runs if run.objective == name), BUILT_IN[0])
 
 
 def by_seed(runs: Iterable[Run], quantity: Callable[[Run], float | None]) -> dict[int, float]:

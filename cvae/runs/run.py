@@ -19,6 +19,7 @@ from cvae import __version__
 from cvae.cli import resume_command
 from cvae.config import identity
 from cvae.console import short
+from cvae.metrics import Metric, from_record
 from cvae.process import Process
 from cvae.training.recorder import read_metrics
 
@@ -38,8 +39,8 @@ class Run:
 
     ``settings`` are flat, ``model.latent_dim``; a group's ``_target_`` stands as the group itself: ``kl_schedule: cyclical``;
     the data's fingerprint is among them.
-    ``rows`` are those of metrics.jsonl, an epoch each; ``record`` is run.json; ``state`` is finished, running, stopped,
-    pruned, failed or diverged, and ``note`` says more where there is more to say.
+    ``rows`` are those of metrics.jsonl, an epoch each; ``record`` is run.json, and ``metrics`` the table of metrics in it;
+    ``state`` is finished, running, stopped, pruned, failed or diverged, and ``note`` says more where there is more to say.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Run:
     settings: dict[str, Any]
     rows: list[Row]
     record: dict[str, Any]
+    metrics: tuple[Metric, ...]
     objective: str
     state: str
     note: str
@@ -70,10 +72,14 @@ class Run:
         return (self.sweep, self.storage) if self.sweep is not None and self.trial is not None else None
 
     def best(self, key: str) -> tuple[float, int] | None:
-        """An objective's highest value and its epoch."""
-        rows = [row for row in self.rows if key in row]
-        best = max(rows, key=lambda row: row[key], default=None)  # the first of equals
+        """A metric's best value and its epoch."""
+        rows, metric = [row for row in self.rows if key in row], self.metric(key)
+        best = min(rows, key=lambda row: metric.rank(row[key]), default=None)  # the first of equals
         return (best[key], int(best["epoch"])) if best else None
+
+    def metric(self, key: str) -> Metric:
+        """The row of a metric; one without a direction where the table has none."""
+        return next((metric for metric in self.metrics if metric.key == key), Metric(key, key))
 
     def last(self, key: str) -> float | None:
         """The latest value of a metric."""
@@ -148,6 +154,7 @@ def read_run(folder: Path) -> Run:
         settings={key: value for key, value in settings.items() if key not in _MINOR} | {DATA: str(record.get("dataset"))},
         rows=rows,
         record=record,
+        metrics=from_record(record.get("metrics")),
         objective=str(objective or "val/psnr"),
         state=_state(folder, rows, settings["epochs"], record),
         note=_note(record),

@@ -51,7 +51,7 @@ class WandbMirror:
         self._calls: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._exit_code = 0
-        self._farewell = ""
+        self._sync_hint = ""
         self._given_up = False
 
     def start(self, info: RunInfo) -> None:
@@ -83,8 +83,8 @@ class WandbMirror:
             warn("W&B does not answer: its view of this run may lack the end; metrics.jsonl is complete")
             _kill_service()
             self._thread.join(5)
-        elif self._farewell:
-            say(self._farewell)
+        elif self._sync_hint:
+            say(self._sync_hint)
 
     def _work(self, info: RunInfo) -> None:
         try:
@@ -95,14 +95,14 @@ class WandbMirror:
             if run.settings.mode == "offline":
                 # A run that was stopped and resumed is in several folders; wandb sends them in order, and none twice.
                 parts = f"{shlex.quote(short(Path(run.settings.sync_dir).parent))}/offline-run-*"
-                self._farewell = f"W&B      offline run; send it with: wandb sync {parts}"
+                self._sync_hint = f"W&B      offline run; send it with: wandb sync {parts}"
         except Exception as error:  # whatever W&B raises, training goes on
             if not self._given_up:
                 warn(f"W&B stopped ({reason(error)}); training goes on, metrics.jsonl is complete")
             _tear_down()
 
     def _init(self, info: RunInfo) -> Any:
-        hush()
+        silence()
         if "wandb" not in sys.modules:
             # A service inherited from the process that started this one could not be torn down, and may die with it.
             os.environ.pop("WANDB_SERVICE", None)
@@ -120,8 +120,9 @@ class WandbMirror:
             run = self._open(wandb, info, "offline")
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
-        for key in ("val/psnr", "val/ssim", "val/psnr_best"):
-            run.define_metric(key, step_metric="epoch", summary="max")
+        for metric in info.metrics:
+            if metric.selects:
+                run.define_metric(metric.key, step_metric="epoch", summary=metric.better)
         return run
 
     def _open(self, wandb: Any, info: RunInfo, mode: str) -> Any:
@@ -148,7 +149,7 @@ class WandbMirror:
         )
 
 
-def hush() -> None:
+def silence() -> None:
     """Keep W&B from printing and from reporting its own errors, before it is imported."""
     os.environ.setdefault("WANDB_SILENT", "true")  # its lines would tear the progress bar
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to a server of its own, which it waits for at exit
