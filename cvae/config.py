@@ -77,13 +77,7 @@ def register() -> None:
     # Cached like Hydra's own ${now:}, so that one start has one name however often it is resolved.
     OmegaConf.register_new_resolver("cvae.nonce", lambda: secrets.token_hex(2), use_cache=True, replace=True)
     OmegaConf.register_new_resolver("cvae.settled", _settled, replace=True)
-    OmegaConf.register_new_resolver("cvae.direction", _direction, replace=True)
-
-
-def _direction(objective: Any, metrics: DictConfig) -> str | list[str]:
-    own = OmegaConf.to_container(metrics, resolve=True)
-    assert isinstance(own, dict)
-    return directions(objective, {str(name): row for name, row in own.items()})
+    OmegaConf.register_new_resolver("cvae.direction", directions, replace=True)
 
 
 def _settled(epochs: int, kl_schedule: DictConfig, tf_schedule: DictConfig) -> int:

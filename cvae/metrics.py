@@ -11,55 +11,33 @@ import contextlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from cvae.errors import UserError
 
-OWN_KEYS = ("label", "unit", "form", "better")  # of a metric in the config; the others are its function's
-_SHOWN = ("table", "curve", "more", "baseline", "fact")
-_LONGEST = 40  # letters of a label
-_FORM = re.compile(r"\.\d{1,2}[efg]")
+OWN_KEYS = ("label", "unit", "form", "better")  # of a metric in the config; its other keys are its function's
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A row of the table.
+    """A row of the table."""
 
-    Args:
-        key: its key in metrics.jsonl; ``val/`` stands for free-running prediction of the validation split.
-        label: its name where there is room.
-        unit: of its values, empty for none.
-        form: how a value is written, a format of Python's (and of d3's, on the report page): ``.2f``.
-        better: ``max``, ``min``, or None for what is neither good nor bad; that cannot be an objective.
-        short: its name where room is short. The terminal's line leaves out what has none.
-        shown: ``table``: in tables and as a curve; ``curve``: as a curve; ``more``: as a curve that the report page shows on
-            demand; ``baseline``: as a mark beside the metric that it is the baseline of; ``fact``: nowhere.
-        beside: the key of a metric in whose panel it is drawn too.
-        log: whether the report page offers a logarithmic axis.
-        samples: the least ``n_samples`` with which it is computed.
-    """
-
-    key: str
+    key: str  # in metrics.jsonl; val/ stands for free-running prediction of the validation split
     label: str
     unit: str = ""
-    form: str = ".4g"
-    better: str | None = None
-    short: str = ""
-    shown: str = "table"
-    beside: str = ""
-    log: bool = False
-    samples: int = 1
+    form: str = ".4g"  # of its values: a format that Python and the report page know, of kind e, f or g
+    better: str | None = None  # max or min; None: neither more nor less is better, so it can be no objective
+    short: str = ""  # its name where room is short; the terminal's line leaves out what has none
+    shown: str = "table"  # and as a curve; curve: so only; more: on demand; baseline: a mark on another's curve; fact: nowhere
+    beside: str = ""  # the key of the metric in whose panel it is drawn too
+    log: bool = False  # whether the report page offers a logarithmic axis
+    samples: int = 1  # the least n_samples with which it is computed
 
     @property
     def title(self) -> str:
         """The label with the unit, for axes."""
         return f"{self.label}, {self.unit}" if self.unit else self.label
-
-    @property
-    def selects(self) -> bool:
-        """Whether it may choose best.pt: only free-running prediction says how good a model is."""
-        return self.key.startswith("val/") and self.better is not None
 
     def text(self, value: float | None) -> str:
         """A value as it is written, zeros at its end kept; empty for None."""
@@ -88,107 +66,83 @@ BUILT_IN = (
 )
 
 
-def table(own: Mapping[str, Any] | None) -> tuple[Metric, ...]:
-    """The built-in rows and those of the config's key ``metrics``, as plain values: ``{mae: {_target_: ..., better: min}}``.
+def table(own: Mapping[Any, Any]) -> tuple[Metric, ...]:
+    """The built-in rows, and those of the config's key ``metrics``, as ``{mae: {_target_: mypkg.mae, better: min}}``.
 
     Raises:
         UserError: a row cannot be read, or its name is taken; the message names its key.
     """
-    return BUILT_IN + tuple(_own_row(str(name), given) for name, given in (own or {}).items())
-
-
-def _own_row(name: str, given: Any) -> Metric:
-    if f"val/{name}" in [metric.key for metric in BUILT_IN]:
-        raise UserError(f"metrics.{name}: val/{name} is built in: choose another name")
-    if not re.fullmatch(r"\w+", name):
-        raise UserError(f"metrics.{name}: name a metric with letters, digits and _ alone")
-    if not isinstance(given, Mapping) or "_target_" not in given:
-        raise UserError(f"metrics.{name} is {given!r}: write {{_target_: package.function, label: MAE, better: min}}")
-    row = {"label": name, **{key: given[key] for key in OWN_KEYS if given.get(key) is not None}}
-    try:
-        return _checked(Metric(key=f"val/{name}", short=row["label"], **row))
-    except ValueError as error:
-        raise UserError(f"metrics.{name}.{error}") from None
+    taken, rows = [metric.key for metric in BUILT_IN], []
+    for name, given in own.items():
+        if f"val/{name}" in taken:
+            raise UserError(f"metrics.{name}: val/{name} is built in: choose another name")
+        if not isinstance(given, Mapping) or "_target_" not in given:
+            raise UserError(f"metrics.{name} is {given!r}: write {{_target_: package.function, label: MAE, better: min}}")
+        row = {"label": str(name), **{key: given[key] for key in OWN_KEYS if given.get(key) is not None}}
+        try:
+            rows.append(_checked(Metric(key=f"val/{name}", short=row["label"], **row)))
+        except ValueError as error:
+            raise UserError(f"metrics.{name}.{error}") from None
+    return (*BUILT_IN, *rows)
 
 
 def _checked(metric: Metric) -> Metric:
-    """The row itself; ValueError if a field's value makes no sense, be it from a config or from a stranger's run.json."""
+    """The row itself; ValueError if a field makes no sense: it may come from a config, or from a stranger's run.json."""
     for name in ("key", "label", "unit", "short", "beside"):
         text = getattr(metric, name)
-        if not (isinstance(text, str) and text.isprintable() and len(text) <= _LONGEST):
-            raise ValueError(f"{name} is {text!r}: give a text of at most {_LONGEST} letters, in quotes")
+        if not (isinstance(text, str) and text.isprintable() and len(text) <= 40):
+            raise ValueError(f"{name} is {text!r}: give a text of at most 40 letters, in quotes")
     if metric.better not in ("max", "min", None):
         raise ValueError(f"better is {metric.better!r}: choose max or min, or leave it out")
-    if not (isinstance(metric.form, str) and _FORM.fullmatch(metric.form)):
+    if not re.fullmatch(r"\.\d{1,2}[efg]", str(metric.form)):
         raise ValueError(f"form is {metric.form!r}: give a format such as .2f or .4g")
-    if metric.shown not in _SHOWN or not (isinstance(metric.log, bool) and isinstance(metric.samples, int)):
-        raise ValueError("shown, log or samples has no such value")
     return metric
 
 
-# --- objectives -------------------------------------------------------------------------------------------------------
+def objectives(given: Any, metrics: Iterable[Metric], n_samples: int | None = None) -> tuple[Metric, ...]:
+    """The rows of ``objective=``, a key or a list of them; ``n_samples`` is the run's, where it is known.
 
-
-def objectives(given: Any, metrics: Sequence[Metric], n_samples: int | None = None) -> tuple[Metric, ...]:
-    """The rows of ``objective=``: the first chooses best.pt, further ones are taken at its epoch and only weighed by sweeps.
-
-    Args:
-        given: a key or a list of keys.
-        metrics: the run's table.
-        n_samples: the run's, if it is known.
+    The first chooses best.pt. Further ones are taken at its epoch, for sweeps that weigh them against it.
 
     Raises:
-        UserError: there is no such metric, it has no direction, the run does not compute it, or the first is no ``val/`` one.
+        UserError: there is no such metric, it has no direction, the run does not compute it, or the first is no ``val/`` one:
+            only free-running prediction says how good a model is.
     """
     names = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-    if not names:
-        raise UserError("objective is empty: give a metric, as val/psnr, or a list of them")
-    found = []
-    for place, name in enumerate(names):
-        choices = [metric for metric in metrics if (metric.better if place else metric.selects)]
-        metric = next((each for each in choices if each.key == name), None)
-        if metric is None:
-            which = "choose" if not place else f"after {names[0]} choose"
-            raise UserError(f"objective is {name!r}: {which} {', '.join(each.key for each in choices)}")
-        if n_samples is not None and n_samples < metric.samples:
+    directed = {metric.key: metric for metric in metrics if metric.better is not None}
+    first = {key: metric for key, metric in directed.items() if key.startswith("val/")}
+    for place, name in enumerate(names or [""]):
+        choices = directed if place else first
+        if name not in list(choices):
+            which = f"after {names[0]} choose" if place else "choose"
+            raise UserError(f"objective is {name!r}: {which} {', '.join(choices)}")
+        if n_samples is not None and n_samples < choices[name].samples:
             raise UserError(f"objective={name} is computed only with several futures a sequence: n_samples=10, say")
-        found.append(metric)
-    return tuple(found)
+    return tuple(directed[name] for name in names)
 
 
-def directions(given: Any, own: Mapping[str, Any] | None) -> str | list[str]:
-    """Optuna's direction of ``objective=``: maximize or minimize; of a list a list.
-
-    Raises:
-        UserError: as ``objectives`` and ``table``.
-    """
-    found = [f"{metric.better}imize" for metric in objectives(given, table(own))]
+def directions(given: Any, own: Mapping[Any, Any]) -> str | list[str]:
+    """What a sweep is to do with ``objective=``, ``maximize`` or ``minimize``, of a list a list. Raises as ``objectives``."""
+    found = [{"max": "maximize", "min": "minimize"}[str(metric.better)] for metric in objectives(given, table(own))]
     return found[0] if isinstance(given, str) else found
 
 
-# --- for those who show a run -----------------------------------------------------------------------------------------
-
-
-def panels(metrics: Iterable[Metric]) -> list[list[Metric]]:
-    """Metrics that are drawn together: each that is shown as a curve, with those that stand beside it."""
-    metrics = list(metrics)
-    return [
-        [metric, *(other for other in metrics if other.beside == metric.key)]
-        for metric in metrics
-        if metric.shown in ("table", "curve")
-    ]
+def panels(metrics: Sequence[Metric]) -> list[list[Metric]]:
+    """Metrics that are drawn together: each that is shown as a curve, and after it those that stand beside it."""
+    curves = [metric for metric in metrics if metric.shown in ("table", "curve")]
+    return [[first, *(metric for metric in metrics if metric.beside == first.key)] for first in curves]
 
 
 def as_record(metrics: Iterable[Metric]) -> list[dict[str, Any]]:
-    """Rows as run.json keeps them: fields that differ from their defaults."""
-    defaults = asdict(Metric("", ""))
-    return [{name: value for name, value in asdict(metric).items() if value != defaults[name]} for metric in metrics]
+    """Rows as run.json keeps them: the fields that differ from their defaults."""
+    usual = asdict(Metric("", ""))
+    return [{name: value for name, value in asdict(metric).items() if value != usual[name]} for metric in metrics]
 
 
 def from_record(rows: Any) -> tuple[Metric, ...]:
-    """The rows of a run.json; the built-in ones if it has none, as before version 0.2. What makes no row is left out."""
-    known, found = [field.name for field in fields(Metric)], []
+    """The rows of a run.json; the built-in ones if it has none. What makes no row, or another version's, is left out."""
+    found = []
     for row in rows if isinstance(rows, list) else []:
         with contextlib.suppress(TypeError, ValueError):
-            found.append(_checked(Metric(**{name: row[name] for name in known if name in row})))
+            found.append(_checked(Metric(**row)))
     return tuple(found) or BUILT_IN

@@ -57,8 +57,8 @@ def _plot(axes: Axes, rows: Sequence[dict[str, Any]], panel: Sequence[tuple[str,
         if points:
             marker = "." if len(points) <= 60 else None
             style, colour = "--" if index else "-", _LINE[index % len(_LINE)]
-            axes.plot(*zip(*points, strict=True), style, color=colour, label=_plain(title), linewidth=1.8, marker=marker)
-    axes.set(xlabel="epoch", ylabel=_plain(panel[0][1]))
+            axes.plot(*zip(*points, strict=True), style, color=colour, label=literal(title), linewidth=1.8, marker=marker)
+    axes.set(xlabel="epoch", ylabel=literal(panel[0][1]))
     axes.ticklabel_format(axis="y", scilimits=(-3, 4))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
@@ -68,8 +68,9 @@ def _plot(axes: Axes, rows: Sequence[dict[str, Any]], panel: Sequence[tuple[str,
         axes.set_xlim(min(0, rows[0]["epoch"] - 1), rows[-1]["epoch"] + 0.5)
 
 
-def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # which would begin a formula
+def literal(text: str) -> str:
+    """Text as Matplotlib takes it without finding a formula in it."""
+    return text.replace("$", r"\$")
 
 
 def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Sequence[str], path: Path) -> None:

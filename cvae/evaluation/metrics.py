@@ -14,8 +14,7 @@ from cvae.errors import UserError
 
 __all__ = ["psnr", "ssim"]
 
-FrameMetric = Callable[[Tensor, Tensor], Tensor]
-"""Of predicted and true ``...CHW`` images in [0, 1], a value a frame, shape ``...``."""
+FrameMetric = Callable[[Tensor, Tensor], Tensor]  # predicted and true images ...CHW to values ...
 
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
@@ -67,32 +66,26 @@ def _band(weights: Tensor, size: int) -> Tensor:
     return band
 
 
-def built_in() -> dict[str, FrameMetric]:
-    """The functions of ``__all__`` by name."""
-    return {name: globals()[name] for name in __all__}
-
-
 def checked(name: str, function: FrameMetric) -> FrameMetric:
-    """A metric of another package, with its values checked; ``name`` is its key in the config, ``metrics.NAME``.
+    """A metric of another package, the config's ``metrics.NAME``, with its values checked; it is tried on a small image.
 
     Raises:
-        UserError: it fails on two small images, or (then or later) returns something else than one finite value a frame.
+        UserError: it fails, or returns (now or later) something else than a finite value a frame.
     """
 
     def scored(predicted: Tensor, true: Tensor) -> Tensor:
-        values, wanted = function(predicted, true), torch.broadcast_shapes(predicted.shape, true.shape)[:-3]
-        if not isinstance(values, Tensor) or values.shape != wanted:
+        values = function(predicted, true)
+        if not isinstance(values, Tensor) or values.shape != true.shape[:-3]:
             got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-            raise UserError(f"metrics.{name} returned {got}: it must return a tensor with a value a frame, {tuple(wanted)}")
+            raise UserError(f"metrics.{name} returned {got}: give a tensor with a value a frame, {tuple(true.shape[:-3])}")
         if torch.isfinite(predicted).all() and not torch.isfinite(values).all():
             raise UserError(f"metrics.{name} returned NaN or infinity for finite images: a value must be finite")
         return values.float()
 
-    true = torch.linspace(0, 1, 2 * 3 * 64 * 64).reshape(2, 1, 3, 64, 64)  # not random: a run's own numbers stay its own
+    image_BKCHW = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 1, 3, 64, 64)  # not random: a run's numbers stay its own
     try:
-        scored(true.flip(-1), true)
-    except UserError:
-        raise
+        scored(image_BKCHW.flip(-1), image_BKCHW)
     except Exception as error:  # a stranger's function may raise anything
-        raise UserError(f"metrics.{name}: {type(error).__name__}: {' '.join(str(error).split())[:160]}") from error
+        told = str(error) if isinstance(error, UserError) else f"metrics.{name} raised {type(error).__name__}: {error}"
+        raise UserError(told) from error
     return scored

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from cvae.data.store import Split
-from cvae.evaluation.metrics import FrameMetric, built_in, psnr
+from cvae.evaluation import metrics
+from cvae.evaluation.metrics import FrameMetric, psnr
 from cvae.model.cvae import CVAE
 
 _FUTURES = 64  # decoded at a time: sequences x samples
@@ -63,6 +64,9 @@ def free_run(
         model.train(was_training)
 
 
+BUILT_IN: dict[str, FrameMetric] = {name: getattr(metrics, name) for name in metrics.__all__}
+
+
 def validate(
     model: CVAE,
     split: Split,
@@ -70,16 +74,13 @@ def validate(
     samples: int,
     seed: int,
     device: torch.device,
-    *,
-    functions: Mapping[str, FrameMetric] | None = None,
+    functions: Mapping[str, FrameMetric] = BUILT_IN,
     shuffled: bool = False,
 ) -> dict[str, float]:
-    """Score free-running prediction of a split: means over frames, then over sequences, by metric.
+    """Score free-running prediction of a split by functions of its frames: means over frames, then over sequences.
 
-    ``functions`` (the built-in ones by default) score the first sample. With several samples ``psnr_best`` is the PSNR of
-    each sequence's best one.
+    The first sample is scored. If there are several, ``psnr_best`` is the PSNR of each sequence's best one.
     """
-    functions = built_in() if functions is None else functions
     values_N: dict[str, list[Tensor]] = {}
     for predicted_SBKCHW, true_BKCHW in free_run(model, split, length, samples, seed, device, shuffled=shuffled):
         with torch.autocast(device.type, enabled=False):

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cvae.evaluation.intervals import mean_interval
 from cvae.metrics import panels
+from cvae.pictures import literal
 from cvae.runs.collection import all_metrics
 from cvae.runs.run import Run
 
@@ -24,7 +25,7 @@ _DASHES = ("-", "--", ":", "-.")
 def group_curves(groups: Mapping[str, Sequence[Run]]) -> bytes | None:
     """A panel a metric: each group's mean over its seeds, with the 95 % interval where it has several; None without any."""
     every = [run for runs in groups.values() for run in runs]
-    metrics = [first for first, *_ in panels(all_metrics(every).values()) if any(run.series(first.key) for run in every)]
+    metrics = [first for first, *_ in panels(all_metrics(every)) if any(run.series(first.key) for run in every)]
     if not metrics:
         return None
     columns = min(3, len(metrics))
@@ -65,7 +66,7 @@ def band(axes: Axes, series: Sequence[Mapping[int, float]], colour: str, name: s
         return
     values = [[each[epoch] for each in series if epoch in each] for epoch in epochs]
     mean, low, high = np.array([mean_interval(each) for each in values]).T
-    axes.plot(epochs, mean, dash, color=colour, linewidth=1.8, label=_plain(name) or None)
+    axes.plot(epochs, mean, dash, color=colour, linewidth=1.8, label=literal(name) or None)
     axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
@@ -74,11 +75,7 @@ def dress(axes: Axes, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if title:
-        axes.set(xlabel="epoch", ylabel=_plain(title))
-
-
-def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # which would begin a formula
+        axes.set(xlabel="epoch", ylabel=literal(title))
 
 
 def png(figure: Any) -> bytes:

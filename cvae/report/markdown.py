@@ -50,8 +50,8 @@ def _groups(groups: dict[str, list[Run]]) -> list[Block]:
     every = [run for runs in groups.values() for run in runs]
     objective = main_objective(every)
     reference, first = next(iter(groups.items()))
-    shown = list(dict.fromkeys([objective, *_in_tables(every)]))
-    header = ["settings", "runs", *(_head(metric, "at the end [95 %]") for metric in shown)]
+    shown = [objective, *(metric for metric in all_metrics(every) if metric.shown == "table" and metric != objective)]
+    header = ["settings", "runs", *(metric.title for metric in shown)]
     header += [f"paired difference to {reference}"] * (len(groups) > 1)
     rows = []
     for name, runs in groups.items():
@@ -68,8 +68,8 @@ def _groups(groups: dict[str, list[Run]]) -> list[Block]:
             ]
         )
     about = (
-        "Finished runs at their end. Intervals over seeds (Student's t), each counted once. "
-        f"Differences are of {objective.short or objective.key}, paired in seeds."
+        "Finished runs at their end. Intervals of 95 % over seeds (Student's t), each counted once. "
+        f"Differences are of {objective.label}, paired in seeds."
     )
     return [Table(header, rows), Text(about)]
 
@@ -78,20 +78,9 @@ def _ends(runs: Sequence[Run], metric: Metric) -> dict[int, float]:
     return by_seed(runs, lambda run: run.last(metric.key))
 
 
-def _in_tables(runs: Sequence[Run]) -> list[Metric]:
-    """The metrics that tables show and that a run has."""
-    recorded = {key for run in runs for row in run.rows for key in row}
-    return [metric for metric in all_metrics(runs).values() if metric.shown == "table" and metric.key in recorded]
-
-
-def _head(metric: Metric, about: str = "") -> str:
-    """A column's head: the metric's name and unit."""
-    return f"{metric.short or metric.key} {about}".rstrip() + (f", {metric.unit}" if metric.unit else "")
-
-
 def _runs(runs: Sequence[Run], keys: Sequence[str]) -> Table:
-    objective, shown = main_objective(runs), _in_tables(runs)
-    header = ["run", *keys, "state", f"best {_head(objective)}", "at epoch", *(_head(metric, "at the end") for metric in shown)]
+    objective, shown = main_objective(runs), [metric for metric in all_metrics(runs) if metric.shown == "table"]
+    header = ["run", *keys, "state", f"best {objective.title}", "at epoch", *(f"last {metric.title}" for metric in shown)]
     rows = []
     for run in runs:
         value, epoch = run.best(objective.key) or (None, "")

@@ -185,9 +185,11 @@ def _shown(value: Any) -> str:
     return json.dumps(value)
 
 
-def all_metrics(runs: Sequence[Run]) -> dict[str, Metric]:
-    """The metrics of all runs by key, in the order of their tables; of two rows with one key the first run's."""
-    return {metric.key: metric for run in reversed(runs) for metric in run.metrics}
+def all_metrics(runs: Sequence[Run]) -> list[Metric]:
+    """The metrics that runs have recorded, in the order of their tables; of two rows with one key the first run's."""
+    recorded = {key for run in runs for row in run.rows for key in row}
+    found = {metric.key: metric for run in reversed(runs) for metric in run.metrics}
+    return [metric for key, metric in found.items() if key in recorded]
 
 
 def main_objective(runs: Sequence[Run]) -> Metric:

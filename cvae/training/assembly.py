@@ -18,7 +18,8 @@ from cvae.console import say, short, warn
 from cvae.data.layout import IMAGE_SIZE
 from cvae.data.store import VideoData
 from cvae.errors import UserError
-from cvae.evaluation.metrics import FrameMetric, built_in, checked
+from cvae.evaluation.metrics import FrameMetric, checked
+from cvae.evaluation.validation import BUILT_IN
 from cvae.metrics import OWN_KEYS, Metric, objectives, table
 from cvae.model.cvae import CVAE
 from cvae.model.objective import Objective
@@ -84,7 +85,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     device = processes.place(choose_device(cfg.device))
     precision, autocast = choose_precision(cfg.precision, device)
     likelihood = build(cfg.likelihood, cfg.allow_targets)
-    metrics = table(_plain(cfg)["metrics"])
+    metrics = table(cfg.metrics)
     settings = _settings(cfg, likelihood.default_beta if cfg.beta is None else cfg.beta, metrics)
     frame_metrics = _frame_metrics(cfg)
     kl_schedule, tf_schedule = (build(cfg[key], cfg.allow_targets) for key in ("kl_schedule", "tf_schedule"))
@@ -162,7 +163,7 @@ def _settings(cfg: DictConfig, beta: float, metrics: Sequence[Metric]) -> Settin
 
 def _frame_metrics(cfg: DictConfig) -> dict[str, FrameMetric]:
     """What validation computes: the package's functions and the user's own. What is no key of a row is its function's."""
-    found, own = built_in(), copy.deepcopy(cfg.metrics)
+    found, own = dict(BUILT_IN), copy.deepcopy(cfg.metrics)
     OmegaConf.set_struct(own, False)
     for name in own:
         for key in OWN_KEYS:
@@ -205,14 +206,14 @@ def _compile(model: CVAE, choice: str, device: torch.device, processes: int) -> 
 def _say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path) -> None:
     settings, data, likelihood = trainer.settings, trainer.data, trainer.objective.likelihood
     sigma = likelihood.implied_sigma(settings.beta, 3 * IMAGE_SIZE**2)
-    backbone = cfg.model.backbone
+    backbone, parameters = cfg.model.backbone, sum(each.numel() for each in trainer.model.parameters())
     start_table(
         {
             "run": short(folder),
             "data": f"{data.root}  ({len(data.train)} train, {len(data.validate)} validate)",
             "training": f"{settings.epochs} epochs x {settings.epoch_size} iterations x {settings.batch_size} windows of "
             f"{settings.n_past}+{settings.n_future}",
-            "model": f"{_name(backbone)} width {backbone.width:g}, {_parameters(trainer.model) / 1e6:.2f} M parameters, "
+            "model": f"{_name(backbone)} width {backbone.width:g}, {parameters / 1e6:.2f} M parameters, "
             f"condition {data.condition} ({data.cond_dim})",
             "schedules": f"KL {trainer.kl_schedule}, forcing {trainer.tf_schedule}",
             "objective": f"{type(likelihood).__name__}, beta {settings.beta:g}, implied sigma "
@@ -235,10 +236,6 @@ def _warn_of_settings(trainer: Trainer, sigma: float | None, kl_schedule: Schedu
         )
     if settings.schedule_step == "epoch" and not any(kl_schedule(e / settings.epochs) for e in range(settings.epochs)):
         warn("the KL weight is 0 in every epoch: more epochs are needed, fewer cycles, or schedule_step=iteration")
-
-
-def _parameters(model: CVAE) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _name(node: DictConfig) -> str:

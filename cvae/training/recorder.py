@@ -9,7 +9,7 @@ import os
 import platform
 import secrets
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +23,7 @@ from cvae.console import command, say, short, warn
 from cvae.errors import UserError, write_whole, writing
 from cvae.metrics import BUILT_IN, Metric, as_record, panels
 from cvae.process import Process
-from cvae.training.terminal import Advance, epoch_line, live_bar
+from cvae.training.terminal import epoch_line
 
 __all__ = ["NoMirror"]
 
@@ -53,13 +53,8 @@ class Mirror(Protocol):
     def finish(self, exit_code: int, state: str | None = None) -> None: ...
 
 
-class NoMirror:
+class NoMirror(Mirror):
     """``logger=none``."""
-
-    def start(self, info: RunInfo) -> None: ...
-    def log(self, row: dict[str, Any]) -> None: ...
-    def sample(self, gif: Path, epoch: int) -> None: ...
-    def finish(self, exit_code: int, state: str | None = None) -> None: ...
 
 
 class Recorder:
@@ -119,12 +114,6 @@ class Recorder:
         path = self.folder / "metrics.jsonl"
         rows = [row for row in read_metrics(path) if row["epoch"] <= epoch]
         write_whole(path, "".join(json.dumps(row) + "\n" for row in rows), _HINT)
-
-    @contextlib.contextmanager
-    def live(self, iterations: int, done: int) -> Iterator[Advance]:
-        """A live bar over the whole run; yields what a training step reports to."""
-        with live_bar(iterations, done) as advance:
-            yield advance
 
     def epoch(self, row: dict[str, Any], epochs: int, best: bool) -> None:
         """Add an epoch's line to metrics.jsonl, on the disk before the checkpoint that follows it, and show it.

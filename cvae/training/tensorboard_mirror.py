@@ -14,7 +14,6 @@ from typing import Any
 
 from cvae.console import say, short, warn
 from cvae.errors import UserError
-from cvae.metrics import Metric
 from cvae.training.recorder import RunInfo, read_metrics
 
 __all__ = ["TensorboardMirror"]
@@ -31,12 +30,12 @@ class TensorboardMirror:
         if importlib.util.find_spec("tensorboard") is None:
             raise UserError("logger=tensorboard needs a package of its own: pip install -e '.[report]', or logger=none")
         self._folder = Path()
-        self._metrics: dict[str, Metric] = {}
+        self._titles: dict[str, str] = {}
         self._records: Any = None
 
     def start(self, info: RunInfo) -> None:
         self._folder = info.folder / "tensorboard"
-        self._metrics = {metric.key: metric for metric in info.metrics}
+        self._titles = {metric.key: metric.title for metric in info.metrics}
         with self._or_dropped():
             from tensorboard.compat.proto.event_pb2 import SessionLog
             from tensorboard.plugins.hparams.summary_v2 import hparams_pb
@@ -58,11 +57,8 @@ class TensorboardMirror:
         with self._or_dropped():
             from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 
-            def scalar(key: str, value: float) -> Any:
-                about = SummaryMetadata(summary_description=_about(self._metrics.get(key)))
-                return Summary.Value(tag=key, simple_value=value, metadata=about)
-
-            values = [scalar(key, value) for key, value in row.items() if key != "epoch"]
+            about = {key: SummaryMetadata(summary_description=self._titles.get(key, key)) for key in row}
+            values = [Summary.Value(tag=key, simple_value=row[key], metadata=about[key]) for key in row if key != "epoch"]
             self._write(step=row["epoch"], summary=Summary(value=values))
 
     def sample(self, gif: Path, epoch: int) -> None:
@@ -103,13 +99,6 @@ class TensorboardMirror:
             records, self._records = self._records, None
             with contextlib.suppress(Exception):
                 records.close()
-
-
-def _about(metric: Metric | None) -> str:
-    """What TensorBoard says of a curve."""
-    if metric is None:
-        return ""
-    return metric.title + {"max": "; higher is better", "min": "; lower is better"}.get(str(metric.better), "")
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | float | str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ from cvae.training.recorder import Recorder
 from cvae.training.runtime import Autocast, Stopped, StopRequest, reset_peak_memory
 from cvae.training.settings import Settings
 from cvae.training.sums import EpochSums
-from cvae.training.terminal import Advance
+from cvae.training.terminal import Advance, live_bar
 from cvae.trial import NoTrial, Trial
 
 _COLLAPSED = 0.1  # nats a step, below which the posterior says next to nothing
 _SHOWN = 4  # sequences in a sample picture
+_NUMBERS = ("epoch", "iteration", "elapsed", "best")  # in a checkpoint
 
 
 def draw_forced(ratio: float, coin: str, length: int, batch: int, generator: torch.Generator) -> Tensor:
@@ -45,6 +47,7 @@ def draw_forced(ratio: float, coin: str, length: int, batch: int, generator: tor
     return tossed.expand(length) if coin == "per_sequence" else tossed
 
 
+@dataclass(eq=False)
 class Trainer:
     """Trains a model epoch by epoch, validates it free-running, and keeps last.pt and best.pt.
 
@@ -52,35 +55,31 @@ class Trainer:
     from (seed, epoch). So a run that is killed and resumed ends with the same weights as one that was not.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        model: CVAE,
-        objective: Objective,
-        optimizer: torch.optim.Optimizer,
-        kl_schedule: Schedule,
-        tf_schedule: Schedule,
-        learning_rate: LearningRate,
-        data: VideoData,
-        frame_metrics: Mapping[str, FrameMetric],
-        device: torch.device,
-        precision: str,
-        autocast: Autocast,
-        recorder: Recorder,
-        processes: Processes,
-    ) -> None:
-        self.settings, self.model, self.objective, self.optimizer = settings, model, objective, optimizer
-        self.kl_schedule, self.tf_schedule, self.learning_rate = kl_schedule, tf_schedule, learning_rate
-        self.data, self.frame_metrics, self.device, self.recorder = data, frame_metrics, device, recorder
-        self.precision, self.autocast = precision, autocast
-        self.processes, self.rows = processes, processes.rows(settings.batch_size)
-        self.feed = Feed(data.train, settings.length, device, data.resident)
-        self.network: nn.Module = model  # what a step calls: the model, or what joins it to the other processes' models
-        self.lr = float(optimizer.param_groups[0]["lr"])  # before a checkpoint brings back a scheduled one
+    settings: Settings
+    model: CVAE
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    kl_schedule: Schedule
+    tf_schedule: Schedule
+    learning_rate: LearningRate
+    data: VideoData
+    frame_metrics: Mapping[str, FrameMetric]
+    device: torch.device
+    precision: str
+    autocast: Autocast
+    recorder: Recorder
+    processes: Processes
+
+    def __post_init__(self) -> None:
+        settings, data = self.settings, self.data
+        self.rows = self.processes.rows(settings.batch_size)
+        self.feed = Feed(data.train, settings.length, self.device, data.resident)
+        self.network: nn.Module = self.model  # what a step calls: the model, or what joins it to the other processes' models
+        self.lr = float(self.optimizer.param_groups[0]["lr"])  # before a checkpoint brings back a scheduled one
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.epoch = 0  # completed epochs
         self.iteration = 0  # completed iterations of the epoch after them
-        self.sums = EpochSums(device)
+        self.sums = EpochSums(self.device)
         self.best = math.inf if settings.objective.better == "min" else -math.inf
         self.elapsed = 0.0  # seconds spent on the current epoch before an interruption
         self.psnr_copy, self.copy_rmse = score_copy(data.validate, settings.n_past, settings.length)
@@ -104,7 +103,7 @@ class Trainer:
         with (
             StopRequest(trial) as stop,
             self.processes.in_step(),
-            self.recorder.live(settings.epochs * settings.epoch_size, done) as advance,
+            live_bar(settings.epochs * settings.epoch_size, done) as advance,
         ):
             self.network = self.processes.wrap(self.model)
             while not (self.finished or trial.pruned):
@@ -254,10 +253,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "sums": self.sums.state(),
-            "epoch": self.epoch,
-            "iteration": self.iteration,
-            "elapsed": self.elapsed,
-            "best": self.best,
+            **{name: getattr(self, name) for name in _NUMBERS},
         }
 
     def restore(self, path: Path) -> None:
@@ -272,8 +268,8 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.generator.set_state(state["generator"].cpu())
             self.sums.load(state["sums"])
-            self.epoch, self.iteration, self.elapsed = state["epoch"], state["iteration"], state["elapsed"]
-            self.best = state["best"]
+            for name in _NUMBERS:
+                setattr(self, name, state[name])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"{path} does not fit its run's config ({reason}): restore both from a copy") from error

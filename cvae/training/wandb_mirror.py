@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import psutil
+
 from cvae.console import say, short, warn
 from cvae.errors import UserError
 from cvae.training.recorder import RunInfo
@@ -121,7 +123,7 @@ class WandbMirror:
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
         for metric in info.metrics:
-            if metric.selects:
+            if metric.better is not None and metric.key.startswith("val/"):
                 run.define_metric(metric.key, step_metric="epoch", summary=metric.better)
         return run
 
@@ -191,13 +193,7 @@ def _tear_down() -> None:
 
 def _kill_service() -> None:
     """End a wandb-core that hangs: W&B's exit handler would wait for it for ever."""
-    import signal
-
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            pid, _, rest = status.read_text().partition(" ")
-            name, _, fields = rest.rpartition(")")
-            if name == "(wandb-core" and int(fields.split()[1]) == os.getpid():
-                os.kill(int(pid), signal.SIGKILL)
-        except (OSError, ValueError):
-            continue
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if child.name() == "wandb-core":
+                child.kill()

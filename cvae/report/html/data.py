@@ -43,8 +43,7 @@ def view(found: Collection, title: str, command: str, films: int, bair: bool, li
     """
     runs, objective = found.runs, main_objective(found.runs)
     settings = differing(runs)
-    recorded = {key for run in runs for row in run.rows for key in row}
-    metrics = {key: metric for key, metric in all_metrics(runs).items() if key in recorded} | {objective.key: objective}
+    metrics = list(dict.fromkeys([*all_metrics(runs), objective]))
     truths, predictions = _films(runs, settings, films)
     common = {
         key: value
@@ -60,9 +59,9 @@ def view(found: Collection, title: str, command: str, films: int, bair: bool, li
         "live": live,
         "settings": settings,
         "common": common,
-        "metrics": [asdict(metric) for metric in metrics.values()],
+        "metrics": [asdict(metric) for metric in metrics],
         "t95": [None, None, *(round(quantile(count), 4) for count in range(2, _SEEDS + 1))],
-        "runs": [_run(run, objective, settings, common, list(metrics), predictions.get(run.name)) for run in runs],
+        "runs": [_run(run, objective, settings, common, metrics, predictions.get(run.name)) for run in runs],
         "films": truths,
         "broken": [{"folder": short(folder), "reason": reason} for folder, reason in found.broken],
         "sweeps": _sweeps(found),
@@ -87,11 +86,12 @@ def _run(
     objective: Metric,
     settings: Sequence[str],
     common: Mapping[str, Any],
-    keys: Sequence[str],
+    metrics: Sequence[Metric],
     film: dict[str, Any] | None,
 ) -> dict[str, Any]:
     best = run.best(objective.key)
     epochs = [int(row["epoch"]) for row in run.rows]
+    keys = [metric.key for metric in metrics]
     curves = {key: [row.get(key) for row in run.rows] for key in keys}
     return {
         "name": run.name,
