@@ -75,7 +75,7 @@ def explain(error: BaseException) -> str:
     if not isinstance(error, UserError):
         readers = (
             *(_no_such_option, _no_such_key, _wrong_value, _several_values, _unreadable_override, _missing_value),
-            *(_out_of_memory, _system_error),
+            *(_of_a_resolver, _out_of_memory, _system_error),
         )
         if line := next(filter(None, (read(error) for read in readers)), None):
             return printable(line)
@@ -131,6 +131,12 @@ def _missing_value(error: BaseException) -> str | None:
     if missing and "Missing mandatory value" in str(error):
         return f"{missing} must be given: add {missing}=... to the command"
     return None
+
+
+def _of_a_resolver(error: BaseException) -> str | None:
+    """A UserError of a resolver of ours: OmegaConf keeps its text, and no cause."""
+    found = re.match(r"(?s)UserError raised while resolving interpolation: (.*?)(?:\n    full_key|\Z)", str(error))
+    return found[1] if found else None
 
 
 def _out_of_memory(error: BaseException) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from cvae.errors import UserError
+from cvae.metrics import directions
 
 CONF = Path(__file__).with_name("conf")
 
@@ -45,6 +46,7 @@ class RunConfig:
     n_eval: int = 30
     n_samples: int = 1
     objective: Any = "val/psnr"
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     coin: str = "per_step"
     schedule_step: str = "iteration"
@@ -66,10 +68,11 @@ class RunConfig:
 
 
 def register() -> None:
-    """Tell Hydra of the schema and of two resolvers; ``hydra_plugins.cvae_schema`` does so at every start of Hydra.
+    """Tell Hydra of the schema and of three resolvers; ``hydra_plugins.cvae_schema`` does so at every start of Hydra.
 
     ``${cvae.nonce:}`` is the random end of a run folder's name; ``${cvae.settled:EPOCHS,KL,TF,ALLOW_TARGETS}`` is the number of
-    epochs after which two schedules have settled (``cvae.schedules.settled``).
+    epochs after which two schedules have settled (``cvae.schedules.settled``); ``${cvae.direction:OBJECTIVE,METRICS}`` says
+    whether objectives are maximised or minimised (``cvae.metrics.directions``).
     """
     from hydra.core.config_store import ConfigStore
 
@@ -77,6 +80,7 @@ def register() -> None:
     # Cached like Hydra's own ${now:}, so that one start has one name however often it is resolved.
     OmegaConf.register_new_resolver("cvae.nonce", lambda: secrets.token_hex(2), use_cache=True, replace=True)
     OmegaConf.register_new_resolver("cvae.settled", _settled, replace=True)
+    OmegaConf.register_new_resolver("cvae.direction", directions, replace=True)
 
 
 def _settled(epochs: int, kl_schedule: DictConfig, tf_schedule: DictConfig, allow_targets: Sequence[str] = ()) -> int:
@@ -241,6 +245,8 @@ def identity(cfg: DictConfig | Mapping[str, Any], resolve: bool = True) -> dict[
     plain = OmegaConf.to_container(cfg, resolve=resolve) if isinstance(cfg, DictConfig) else cfg
     assert isinstance(plain, Mapping)
     settings = {str(key): value for key, value in plain.items() if key not in _NO_IDENTITY}
+    if not settings.get("metrics"):
+        settings.pop("metrics", None)  # runs of before there were any have the same identity
     if isinstance(settings.get("data"), dict):
         settings["data"] = {key: value for key, value in settings["data"].items() if key not in _PLACES}
     return settings

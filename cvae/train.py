@@ -32,7 +32,8 @@ def train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool
         best = trainer.fit(trial)
         exit_code, state = 0, "pruned" if trial.pruned else "complete"
         trial.record(found := facts(trainer))
-        return [best, *(found[name] for name in further)] if (further := trainer.settings.further) else best
+        further = [found[metric.key] for metric in trainer.settings.objectives[1:]]
+        return [best, *further] if further else best
     except Stopped as signalled:
         stopped, exit_code = signalled, signalled.exit_code(alone=group is None)
         say(f"stopped by {stopped}; go on with: {start.resume_command(folder, cfg.allow_targets)}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from cvae.console import natural_order
 from cvae.errors import UserError, expanded
+from cvae.metrics import BUILT_IN, Metric
 from cvae.runs.run import DATA, Run, UnreadableRun, brief, read_run
 from cvae.sweep.records import SweepRecord, read_sweep
 
@@ -185,10 +186,18 @@ def setting_order(value: Any) -> tuple[bool, float, Any]:
 # --- summaries --------------------------------------------------------------------------------------------------------
 
 
-def main_objective(runs: Sequence[Run]) -> str:
-    """What most of the runs are to maximise."""
+def all_metrics(runs: Sequence[Run]) -> list[Metric]:
+    """The metrics that runs have recorded, in the order of their tables; of two rows with one key the first run's."""
+    recorded = {key for run in runs for row in run.rows for key in row}
+    found = {metric.key: metric for run in reversed(runs) for metric in run.metrics}
+    return [metric for key, metric in found.items() if key in recorded]
+
+
+def main_objective(runs: Sequence[Run]) -> Metric:
+    """The objective of most of the runs."""
     names = [run.objective for run in runs]
-    return max(names, key=names.count, default="val/psnr")
+    name = max(names, key=names.count, default=BUILT_IN[0].key)
+    return next((run.metric(name) for run in runs if run.objective == name), BUILT_IN[0])
 
 
 def by_seed(runs: Iterable[Run], quantity: Callable[[Run], float | None]) -> dict[int, float]:

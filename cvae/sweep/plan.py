@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cvae.config import identity
@@ -302,7 +302,8 @@ def _directions(given: Any, declared: DictConfig | None, config: DictConfig) -> 
         direction = None if declared is None else declared.get("direction")
         objectives = config.get("objective")
         count = len(objectives) if OmegaConf.is_list(objectives) else 1
-        given = [direction if direction in ("maximize", "minimize") else "minimize"] * count
+        usual = [direction if direction in ("maximize", "minimize") else "minimize"] * count
+        given = list(direction) if isinstance(direction, (list, ListConfig)) else usual
     names = [str(getattr(each, "name", each)) for each in (given if isinstance(given, (list, tuple)) else [given])]
     for name in names:
         if name not in ("maximize", "minimize"):

@@ -30,10 +30,12 @@ class TensorboardMirror:
         if importlib.util.find_spec("tensorboard") is None:
             raise UserError("logger=tensorboard needs a package of its own: pip install -e '.[report]', or logger=none")
         self._folder = Path()
+        self._titles: dict[str, str] = {}
         self._records: Any = None
 
     def start(self, info: RunInfo) -> None:
         self._folder = info.folder / "tensorboard"
+        self._titles = {metric.key: metric.title for metric in info.metrics}
         with self._or_dropped():
             from tensorboard.compat.proto.event_pb2 import SessionLog
             from tensorboard.plugins.hparams.summary_v2 import hparams_pb
@@ -53,9 +55,10 @@ class TensorboardMirror:
         if self._records is None:
             return
         with self._or_dropped():
-            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 
-            values = [Summary.Value(tag=key, simple_value=value) for key, value in row.items() if key != "epoch"]
+            about = {key: SummaryMetadata(summary_description=self._titles.get(key, key)) for key in row}
+            values = [Summary.Value(tag=key, simple_value=row[key], metadata=about[key]) for key in row if key != "epoch"]
             self._write(step=row["epoch"], summary=Summary(value=values))
 
     def sample(self, gif: Path, epoch: int) -> None:
