@@ -6,7 +6,7 @@ import difflib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cvae.config import RunConfig, build
+from cvae.config import RunConfig, build, flat
 from cvae.console import say
 from cvae.data.layout import refuse_absent
 from cvae.errors import UserError, expanded
@@ -164,17 +164,9 @@ def unfold(arguments: Sequence[str]) -> list[str]:
         if option is None or not str(group).startswith("override /"):
             raise UserError(f"experiment={path}: cannot read {entry!r} in its defaults: write `override /group: option`")
         words.append(f"{str(group).removeprefix('override /')}={option}")
-    words += [f"{key}={_as_word(value)}" for key, value in _leaves(file)]
+    words += [f"{key}={_as_word(value)}" for key, value in flat(file).items()]
     rest = [word for word in arguments if not word.startswith("experiment=")]
     return [*words, *rest]
-
-
-def _leaves(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _as_word(value: Any) -> str:

@@ -184,3 +184,11 @@ def identity(cfg: DictConfig | Mapping[str, Any], resolve: bool = True) -> dict[
     if isinstance(settings.get("data"), dict):
         settings["data"] = {key: value for key, value in settings["data"].items() if key not in _PLACES}
     return settings
+
+
+def flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their full keys, as ``model.width``; an empty mapping counts as a value."""
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return values

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cvae.console import console, say
 from cvae.sweep.plan import Plan
 from cvae.sweep.space import Value, written
-from cvae.sweep.study import FAILURE, JOB, OF, SWEEPER, SweepStudy
+from cvae.sweep.study import FAILURE, JOB, OF, SWEEPER, SweepStudy, ranked
 
 
 def in_process(launcher: Any) -> bool:
@@ -103,20 +103,6 @@ class Board:
             left = (self.n_trials - len(finished)) * (time.monotonic() - self._began) / here
             parts.append(f"about {_span(left)} left")
         return "  ".join(parts)
-
-
-def ranked(trials: list[FrozenTrial], directions: list[StudyDirection]) -> list[FrozenTrial]:
-    """The complete trials that keep all constraints, best first; none of a study with several objectives."""
-    if len(directions) > 1:
-        return []
-    sign = 1 if directions[0] == StudyDirection.MAXIMIZE else -1
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and feasible(trial)]
-    return sorted(complete, key=lambda trial: -sign * trial.values[0])
-
-
-def feasible(trial: FrozenTrial) -> bool:
-    """Whether a trial keeps all constraints."""
-    return all(value <= 0 for value in trial.constraints.values())
 
 
 def counts(finished: list[FrozenTrial]) -> str:

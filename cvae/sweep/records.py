@@ -17,9 +17,9 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from cvae.sweep.board import counts, numbers, ranked, settings
+from cvae.sweep.board import counts, numbers, settings
 from cvae.sweep.storage import read_journal
-from cvae.sweep.study import FAILURE, OF, owned
+from cvae.sweep.study import FAILURE, OF, owned, ranked
 from cvae.sweep.summary import Top
 
 _CURVES = 200  # drawn at most, the best trials first

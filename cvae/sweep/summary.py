@@ -19,9 +19,9 @@ from optuna.trial import FrozenTrial
 from cvae.console import command, program, say, short
 from cvae.errors import write_whole
 from cvae.evaluation.intervals import mean_interval
-from cvae.sweep.board import counts, feasible, numbers, ranked
+from cvae.sweep.board import counts, numbers
 from cvae.sweep.plan import Plan
-from cvae.sweep.study import ATTEMPTS, FACTS, FAILURE, FOLDER, PLACE
+from cvae.sweep.study import ATTEMPTS, FACTS, FAILURE, FOLDER, PLACE, feasible, ranked
 
 _SURE = 30  # complete trials; by fewer, importances are mostly chance
 

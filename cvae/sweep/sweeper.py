@@ -20,14 +20,13 @@ from optuna.trial import TrialState
 
 from cvae.console import say
 from cvae.errors import UserError
-from cvae.sweep.board import ranked
 from cvae.sweep.engine import Engine, Stop
 from cvae.sweep.job import Job
 from cvae.sweep.plan import Plan, read_plan
 from cvae.sweep.space import Space
 from cvae.sweep.storage import hide, revealed
 from cvae.sweep.strategies import build_pruner
-from cvae.sweep.study import OF, SweepStudy
+from cvae.sweep.study import OF, SweepStudy, ranked
 from cvae.sweep.summary import Scribe, Top
 
 

@@ -367,7 +367,7 @@ def test_no_file_holds_the_storage_s_password(app: App, monkeypatch: pytest.Monk
         opened.append(url)
         return open_storage(absolute(JOURNAL))
 
-    for module, name in ((job_trial, "await_storage"), (studies, "open_storage")):
+    for module, name in ((job_trial, "open_storage"), (studies, "open_storage")):
         monkeypatch.setattr(module, name, instead)
         monkeypatch.setattr(module, "locked", lambda *place: contextlib.nullcontext())
     url = "postgresql://bob:s3cret@db.example/studies"
