@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cvae.sweep.board import counts, numbers, settings
 from cvae.sweep.storage import read_journal
 from cvae.sweep.study import FAILURE, OF, owned, ranked
-from cvae.sweep.summary import Top
+from cvae.sweep.top import Top
 
 _CURVES = 200  # drawn at most, the best trials first
 _QUOTED = re.compile(r"\"'([^'\"\\]*)'\"")  # as slices show a category: by its repr

@@ -2,9 +2,9 @@
 
 The grammar is Hydra's own, with the meaning that the published Optuna sweeper gave it:
 
-    kl_schedule=cyclical,monotonic        one of these               batch_size=int(interval(4, 32))      whole numbers
-    lr=tag(log, interval(1e-4, 5e-3))     log-uniform                epochs=range(20, 60, step=20)        20, 40 or 60
-    tfr=interval(0, 1)                    uniform                    width=choice(0.25, 0.5, 1)           one of these
+    optim=adam,sgd                        one of these               batch_size=int(interval(4, 32))      whole numbers
+    lr=tag(log, interval(1e-4, 5e-3))     log-uniform                layers=range(2, 6, step=2)           2, 4 or 6
+    dropout=interval(0.0, 1.0)            uniform                    width=choice(0.25, 0.5, 1)           one of these
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _condition(key: str, text: str, distributions: Mapping[str, BaseDistribution
     name = f"hydra.sweeper.conditions.{key}"
     other, equals, wanted = (part.strip() for part in str(text).partition("="))
     if not (equals and other and wanted):
-        raise UserError(f"{name} is {text!r}: write the key and the value it needs, as kl_schedule=cyclical")
+        raise UserError(f"{name} is {text!r}: write the key and the value it needs, as optim=sgd")
     if key not in distributions:
         raise UserError(f"{name}: this sweep does not search {key}: remove the condition, or sweep {key}")
     distribution = distributions.get(other)
@@ -228,6 +228,11 @@ def written(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value) if isinstance(value, float) else str(value)
+
+
+def path_of(key: str) -> str:
+    """The place of an override's key in the config: ``+model/head@out`` is at ``model.head``."""
+    return key.lstrip("+~").split("@")[0].replace("/", ".")
 
 
 # --- distributions ---------------------------------------------------------------------------------------------------
