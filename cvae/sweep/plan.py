@@ -12,14 +12,15 @@ import optuna
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cvae.config import identity as settings_of
+from cvae.config import identity
 from cvae.console import warn
 from cvae.errors import UserError
 from cvae.sweep.declared import Declared, read_declared, read_directions
 from cvae.sweep.settings import Extend, optional, read_constraints, read_extension, refuse_wrong_shapes, whole_numbers
 from cvae.sweep.space import Space, Value, as_searched, corners, inside, old_distribution, path_of, read_space, shown, written
-from cvae.sweep.storage import absolute
+from cvae.sweep.storage import absolute, revealed
 from cvae.sweep.strategies import build_pruner, build_sampler, grid_size, read_pruner, warn_of_phases
+from cvae.sweep.study import SweepStudy
 
 Compose = Callable[[Sequence[str]], DictConfig]
 
@@ -31,7 +32,7 @@ class Plan:
     space: Space
     identity: dict[str, Any]
     study_name: str
-    storage: str
+    storage: str  # with its password
     objectives: list[str]  # their names; empty if the app declares none
     directions: list[str]
     sampler: optuna.samplers.BaseSampler
@@ -80,14 +81,14 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
     pruner = read_pruner(settings.get("pruner"), app.steps, app.warmup)
     build_pruner(pruner, allow_targets)  # jobs build it again: refuse here what they would refuse
     job = _compose_jobs(space, compose)
-    identity = _identity(space, settings, job, counts["seeds_per_trial"])
-    name = str(settings.get("study_name") or _name(config, identity))
+    what = _identity(space, settings, job, counts["seeds_per_trial"])
+    name = str(settings.get("study_name") or _name(config, what))
     counts["n_trials"] = _trials(counts["n_trials"], settings, space)
     plan = Plan(
         space=space,
-        identity=identity,
+        identity=what,
         study_name=name,
-        storage=absolute(settings.get("storage") or f"journal://multirun/studies/{name}.journal"),
+        storage=absolute(revealed(settings.get("storage") or f"journal://multirun/studies/{name}.journal")),
         objectives=app.objectives,
         directions=read_directions(settings.get("direction"), app),
         sampler=build_sampler(settings.get("sampler"), space, allow_targets),
@@ -96,7 +97,7 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
         timeout=optional(settings, "timeout", lambda value: value > 0, "seconds above 0"),
         max_failure_rate=optional(settings, "max_failure_rate", lambda value: 0 <= value <= 1, "a fraction in [0, 1]"),
         enqueue=_enqueued(settings.get("enqueue") or [], space),
-        seed=int(job.get("seed") or 0),
+        seed=int(job.get("seed") or 0) if counts["seeds_per_trial"] > 1 or counts["top_k"] else 0,
         constraints=read_constraints(settings.get("constraints")),
         allow_targets=allow_targets,
         **counts,
@@ -104,6 +105,20 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
     _refuse_unfit(plan, app, seedable="seed" in job and "seed" not in space.distributions)
     warn_of_phases(pruner, space, app.phases)
     return plan
+
+
+def open_study(plan: Plan) -> SweepStudy:
+    """The study of a plan, with the trials that it enqueues.
+
+    Raises:
+        UserError: its storage cannot be opened, or it holds a study of another identity.
+    """
+    pruner = build_pruner(plan.pruner, plan.allow_targets)
+    study = SweepStudy(
+        plan.study_name, plan.storage, plan.identity, plan.directions, plan.sampler, pruner, plan.retry, plan.objectives
+    )
+    study.enqueue(plan.enqueue)
+    return study
 
 
 def _refuse_unfit(plan: Plan, app: Declared, seedable: bool) -> None:
@@ -181,16 +196,16 @@ def _compose_jobs(space: Space, compose: Compose) -> DictConfig:
 
 
 def _enqueued(points: Sequence[Any], space: Space) -> list[dict[str, Value]]:
-    for number, point in enumerate(points):
+    for index, point in enumerate(points):
         if not isinstance(point, Mapping):
-            raise UserError(f"hydra.sweeper.enqueue[{number}] is {point!r}: write a mapping, as {{lr: 1e-3}}")
+            raise UserError(f"hydra.sweeper.enqueue[{index}] is {point!r}: write a mapping, as {{lr: 1e-3}}")
         for key, value in point.items():
             distribution = space.distributions.get(key)
             if distribution is None:
                 known = ", ".join(space.distributions)
-                raise UserError(f"hydra.sweeper.enqueue[{number}]: this sweep does not search {key}; it searches {known}")
+                raise UserError(f"hydra.sweeper.enqueue[{index}]: this sweep does not search {key}; it searches {known}")
             if not inside(distribution, as_searched(distribution, value)):
-                raise UserError(f"hydra.sweeper.enqueue[{number}]: {key}={value} is outside of what is searched")
+                raise UserError(f"hydra.sweeper.enqueue[{index}]: {key}={value} is outside of what is searched")
     return [{key: as_searched(space.distributions[key], value) for key, value in point.items()} for point in points]
 
 
@@ -199,7 +214,7 @@ def _enqueued(points: Sequence[Any], space: Space) -> list[dict[str, Value]]:
 
 def _identity(space: Space, settings: Mapping[str, Any], app: DictConfig, seeds: int) -> dict[str, Any]:
     """What makes two trials comparable: the space, and every setting that is not searched, unresolved and without paths."""
-    kept = settings_of(app, resolve=False)
+    kept = identity(app, resolve=False)
     for key in space.distributions:
         _drop(kept, path_of(key).split("."))
     what: dict[str, Any] = {

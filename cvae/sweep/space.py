@@ -148,11 +148,9 @@ def _distribution(override: Override) -> BaseDistribution | None:
         return None
     value, line = override.value(), override.input_line
     try:
-        if override.is_interval_sweep():
-            assert isinstance(value, IntervalSweep)
+        if isinstance(value, IntervalSweep):
             return _interval(value, str(line))
-        if override.is_range_sweep() and not value.shuffle:  # type: ignore[union-attr]
-            assert isinstance(value, RangeSweep)
+        if isinstance(value, RangeSweep) and not value.shuffle:
             return _range(value, str(line))
         if isinstance(value, ChoiceSweep):
             return CategoricalDistribution([_choice(each) for each in value.list])

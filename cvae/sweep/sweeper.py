@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,9 +16,8 @@ from cvae.console import say
 from cvae.errors import UserError
 from cvae.sweep.engine import Engine, Stop
 from cvae.sweep.job import Job
-from cvae.sweep.plan import Plan, read_plan
-from cvae.sweep.storage import hide, revealed
-from cvae.sweep.strategies import build_pruner
+from cvae.sweep.plan import Plan, open_study, read_plan
+from cvae.sweep.storage import hide
 from cvae.sweep.study import SweepStudy
 from cvae.sweep.summary import Summary
 from cvae.sweep.top import run_top
@@ -43,14 +41,9 @@ def sweep(
     loader = context.config_loader
     _silence(config)
     plan = read_plan(settings, arguments, config, lambda words: loader.load_sweep_config(config, list(words)), loader)
-    plan = dataclasses.replace(plan, storage=revealed(plan.storage))
     shown = hide(plan.storage)
     _show_without_password(settings.get("storage"), shown, config)
-    pruner = build_pruner(plan.pruner, plan.allow_targets)
-    study = SweepStudy(
-        plan.study_name, plan.storage, plan.identity, plan.directions, plan.sampler, pruner, plan.retry, plan.objectives
-    )
-    study.enqueue(plan.enqueue)
+    study = open_study(plan)
 
     def complete(plan: Plan, study: SweepStudy) -> None:
         done = len(study.finished())
@@ -62,18 +55,17 @@ def sweep(
         job = Job(task, plan.pruner, plan.constraints, plan.seeds_per_trial, plan.allow_targets)
         Engine(plan, study, Plugins.instance().instantiate_launcher(context, job, config), config).run()
 
-    top, stop = None, None
+    summary = Summary(plan, study.study, shown, config, loader)
     try:
         complete(plan, study)
         top = run_top(plan, study, complete) if plan.top_k else None
-    except Stop as caught:
-        stop = caught
-    Summary(plan, study.study, shown, config, loader).write(top)
-    if stop is not None and stop.exit_code == 1:
-        raise UserError(str(stop))
-    if stop is not None:
+    except Stop as stop:
+        summary.write(None)
+        if stop.exit_code == 1:
+            raise UserError(str(stop)) from None
         say(str(stop), style="yellow")
-        raise SystemExit(stop.exit_code)
+        raise SystemExit(stop.exit_code) from None
+    summary.write(top)
 
 
 def _silence(config: DictConfig) -> None:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cvae.console import say
 from cvae.evaluation.intervals import mean_interval
-from cvae.sweep.plan import Plan
+from cvae.sweep.plan import Plan, open_study
 from cvae.sweep.space import Space
 from cvae.sweep.study import OF, SweepStudy, ranked
 
@@ -50,7 +50,7 @@ def run_top(plan: Plan, study: SweepStudy, complete: Callable[[Plan, SweepStudy]
     if not pairs:
         return Top(seeds, {})
     again = _plan(plan, pairs)
-    repeats = SweepStudy(again.study_name, plan.storage, again.identity, plan.directions, again.sampler, retry=plan.retry)
+    repeats = open_study(again)
     points = [{**trial.params, "seed": seed} for trial, seed in pairs]
     repeats.enqueue([{} for _ in points], values=points, of=[trial.number for trial, _ in pairs])
     say(f"the best {len(best)} once more, on {len(seeds)} fresh seeds each")
@@ -78,6 +78,7 @@ def _plan(plan: Plan, pairs: list[tuple[FrozenTrial, int]]) -> Plan:
         pruner=None,
         extend=None,
         constraints={},
+        enqueue=[],
         seeds_per_trial=1,
         n_trials=len(pairs),
     )
