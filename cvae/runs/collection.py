@@ -16,6 +16,8 @@ from cvae.errors import UserError, expanded
 from cvae.runs.run import DATA, Broken, Run, brief, read_run
 from cvae.sweep.records import SweepRecord, read_sweep
 
+_PROGRAMS = (("python", "-m", "cvae.train"), ("cvae-train",))  # whose sweeps have commands that are shown
+
 
 @dataclass(frozen=True)
 class Collection:
@@ -118,7 +120,7 @@ def _sweeps(runs: Iterable[Run]) -> Iterator[SweepRecord]:
     """The studies that runs belong to: from sweep.json beside them, or where the sweep goes on, from its journal."""
     firsts = {run.study: run for run in reversed(list(runs)) if run.study is not None}
     for (name, storage), run in reversed(firsts.items()):
-        record = read_sweep(name, storage, [run.folder.parent, run.folder.parent.parent], run.objective)
+        record = read_sweep(name, storage, [run.folder.parent, run.folder.parent.parent], run.objective, _PROGRAMS)
         if record is not None:
             yield record
 
