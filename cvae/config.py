@@ -8,7 +8,7 @@ import inspect
 import json
 import math
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -220,15 +220,6 @@ def _refuse_unknown_keys(node: Mapping[Any, Any], key: str, target: Callable[...
         )
 
 
-def flat(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested mappings by full key, ``model.latent_dim``; an empty mapping is a leaf."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 # --- identity ---------------------------------------------------------------------------------------------------------
 
 _NO_IDENTITY = ("trial", "logger", "device", "resume", "show", "allow_targets")
@@ -250,3 +241,11 @@ def identity(cfg: DictConfig | Mapping[str, Any], resolve: bool = True) -> dict[
     if isinstance(settings.get("data"), dict):
         settings["data"] = {key: value for key, value in settings["data"].items() if key not in _PLACES}
     return settings
+
+
+def flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their full keys, as ``model.width``; an empty mapping counts as a value."""
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return values

@@ -81,7 +81,7 @@ def recorded_config(folder: Path, say_entity: bool = False) -> DictConfig:
 
 def _refuse_environment(recorded: Mapping[Any, Any], path: Path) -> None:
     """The environment holds secrets: a folder may read it to say where its data lie, and for nothing else."""
-    for key, value in flat(recorded):
+    for key, value in flat(recorded).items():
         known = (*_RESOLVERS, "oc.env") if key == "data.root" else _RESOLVERS
         if unknown := next((name for name in _resolvers(value) if name not in known), None):
             raise UserError(

@@ -156,7 +156,7 @@ def unfold(arguments: Sequence[str]) -> list[str]:
     choices = [_choice(entry, path) for entry in (defaults if isinstance(defaults, list) else [defaults])]
     if foreign := [key for key in (*file, *(choice.lstrip("+") for choice in choices)) if re.match(r"hydra|[+~-]", str(key))]:
         raise UserError(f"experiment={path} sets {foreign[0]}, which is no key of a run: put the file into conf/experiment/")
-    words = [*choices, *(f"{key}={_as_word(value)}" for key, value in flat(file))]
+    words = [*choices, *(f"{key}={_as_word(value)}" for key, value in flat(file).items())]
     left_out = [word for word in words if re.match(rf"\+?({'|'.join(_OF_THE_COMMAND)})[.=]", word)]
     if left_out:
         keys = ", ".join(word.partition("=")[0] for word in left_out)

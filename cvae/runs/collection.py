@@ -18,6 +18,7 @@ from cvae.runs.run import DATA, Run, UnreadableRun, brief, read_run
 from cvae.sweep.records import SweepRecord, read_sweep
 
 _HINT = "give run folders or multirun folders; they are in multirun/"
+_PROGRAMS = (("python", "-m", "cvae.train"), ("cvae-train",))  # whose sweeps have commands that are shown
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _sweeps(runs: Iterable[Run]) -> Iterator[SweepRecord]:
     """The studies of the runs, each read from its journal or from the sweep.json beside its runs."""
     firsts = {run.study: run for run in reversed(list(runs)) if run.study is not None}
     for (name, storage), run in reversed(firsts.items()):
-        record = read_sweep(name, storage, [run.folder.parent, run.folder.parent.parent], run.objective)
+        record = read_sweep(name, storage, [run.folder.parent, run.folder.parent.parent], run.objective, _PROGRAMS)
         if record is not None:
             yield record
 
