@@ -37,10 +37,11 @@ from report_loop import Nets, report_loss
 from torch import Tensor
 
 from cvae import config
-from cvae.cli import compose, fail
+from cvae.cli import fail
 from cvae.data.synthetic import synthetic_push
 from cvae.errors import UserError, writing
 from cvae.evaluation.validation import to_unit
+from cvae.start import compose
 from cvae.training.assembly import build_trainer
 from cvae.training.runtime import choose_device, device_name
 from cvae.training.trainer import Trainer

@@ -1,8 +1,8 @@
-"""The course report's four claims, put to the test: python scripts/course_study.py [--full] [--out docs/study.md] [overrides]
+"""Test the course report's four claims: python scripts/course_study.py [--full] [--out docs/study.md] [overrides]
 
 Runs experiment=course_study_quick (two CPU cores, under 100 minutes), or with --full experiment=course_study (VGG-64 on the
-course's data: add data.root=FOLDER), and writes a page with a verdict on each claim. Run it again to go on where it was
-stopped; when the study is complete, only the page is made anew. Overrides are those of cvae.train, and Hydra's.
+course's data: add data.root=FOLDER), and writes a page with a verdict on each claim. Run it again to continue a study that was
+stopped; if the study is complete, only the page is written again. Overrides are those of cvae.train, and Hydra's.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ from cvae.console import command, say, short
 from cvae.errors import UserError
 from cvae.pages.document import Block, Code, Heading, Text, write_markdown
 from cvae.runs.collection import collect
-from cvae.study.answers import answers
+from cvae.study.answers import REPORT_ITERATIONS, answer_blocks
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="the study at full size")
-    parser.add_argument("--bair", action="store_true", help="the data are BAIR: hold the report's 25 dB against them")
-    parser.add_argument("--out", type=Path, default=Path("study.md"), help="the page (study.md), its pictures beside it")
+    parser.add_argument("--bair", action="store_true", help="the data are BAIR: the report's 25 dB applies to them")
+    parser.add_argument(
+        "--out", type=Path, default=Path("study.md"), help="the page to write, its pictures beside it (study.md)"
+    )
     words, overrides = parser.parse_known_args()
     experiment = "course_study" if words.full else "course_study_quick"
     if code := run(f"experiment={experiment}", *overrides):
-        raise SystemExit(code)  # it has said why
+        raise SystemExit(code)  # cvae.train has printed why
     try:
         write_markdown(page(*latest(experiment), words.bair), words.out)
     except UserError as error:
@@ -44,20 +46,20 @@ def run(*words: str) -> int:
     while True:
         try:
             return process.wait()
-        except KeyboardInterrupt:  # the terminal sends it Ctrl-C as well: it saves, and says how to go on
+        except KeyboardInterrupt:  # Ctrl-C reaches cvae.train as well: it saves and prints how to continue
             continue
 
 
 def latest(experiment: str) -> tuple[str, list[str]]:
-    """The study that was completed last, and its folders. The sweep writes its sweep.json whenever it ends."""
-    names = re.compile(rf"{experiment}(_\d+)?")  # a second study of the name has a number
+    """The name of the study that ended last, and its folders. A sweep writes its sweep.json whenever it ends."""
+    names = re.compile(rf"{experiment}(_\d+)?")  # a second study of this name gets a number
     records = [path for path in Path("multirun").glob("*/sweep.json") if names.fullmatch(path.parent.name)]
     records.sort(key=lambda path: path.stat().st_mtime)
     if not records:
-        raise UserError(f"the study's runs are not below multirun/{experiment}: leave hydra.sweep.dir to the experiment")
+        raise UserError(f"there is no study in multirun/{experiment}: leave out hydra.sweep.dir, which the experiment sets")
     record, here = json.loads(records[-1].read_text()), records[-1].parent
     folders = [Path(trial["folder"]) for trial in record["trials"] if trial["folder"]]
-    # A study that was moved or copied is where its sweep.json is, whatever that says.
+    # sweep.json names the folders where the trials ran; a study that was moved or copied is beside its sweep.json.
     return record["study"], sorted({str(here if (here / folder.name).is_dir() else folder.parent) for folder in folders})
 
 
@@ -65,17 +67,22 @@ def page(study: str, folders: list[str], bair: bool) -> list[Block]:
     """The page of a study.
 
     Raises:
-        UserError: its runs cannot be read, or are none of such a study.
+        UserError: its runs cannot be read, or are not such a study.
     """
     runs = [run for run in collect(folders).runs if run.sweep == study]
+    answers = answer_blocks(runs, bair)
+    run = next(run for run in runs if run.state == "finished")
+    iterations = run.epochs * int(run.settings["epoch_size"])
     return [
         Heading(1, "The course report's questions"),
         Text(
-            "The report compared learning rates, KL annealing and the end of teacher forcing on one seed each. This page asks "
-            "the same of several seeds. This command writes every number and picture in it, and first runs what it needs:"
+            f"A run of this study has {iterations:,} iterations ({run.epochs} epochs of {run.settings['epoch_size']}); a run "
+            f"of the report had {REPORT_ITERATIONS:,}. The report compared learning rates, KL annealing and the end of teacher "
+            "forcing with one seed each. This page asks the same questions with several seeds. This command runs the study "
+            "and writes every number and picture of the page:"
         ),
         Code(command()),
-        *answers(runs, bair),
+        *answers,
     ]
 
 

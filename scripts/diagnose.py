@@ -1,7 +1,8 @@
-"""What a trained run makes of its latent and its actions: python scripts/diagnose.py RUN [--samples 10] [--split validate]
+"""Check posterior collapse and the use of actions in a run: python scripts/diagnose.py RUN [--samples 10] [--split validate]
 
-Prints free-running PSNR beside three others: repeating the last past frame; the best of N sampled futures (the latent is
-in use if it gains); and the same prediction with the conditions of another sequence (actions are in use if it loses).
+Prints the free-running PSNR and three others to compare it with: repeating the last past frame; the best of N sampled futures
+(higher if the model uses its latent variable, the same after posterior collapse); and the prediction with the conditions of
+another sequence (lower if the model uses the actions).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from cvae.training.recorder import read_metrics
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run folder")
-    parser.add_argument("--samples", type=int, default=10, help="futures a sequence (10)")
+    parser.add_argument("--samples", type=int, default=10, help="sampled futures for each sequence (10)")
     parser.add_argument("--split", choices=("validate", "test"), default="validate")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
     words = parser.parse_args()
@@ -43,10 +44,10 @@ def diagnose(run: Path, samples: int, split_name: str, checkpoint: str) -> None:
     kld = read_metrics(run / "metrics.jsonl")[-1]["train/kld"]
     print(f"{split_name} split, {len(split)} videos, {cfg.n_past} past -> {cfg.n_future} future frames, {checkpoint}.pt")
     for name, value, against in [
-        ("one sample", scores.psnr, copy),
+        ("one sample", scores["psnr"], copy),
         ("repeating the last past frame", copy, None),
-        (f"best of {samples} samples", scores.best, scores.psnr),
-        ("conditions of another sequence", shuffled.psnr, scores.psnr),
+        (f"best of {samples} samples", scores.get("psnr_best", scores["psnr"]), scores["psnr"]),
+        ("conditions of another sequence", shuffled["psnr"], scores["psnr"]),
     ]:
         print(f"  {name:32}{value:6.2f} dB" + ("" if against is None else f"  {value - against:+.2f}"))
     print(f"  {'KL in the last epoch':32}{kld:6.2f} nats a step")

@@ -13,14 +13,12 @@ import numpy as np
 import yaml
 from omegaconf import OmegaConf
 
-from cvae import cli, config, pictures
-
-config.register()
+from cvae import pictures, start
 
 
 @functools.cache
 def _composed(words: tuple[str, ...]) -> dict[str, Any]:
-    return dict(OmegaConf.to_container(cli.compose(words), resolve=False))
+    return dict(OmegaConf.to_container(start.compose(words), resolve=False))
 
 
 def fake_run(
@@ -29,7 +27,7 @@ def fake_run(
     words: Sequence[str] = (),
     trial: Mapping[str, Any] | None = None,
     rows: Callable[[int], dict[str, Any]] = lambda epoch: {},
-    film: bool = False,
+    video: bool = False,
     **settings: Any,
 ) -> Path:
     """Write a finished run whose validation PSNR is ``psnr``, an epoch each; ``settings`` go into its config as they are."""
@@ -50,7 +48,7 @@ def fake_run(
             row = {"epoch": epoch, "step": epoch, "val/psnr": value, "train/mse": 0.02 / epoch, "train/kld": 1.0, "lr": 1e-3}
             row |= {"val/psnr_copy": 17.0, "kl_weight": 1.0, "tf_ratio": float(epoch <= len(psnr) // 2), "seconds": 1.0}
             file.write(json.dumps(row | rows(epoch)) + "\n")
-    if film:
+    if video:
         frames = np.random.default_rng(0).integers(0, 255, (2, 12, 64, 64, 3), dtype=np.uint8)
         (folder / "samples").mkdir()
         pictures.gif(frames, frames[::-1], 2, ["a", "b"], folder / "samples" / "epoch_0003.gif")

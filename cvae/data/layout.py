@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cvae.console import natural_order
 from cvae.errors import UserError
 
 SPLITS = ("train", "validate", "test")
@@ -140,11 +140,7 @@ def _finite(cell: str, path: Path, row: int) -> float:
 def _subfolders(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    return [folder / name for name in sorted(names, key=lambda name: (_natural(name), name))]
-
-
-def _natural(name: str) -> list[tuple[int, int | str]]:
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
+    return [folder / name for name in sorted(names, key=natural_order)]
 
 
 def _count_frames(folder: Path, digest: hashlib._Hash) -> int:

@@ -1,1 +1,1 @@
-"""What reports and studies draw with: text, tables and pictures as HTML or Markdown, and curves as PNG."""
+"""What study pages and reports are made of: text, tables and pictures as HTML or Markdown, and curves as PNG."""

@@ -1,4 +1,4 @@
-"""Text, tables and pictures that become Markdown or HTML. Whatever strings they hold, they are shown and never obeyed."""
+"""The blocks of a page, and how they become Markdown or HTML; their strings are shown as text and never run as markup."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cvae.errors import write_whole, writing
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading; level 2 stands below the title of its page."""
+    """A heading; level 1 is the title of the page."""
 
     level: int
     text: str
@@ -31,14 +31,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Code:
-    """A command or other text that is shown as it stands."""
+    """A command or other text, shown unchanged in a fixed-width font."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of text; columns whose cells are numbers are set flush right."""
+    """Cells of text; columns of numbers are aligned to the right."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -46,7 +46,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG with a name for its file and words for those who do not see it."""
+    """A PNG with the name of its file and a text for those who cannot see it."""
 
     name: str
     png: bytes
@@ -56,21 +56,21 @@ class Picture:
 Block = Heading | Text | Code | Table | Picture
 
 _NUMBER = re.compile(r"^[-+]?\d[\d.,e+-]*( \[.*\])?( .{0,6})?$|^$|^—( .{0,6})?$")
-# Control and formatting signs, which can turn round or hide the text after them: report/html/assets/text.js has the same.
-_UNSEEN = re.compile("[\\u0000-\\u001f\\u007f-\\u009f\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff]")
-_LONG = 200
-_MEND = "choose another file with out="
+# Control and formatting characters, which can reverse or hide the text after them. report/html/assets/text.js has the same.
+_INVISIBLE = re.compile("[\\u0000-\\u001f\\u007f-\\u009f\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff]")
+_MAX_LENGTH = 200
+_HINT = "choose another file with out="
 
 
-def plain(text: object) -> str:
-    """A value as one line of visible text: control characters, which could turn the line around, are named; long ones cut."""
+def one_line(text: object) -> str:
+    """A value as one line of visible text: control characters become ``\\u`` codes, a long line is cut."""
     line = _visible(text)
-    return line if len(line) <= _LONG else f"{line[: _LONG - 1]}…"
+    return line if len(line) <= _MAX_LENGTH else f"{line[: _MAX_LENGTH - 1]}…"
 
 
 def _visible(text: object) -> str:
-    text = str(text).encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", " ".join(text.split()))
+    text = str(text).encode("utf-8", "backslashreplace").decode()  # a file name may not be valid text
+    return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", " ".join(text.split()))
 
 
 def _lines(code: Code) -> str:
@@ -78,7 +78,7 @@ def _lines(code: Code) -> str:
 
 
 def to_markdown(blocks: Sequence[Block], pictures: str) -> str:
-    """Markdown of some blocks; ``pictures`` is the folder in which it looks for them, relative to the page."""
+    """Some blocks as Markdown; ``pictures`` is the folder of their pictures, relative to the page."""
     return "\n\n".join(_markdown(block, pictures) for block in blocks) + "\n"
 
 
@@ -99,13 +99,13 @@ def _markdown(block: Block, pictures: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it stands: no markup, no HTML, no mathematics, nobody mentioned."""
+    """Text that Markdown shows unchanged: no markup, no HTML, no formulas, no @mentions."""
     text = _visible(text).replace("&", "&amp;").replace("<", "&lt;").replace("@", "&#64;")
     return re.sub(r"([\\`*|~$]|\](?=\()|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
 
 
 def to_html(blocks: Sequence[Block]) -> str:
-    """HTML of some blocks, headings one level below the page's own sections."""
+    """Some blocks as HTML, headings one level below those of the page's sections."""
     return "\n".join(_html(block) for block in blocks)
 
 
@@ -125,7 +125,7 @@ def _html(block: Block) -> str:
         styled = (' class="numeric"' if side else "" for side in right)
         return (
             "<tr>"
-            + "".join(f"<{tag}{style}>{html.escape(plain(cell))}</{tag}>" for cell, style in zip(cells, styled, strict=True))
+            + "".join(f"<{tag}{style}>{html.escape(one_line(cell))}</{tag}>" for cell, style in zip(cells, styled, strict=True))
             + "</tr>"
         )
 
@@ -138,21 +138,13 @@ def _right(table: Table) -> list[bool]:
     return [any(column) and all(_NUMBER.match(cell) for cell in column) for column in columns]
 
 
-def save_pictures(blocks: Sequence[Block], folder: Path) -> None:
-    """Write the pictures of some blocks into a folder."""
-    for block in blocks:
-        if isinstance(block, Picture):
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / block.name).write_bytes(block.png)
-
-
 def signed(mean: float, low: float, high: float, form: str = ".2f") -> str:
-    """A difference with its interval; what is unknown (NaN) is left out."""
+    """A difference with its interval; NaN is left out."""
     return level(mean, low, high, f"+{form}")
 
 
 def level(mean: float, low: float, high: float, form: str = ".2f") -> str:
-    """A level with its interval; what is unknown (NaN) is left out."""
+    """A level with its interval; NaN is left out."""
     if math.isnan(mean):
         return "—"
     return f"{mean:{form}}" + ("" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]")
@@ -162,10 +154,12 @@ def write_markdown(blocks: Sequence[Block], out: Path) -> None:
     """Write blocks as a Markdown file, and their pictures into ``<its name>_files`` beside it.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: a file cannot be written.
     """
     pictures = f"{out.stem}_files"
-    with writing(out, _MEND):
+    with writing(out, _HINT):
         out.parent.mkdir(parents=True, exist_ok=True)
-        save_pictures(blocks, out.parent / pictures)
-    write_whole(out, to_markdown(blocks, f"{pictures}/"), _MEND)
+        for picture in (block for block in blocks if isinstance(block, Picture)):
+            (out.parent / pictures).mkdir(exist_ok=True)
+            (out.parent / pictures / picture.name).write_bytes(picture.png)
+    write_whole(out, to_markdown(blocks, f"{pictures}/"), _HINT)

@@ -1,1 +1,1 @@
-"""``python -m cvae.report``: runs compared, as one HTML page, as Markdown, or served while they go on."""
+"""``python -m cvae.report``: compare runs in one HTML page, in Markdown, or on a local server while they train."""

@@ -1,18 +1,22 @@
-"""``python -m cvae.report runs=[FOLDER,...]``: one page that compares runs, opened from disk without network; or Markdown."""
+"""``python -m cvae.report runs=[FOLDER,...]``: read the settings, then write the HTML page or Markdown, or serve the page."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from cvae import cli
+from cvae import cli, config
 from cvae.console import command, say, short
-from cvae.errors import UserError, expanded
+from cvae.errors import UserError, expanded, write_whole, writing
+
+_FORMS = ("html", "md")
+_HINT = "choose another file with out="
 
 
 @dataclass
@@ -23,7 +27,7 @@ class ReportConfig:
     out: str | None = None
     format: str | None = None
     title: str | None = None
-    films: int = 48
+    videos: int = 48
     bair: bool = False
     watch: bool = False
     port: int = 8000
@@ -33,34 +37,69 @@ ConfigStore.instance().store(name="report_schema", node=ReportConfig)
 
 
 def report(cfg: DictConfig) -> None:
-    """Read the runs and write the report, or serve it.
+    """Read the runs, then write the report or serve it.
 
     Raises:
-        UserError: there are no such runs, or the file cannot be written.
+        UserError: a setting is wrong, there are no such runs, or the file cannot be written.
     """
-    from cvae.report.files import Report, form_of  # late, so that --help answers at once
+    # Imported here so that --help needs none of it.
+    from cvae.pages.document import write_markdown
+    from cvae.report.html.data import page_data
+    from cvae.report.html.render import render
+    from cvae.report.markdown import markdown_blocks
     from cvae.report.serve import serve
+    from cvae.runs.collection import Collection, collect
 
+    _check(cfg)
+    form = _form(cfg.format, cfg.out)
+    given = OmegaConf.to_container(cfg.runs) if OmegaConf.is_list(cfg.runs) else [cfg.runs]
+    assert isinstance(given, list)
+    places = [str(place) for place in given if place not in (None, "")]
+    title = cfg.title or ", ".join(Path(place).resolve().name or place for place in places)
+
+    def page(found: Collection, version: str | None = None) -> str:
+        return render(page_data(found, title, command(), cfg.videos, cfg.bair, version))
+
+    if cfg.watch:
+        serve(places, page, cfg.port)
+        return
+    found = collect(places)
+    out = expanded(cfg.out or f"report.{form}", "out")
+    if form == "md":
+        write_markdown(markdown_blocks(found, title, command(), cfg.bair), out)
+    else:
+        with writing(out, _HINT):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, page(found), _HINT)
+    say(f"{found.counts}: {short(out)}")
+
+
+def _check(cfg: DictConfig) -> None:
     for key in map(str, cfg):
         if key not in ReportConfig.__dataclass_fields__:
             raise UserError(f"+{key}: a report has no such key; --help lists them")
-    form = form_of(cfg.format, cfg.out)
-    if cfg.watch and (form != "html" or cfg.out):
-        raise UserError("watch=true serves the page and writes no file: leave format and out away")
-    if cfg.films < 0:
-        raise UserError(f"films={cfg.films}: give how many runs' sample videos to show, at least 0")
-    places = OmegaConf.to_container(cfg.runs) if OmegaConf.is_list(cfg.runs) else [cfg.runs]
-    assert isinstance(places, list)
-    made = Report([str(place) for place in places if place not in (None, "")], cfg.title, command(), cfg.films, cfg.bair)
-    if cfg.watch:
-        serve(made, cfg.port)
-        return
-    out = expanded(cfg.out or f"report.{form}", "out")
-    summary = made.write(out, form)
-    say(f"{summary}: {short(out)}")
+    if cfg.watch and (cfg.format == "md" or cfg.out):
+        raise UserError("watch=true serves the HTML page and writes no file: leave out format= and out=")
+    if cfg.videos < 0:
+        raise UserError(f"videos={cfg.videos}: give the number of runs whose sample videos are shown, 0 or more")
 
 
-@hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="report")
+def _form(form: str | None, out: str | None) -> str:
+    """``html`` or ``md``: the given format, else the suffix of the file.
+
+    Raises:
+        UserError: there is no such format, or the two disagree.
+    """
+    suffix = Path(out or "").suffix.removeprefix(".")
+    chosen = form or suffix or "html"
+    if chosen not in _FORMS:
+        raise UserError(f"{f'format={form}' if form else f'out={out}'}: choose {' or '.join(_FORMS)}")
+    if suffix not in ("", chosen):
+        raise UserError(f"out={out} and format={chosen} disagree: leave out one of them")
+    return chosen
+
+
+@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="report")
 def _report(cfg: DictConfig) -> None:
     try:
         report(cfg)
@@ -71,7 +110,7 @@ def _report(cfg: DictConfig) -> None:
 def main() -> None:
     def run() -> None:
         if cli.is_multirun(sys.argv[1:]):
-            raise UserError("a report has no sweep: leave -m out")
+            raise UserError("a report cannot be swept: leave out -m")
         _report()
 
     cli.guarded(run)

@@ -1,1 +1,1 @@
-"""What lies on the disk, read: a run folder in any state, runs beside each other, results of protocols. Nothing is written."""
+"""Read what runs leave on the disk: one run folder, many of them together, and their evaluations. Nothing is written."""

@@ -1,4 +1,4 @@
-"""Runs beside each other: found below folders, named, with what their sweeps know of them, and compared by what differs."""
+"""Find the runs below some folders, add what their sweeps know of them, and list the settings in which they differ."""
 
 from __future__ import annotations
 
@@ -6,67 +6,83 @@ import contextlib
 import glob
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cvae.console import natural_order
 from cvae.errors import UserError, expanded
-from cvae.runs.run import DATA, Broken, Run, brief, read_run
+from cvae.metrics import BUILT_IN, Metric
+from cvae.runs.run import DATA, Run, UnreadableRun, brief, read_run
 from cvae.sweep.records import SweepRecord, read_sweep
+
+_HINT = "give run folders or multirun folders; they are in multirun/"
+_PROGRAMS = (("python", "-m", "cvae.train"), ("cvae-train",))  # whose sweeps have commands that are shown
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Runs to compare, what could not be read, and the sweeps that they belong to."""
+    """Runs to compare, their sweeps, and the folders that could not be read with the reason for each."""
 
     runs: list[Run]
-    broken: list[tuple[Path, str]]
+    unreadable: list[tuple[Path, str]]
     sweeps: list[SweepRecord] = field(default_factory=list)
+
+    @property
+    def counts(self) -> str:
+        """The number of runs, in all and in each state, in words."""
+        states = [run.state for run in self.runs]
+        words = [f"{len(states)} runs" if len(states) != 1 else "1 run"]
+        words += [f"{states.count(state)} {state}" for state in dict.fromkeys(states)] if len(set(states)) > 1 else []
+        return ", ".join(words + ([f"{len(self.unreadable)} unreadable"] if self.unreadable else []))
 
 
 def collect(places: Sequence[str]) -> Collection:
     """Read all runs below some folders.
 
     Args:
-        places: run folders, multirun folders, folders of such, or globs of them.
+        places: run folders, multirun folders, folders that hold such folders, or globs of them.
 
     Raises:
-        UserError: a place does not exist or holds no run, be it a broken one.
+        UserError: a place does not exist, or there is no run folder below it, readable or not.
     """
     if not places:
-        raise UserError("runs=[] names no folder: give run folders or multirun folders; they are in multirun/")
+        raise UserError(f"runs=[] names no folder: {_HINT}")
     folders: dict[Path, Path] = {}
     for place in places:
-        found = [folder for root in _expand(place) for folder in _run_folders(root)]
+        found = _run_folders(place)
         if not found:
-            raise UserError(f"runs={place} holds no run: give run folders or multirun folders; they are in multirun/")
+            raise UserError(f"runs={place} holds no run: {_HINT}")
         for folder in found:
-            folders.setdefault(folder.resolve(), folder)  # one run, however many ways lead to it
-    runs, broken = [], []
+            folders.setdefault(folder.resolve(), folder)  # places may overlap
+    runs, unreadable = [], []
     for folder in folders.values():
         try:
             runs.append(read_run(folder))
-        except Broken as error:
-            broken.append((folder, str(error)))
+        except UnreadableRun as error:
+            unreadable.append((folder, str(error)))
         except OSError as error:
-            broken.append((folder, f"it cannot be read, or went away ({brief(error)})"))
+            unreadable.append((folder, f"it cannot be read, or was removed ({brief(error)})"))
         except RecursionError:
-            broken.append((folder, "its files are nested beyond all reason"))
+            unreadable.append((folder, "its files are nested too deeply"))
     sweeps = list(_sweeps(runs))
-    return Collection([_judged(run, sweeps) for run in _named(runs)], broken, sweeps)
+    return Collection([_with_sweep_state(run, sweeps) for run in _with_short_names(runs)], unreadable, sweeps)
 
 
-def touched(places: Sequence[str]) -> dict[Path, int]:
-    """When the files that runs are read from were last written: a cheap look at whether anything is new."""
-    folders = [folder for place in places for root in _expand(place) for folder in _run_folders(root)]
+def modification_times(places: Sequence[str]) -> dict[Path, int]:
+    """When the files of the runs below some folders were last written: much faster than to read them."""
+    folders = [folder for place in places for folder in _run_folders(place)]
     paths = [folder / name for folder in folders for name in (".hydra", "run.json", "metrics.jsonl", "samples", "eval")]
     times: dict[Path, int] = {}
     for path in paths:
-        with contextlib.suppress(OSError):  # not there yet, or not any more
+        with contextlib.suppress(OSError):  # not written yet, or removed
             times[path] = path.stat().st_mtime_ns
     return times
+
+
+def _run_folders(place: str) -> list[Path]:
+    return [folder for root in _expand(place) for folder in _walk(root)]
 
 
 def _expand(place: str) -> list[Path]:
@@ -74,40 +90,27 @@ def _expand(place: str) -> list[Path]:
     if path.exists():
         return [path]
     if not glob.has_magic(place):
-        raise UserError(f"runs={place} does not exist: give run folders or multirun folders; they are in multirun/")
-    return sorted(Path("/").glob(str(path).lstrip("/")), key=lambda hit: natural(str(hit)))
+        raise UserError(f"runs={place} does not exist: {_HINT}")
+    return sorted(Path("/").glob(str(path).lstrip("/")), key=lambda found: natural_order(str(found)))
 
 
-def _run_folders(root: Path) -> Iterator[Path]:
-    """The run folders at or below a folder, links followed, in the order in which people count."""
+def _walk(root: Path) -> Iterator[Path]:
+    """The run folders at or below a folder, in natural order; symbolic links are followed."""
     seen: set[str] = set()
-    for place, below, files in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:  # links may lead in circles
+    for folder, below, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:  # links may form a circle
             below.clear()
             continue
         seen.add(real)
         if ".hydra" in below or {"run.json", "metrics.jsonl"} & set(files):
-            yield Path(place)
+            yield Path(folder)
             below.clear()
         else:
-            below[:] = sorted((name for name in below if not name.startswith(".")), key=natural)
+            below[:] = sorted((name for name in below if not name.startswith(".")), key=natural_order)
 
 
-def natural(text: str) -> list[tuple[int, str]]:
-    """A sort key under which 10 comes after 9."""
-    parts = [(part.lstrip("0") if part.isdecimal() else None, part) for part in re.split(r"(\d+)", text)]
-    return [(-1, part) if digits is None else (len(digits), digits) for digits, part in parts]
-
-
-def in_order(value: Any) -> tuple[bool, float, list[tuple[int, str]]]:
-    """A sort key for settings: numbers by size, then all others."""
-    if isinstance(value, (int, float)):
-        return False, float(value), []
-    return True, 0.0, natural(str(value))
-
-
-def _named(runs: Sequence[Run]) -> list[Run]:
-    """With names that are as short as they can be and still differ: paths below what the folders have in common."""
+def _with_short_names(runs: Sequence[Run]) -> list[Run]:
+    """The runs, named by their paths below the folder that all of them are in."""
     if len(runs) < 2:
         return list(runs)
     common = os.path.commonpath([run.folder.parent for run in runs])
@@ -115,16 +118,16 @@ def _named(runs: Sequence[Run]) -> list[Run]:
 
 
 def _sweeps(runs: Iterable[Run]) -> Iterator[SweepRecord]:
-    """The studies that runs belong to: from sweep.json beside them, or where the sweep goes on, from its journal."""
+    """The studies of the runs, each read from its journal or from the sweep.json beside its runs."""
     firsts = {run.study: run for run in reversed(list(runs)) if run.study is not None}
     for (name, storage), run in reversed(firsts.items()):
-        record = read_sweep(name, storage, [run.folder.parent, run.folder.parent.parent], run.objective)
+        record = read_sweep(name, storage, [run.folder.parent, run.folder.parent.parent], run.objective, _PROGRAMS)
         if record is not None:
             yield record
 
 
-def _judged(run: Run, sweeps: Sequence[SweepRecord]) -> Run:
-    """With what its sweep knows of it: pruned and failed trials are not just unfinished."""
+def _with_sweep_state(run: Run, sweeps: Sequence[SweepRecord]) -> Run:
+    """The run with the state that its sweep knows: its folder does not say that a trial was pruned or has failed."""
     sweep = next((each for each in sweeps if each.key == run.study), None)
     if sweep is None or run.trial is None or run.state == "finished":
         return run
@@ -132,66 +135,74 @@ def _judged(run: Run, sweeps: Sequence[SweepRecord]) -> Run:
     return replace(run, state=state or run.state, note="; ".join(filter(None, [run.note, reason])))
 
 
-# --- what differs -----------------------------------------------------------------------------------------------------
+# --- settings that differ ---------------------------------------------------------------------------------------------
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """The settings in which runs differ, those that a choice brings along left out.
+    """The settings in which runs differ, without those that follow from another choice.
 
-    ``kl_schedule.cycles`` is absent from a monotonic run because its ``kl_schedule`` is another one; it differs only if
-    cyclical runs differ in it. So does the data's fingerprint if no setting of the data says why.
+    A monotonic run has no ``kl_schedule.cycles``, because its ``kl_schedule`` is another one: ``cycles`` differs only if it
+    differs among the cyclical runs. The fingerprint of the data differs only if no setting of the data explains it.
     """
-    keys: dict[str, None] = {}
-    for run in runs:
-        keys |= dict.fromkeys(run.settings)
-    found = []
-    for key in keys:
-        having = [run for run in runs if key in run.settings]
-        values = {_shown(run.settings[key]) for run in having}
-        explained = len(having) < len(runs) and _group_differs(key, having, [run for run in runs if key not in run.settings])
-        if len(values) > 1 or (len(having) < len(runs) and not explained):
-            found.append(key)
-    if DATA in found and _follows(DATA, [key for key in found if key != DATA and key.split(".")[0] == "data"], runs):
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    found = [key for key in keys if _differs(key, runs)]
+    of_data = [key for key in found if key.split(".")[0] == "data" and key != DATA]
+    if DATA in found and _determined(DATA, of_data, runs):
         found.remove(DATA)
-    return sorted(found, key=_dials_first)
+    return sorted(found, key=_position)
 
 
-def _follows(key: str, others: Sequence[str], runs: Sequence[Run]) -> bool:
-    """Whether a setting is the same wherever the others are."""
-    values: dict[str, set[str]] = {}
-    for run in runs:
-        values.setdefault(_shown([run.settings.get(other) for other in others]), set()).add(_shown(run.settings[key]))
-    return all(len(each) == 1 for each in values.values())
-
-
-def _group_differs(key: str, having: Sequence[Run], lacking: Sequence[Run]) -> bool:
-    """Whether the runs without a key chose otherwise, in one of the groups that it lies below, than those with it."""
+def _differs(key: str, runs: Sequence[Run]) -> bool:
+    having = [run for run in runs if key in run.settings]
+    lacking = [run for run in runs if key not in run.settings]
     parts = key.split(".")
     groups = [".".join(parts[:end]) for end in range(1, len(parts))]
-
-    def chosen(some: Sequence[Run], group: str) -> set[str]:
-        return {_shown(run.settings.get(group)) for run in some}
-
-    return any(chosen(having, group).isdisjoint(chosen(lacking, group)) for group in groups)
+    explained = any(_values(group, having).isdisjoint(_values(group, lacking)) for group in groups)
+    return len(_values(key, having)) > 1 or (bool(lacking) and not explained)
 
 
-def _dials_first(key: str) -> tuple[bool, int]:
+def _determined(key: str, others: Sequence[str], runs: Sequence[Run]) -> bool:
+    """Whether runs that agree in the other settings always agree in this one."""
+    combinations = {json.dumps([run.settings.get(other) for other in others]) for run in runs}
+    with_key = {json.dumps([run.settings.get(other) for other in [*others, key]]) for run in runs}
+    return len(combinations) == len(with_key)
+
+
+def _values(key: str, runs: Sequence[Run]) -> set[str]:
+    """The different values of a setting, as JSON."""
+    return {json.dumps(run.settings.get(key)) for run in runs}
+
+
+def _position(key: str) -> tuple[bool, int]:
+    """A sort key of settings: the most important ones first, the seed last."""
     order = ("lr", "kl_schedule", "tf_schedule", "tfr", "beta", "likelihood", "model", "prior", "data")
     return key == "seed", order.index(key) if key in order else len(order)
 
 
-def _shown(value: Any) -> str:
-    return json.dumps(value)
+def setting_order(value: Any) -> tuple[bool, float, Any]:
+    """A sort key of a setting's values: numbers by size, then all others in natural order."""
+    return (False, value, "") if isinstance(value, (int, float)) else (True, 0, natural_order(str(value)))
 
 
-def main_objective(runs: Sequence[Run]) -> str:
-    """What most of the runs are to maximise."""
+# --- summaries --------------------------------------------------------------------------------------------------------
+
+
+def all_metrics(runs: Sequence[Run]) -> list[Metric]:
+    """The metrics that runs have recorded, in the order of their tables; of two rows with one key the first run's."""
+    recorded = {key for run in runs for row in run.rows for key in row}
+    found = {metric.key: metric for run in reversed(runs) for metric in run.metrics}
+    return [metric for key, metric in found.items() if key in recorded]
+
+
+def main_objective(runs: Sequence[Run]) -> Metric:
+    """The objective of most of the runs."""
     names = [run.objective for run in runs]
-    return max(names, key=names.count, default="val/psnr")
+    name = max(names, key=names.count, default=BUILT_IN[0].key)
+    return next((run.metric(name) for run in runs if run.objective == name), BUILT_IN[0])
 
 
 def by_seed(runs: Iterable[Run], quantity: Callable[[Run], float | None]) -> dict[int, float]:
-    """A quantity of finished runs by their seed; several runs of one seed count as one, by their mean."""
+    """A quantity of the finished runs by seed; several runs with one seed count as one, by their mean."""
     values: dict[int, list[float]] = {}
     for run in runs:
         if run.state == "finished" and (value := quantity(run)) is not None:
@@ -200,7 +211,7 @@ def by_seed(runs: Iterable[Run], quantity: Callable[[Run], float | None]) -> dic
 
 
 def commits(runs: Sequence[Run]) -> str:
-    """A sentence on the commits that runs were made with."""
+    """A sentence that names the commits of the runs."""
     shas = sorted({str(run.record.get("git_sha") or "unknown")[:10] for run in runs})
     changed = sum(bool(run.record.get("dirty")) for run in runs)
     return f"Commit {', '.join(shas)}" + (f", {changed} of {len(runs)} runs with uncommitted changes." if changed else ".")

@@ -1,4 +1,4 @@
-"""What runs scored under named protocols: eval/<protocol>.json in a run's folder."""
+"""Read the evaluations of a run: eval/<protocol>.json in its folder."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvae.runs.run import Run, brief, whole_text
+from cvae.runs.run import Run, brief, read_text
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a run scored under a named protocol: eval/<protocol>.json. Unknown numbers are NaN, and ``note`` says why."""
+class Evaluation:
+    """The scores of a run under one protocol: PSNR in dB with its 95 % interval [low, high].
+
+    ``copy`` is the PSNR of repeating the last past frame. A file that cannot be read leaves NaN, and ``note`` says why.
+    """
 
     protocol: str
     videos: int | None = None
@@ -23,18 +26,18 @@ class Result:
     note: str = ""
 
 
-def results_of(run: Run) -> list[Result]:
-    """A run's results, by protocol."""
-    return [_result(path) for path in sorted(run.folder.glob("eval/*.json"))]
+def evaluations_of(run: Run) -> list[Evaluation]:
+    """All evaluations of a run, sorted by protocol."""
+    return [_evaluation(path) for path in sorted(run.folder.glob("eval/*.json"))]
 
 
-def _result(path: Path) -> Result:
+def _evaluation(path: Path) -> Evaluation:
     try:
-        found = json.loads(whole_text(path))
+        found = json.loads(read_text(path))
         low, high = found["psnr"]["ci95"]
         mean, copy = found["psnr"]["mean"], found["baselines"]["copy_last"]["psnr"]["mean"]
-        return Result(path.stem, int(found["videos"]), float(mean), float(low), float(high), float(copy))
+        return Evaluation(path.stem, int(found["videos"]), float(mean), float(low), float(high), float(copy))
     except KeyError as error:
-        return Result(path.stem, note=f"eval/{path.name} has no {error}")
+        return Evaluation(path.stem, note=f"eval/{path.name} has no {error}")
     except (OSError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
-        return Result(path.stem, note=f"eval/{path.name} cannot be read ({brief(error)})")
+        return Evaluation(path.stem, note=f"eval/{path.name} cannot be read ({brief(error)})")

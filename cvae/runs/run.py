@@ -1,4 +1,4 @@
-"""One run as it lies on the disk, whatever state it is in: finished, going on, cut off, damaged or of another version."""
+"""Read one run folder in any state: finished, running, stopped, damaged, or written by another version."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ from typing import Any
 import yaml
 
 from cvae import __version__
-from cvae.cli import resume_command
 from cvae.config import identity
 from cvae.console import short
+from cvae.metrics import Metric, from_record
 from cvae.process import Process
+from cvae.start import resume_command
 from cvae.training.recorder import read_metrics
 
 Row = dict[str, float]
 
-# What decides nothing of what a run learns, beside what ``identity`` leaves out.
-_MINOR = ("sample_every", "compile")
-_DIALS = ("seed", "epochs", "n_past", "n_future")  # whole numbers without which nothing can be said of a run
-DATA = "data.fingerprint"  # of what it saw: the folder's name says nothing, and is no setting
-# Seconds after which a run counts as stopped: without a new row (or three times a row's own seconds), without a first one.
-_SILENT, _FIRST = 120.0, 1800.0
+_IGNORED = ("sample_every", "compile")  # like the keys that ``identity`` leaves out, they do not change what a run learns
+_REQUIRED = ("seed", "epochs", "n_past", "n_future")  # whole numbers that every report needs
+DATA = "data.fingerprint"  # added to the settings: a hash of the content of the data, since their folder's name says nothing
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# A run without a new row for so many seconds, or three times the seconds of its last epoch, counts as stopped.
+_NEXT_ROW = 120.0
+_FIRST_ROW = 1800.0  # nothing says how long the first epoch takes
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder.
+    """What a run folder holds.
 
-    ``settings`` are flat, ``model.latent_dim``; a group's ``_target_`` stands as the group itself: ``kl_schedule: cyclical``;
-    the data's fingerprint is among them.
-    ``rows`` are those of metrics.jsonl, an epoch each; ``record`` is run.json; ``state`` is finished, running, stopped,
-    pruned, failed or diverged, and ``note`` says more where there is more to say.
+    ``settings`` is the flat config: ``model.latent_dim: 32``. The choice of a group stands under the group's name,
+    ``kl_schedule: cyclical``, and the fingerprint of the data under ``data.fingerprint``.
+    ``rows`` are the rows of metrics.jsonl, one for each epoch. ``record`` is run.json, ``metrics`` the table of metrics in it.
+    ``state`` is finished, running, stopped, pruned, failed or diverged; ``note`` adds a reason where one is known.
     """
 
     folder: Path
@@ -47,17 +49,18 @@ class Run:
     settings: dict[str, Any]
     rows: list[Row]
     record: dict[str, Any]
+    metrics: tuple[Metric, ...]
     objective: str
     state: str
     note: str
     overrides: list[str]
-    sweep: str | None  # its study's or multirun's name
-    storage: str  # of its study, without a password; empty outside sweeps
+    sweep: str | None  # the name of its study or multirun
+    storage: str  # the storage of its study, without a password; empty outside of sweeps
     trial: int | None
 
     @property
     def epochs(self) -> int:
-        """How many it is to have."""
+        """The number of epochs when it is finished."""
         return int(self.settings["epochs"])
 
     @property
@@ -66,14 +69,18 @@ class Run:
 
     @property
     def study(self) -> tuple[str, str] | None:
-        """What tells its study from others: two of one name may lie in two storages."""
+        """The name and the storage of its study: two studies in two storages may have the same name."""
         return (self.sweep, self.storage) if self.sweep is not None and self.trial is not None else None
 
     def best(self, key: str) -> tuple[float, int] | None:
-        """An objective's highest value and its epoch."""
-        rows = [row for row in self.rows if key in row]
-        best = max(rows, key=lambda row: row[key], default=None)  # the first of equals
+        """A metric's best value and its epoch."""
+        rows, metric = [row for row in self.rows if key in row], self.metric(key)
+        best = min(rows, key=lambda row: metric.rank(row[key]), default=None)  # the first of equals
         return (best[key], int(best["epoch"])) if best else None
+
+    def metric(self, key: str) -> Metric:
+        """The row of a metric; one without a direction where the table has none."""
+        return next((metric for metric in self.metrics if metric.key == key), Metric(key, key))
 
     def last(self, key: str) -> float | None:
         """The latest value of a metric."""
@@ -85,7 +92,7 @@ class Run:
 
     @property
     def repeat(self) -> str:
-        """The command that runs it once more, as a single run."""
+        """The command that repeats it as a single run."""
         words = [word for word in self.overrides if not word.lstrip("+").startswith(("trial.", "hydra."))]
         if any(word.startswith("experiment=") for word in words) and self.sweep is not None:
             words.append("hydra.mode=RUN")  # an experiment may be a multirun
@@ -93,12 +100,12 @@ class Run:
 
     @property
     def resume(self) -> str:
-        """The command that goes on with it; empty where there is nothing to go on with."""
-        going_on = self.state == "stopped" and (self.folder / "checkpoints" / "last.pt").exists()
-        return resume_command(Path(short(self.folder))) if going_on else ""
+        """The command that resumes it; empty if it has not stopped or has no checkpoint."""
+        resumable = self.state == "stopped" and (self.folder / "checkpoints" / "last.pt").exists()
+        return resume_command(Path(short(self.folder))) if resumable else ""
 
     @property
-    def film(self) -> Path | None:
+    def video(self) -> Path | None:
         """Its latest sample video."""
         return max(self.folder.glob("samples/epoch_*.gif"), default=None)
 
@@ -106,12 +113,16 @@ class Run:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-class Broken(Exception):
-    """Why a folder is not shown among the runs."""
+class UnreadableRun(Exception):
+    """A folder cannot be read as a run; the message gives the reason."""
 
 
-def whole_text(path: Path) -> str:
-    """A file's text; what is there and is no file, a pipe say, counts as not there."""
+def read_text(path: Path) -> str:
+    """The text of a regular file. A pipe would block: it counts as missing.
+
+    Raises:
+        FileNotFoundError: there is no regular file.
+    """
     if not path.is_file():
         raise FileNotFoundError(path)
     return path.read_text()
@@ -121,22 +132,14 @@ def read_run(folder: Path) -> Run:
     """Read a run folder.
 
     Raises:
-        Broken: what is in it makes no run; the message says why.
+        UnreadableRun: the folder holds no run, or a file in it is damaged.
     """
-    config = _yaml(folder / ".hydra" / "config.yaml")
-    _refuse_shared(config, set())
+    config = _config(folder / ".hydra" / "config.yaml")
     settings = flat_settings(config)
-    for dial in _DIALS:
-        if not isinstance(settings.get(dial), int):
-            raise Broken(f"its .hydra/config.yaml is no config of cvae.train: {dial} is {settings.get(dial)!r}"[:200])
-    try:
-        record = json.loads(whole_text(folder / "run.json"))
-        if not isinstance(record, dict):
-            raise ValueError("it holds no record")
-    except FileNotFoundError:
-        raise Broken("no run.json: it has not begun, or died before it did") from None
-    except (OSError, ValueError) as error:
-        raise Broken(f"run.json is damaged ({brief(error)})") from None
+    for key in _REQUIRED:
+        if not isinstance(settings.get(key), int):
+            raise UnreadableRun(f".hydra/config.yaml is not a config of cvae.train: {key} is {settings.get(key)!r}"[:200])
+    record = _record(folder / "run.json")
     rows = _rows(folder / "metrics.jsonl")
     objectives = config.get("objective")
     objective = next(iter(objectives), None) if isinstance(objectives, list) else objectives
@@ -145,9 +148,10 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder=folder,
         name=folder.name,
-        settings={key: value for key, value in settings.items() if key not in _MINOR} | {DATA: str(record.get("dataset"))},
+        settings={key: value for key, value in settings.items() if key not in _IGNORED} | {DATA: str(record.get("dataset"))},
         rows=rows,
         record=record,
+        metrics=from_record(record.get("metrics")),
         objective=str(objective or "val/psnr"),
         state=_state(folder, rows, settings["epochs"], record),
         note=_note(record),
@@ -158,41 +162,47 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def _refuse_shared(node: Any, seen: set[int]) -> None:
-    """Refuse YAML aliases: a few lines of them can stand for gigabytes."""
-    if isinstance(node, (dict, list)):
-        if id(node) in seen:
-            raise Broken("its .hydra/config.yaml repeats parts by aliases, as no config of cvae.train does")
-        seen.add(id(node))
-        for below in node.values() if isinstance(node, dict) else node:
-            _refuse_shared(below, seen)
-
-
-def _yaml(path: Path) -> Any:
+def _config(path: Path) -> dict[str, Any]:
+    name = f"{path.parent.name}/{path.name}"
     try:
-        content = yaml.load(whole_text(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        text = read_text(path)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_LOADER)):
+            raise UnreadableRun(f"{name} has YAML aliases, which a config of cvae.train never has")  # they may blow up
+        content = yaml.load(text, Loader=_LOADER)
     except FileNotFoundError:
-        raise Broken(f"no {path.parent.name}/{path.name}") from None
+        raise UnreadableRun(f"no {name}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise Broken(f"{path.parent.name}/{path.name} cannot be read ({brief(error)})") from None
+        raise UnreadableRun(f"{name} cannot be read ({brief(error)})") from None
     if not isinstance(content, dict):
-        raise Broken(f"{path.parent.name}/{path.name} holds no settings")
+        raise UnreadableRun(f"{name} holds no settings")
     return content
 
 
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(read_text(path))
+    except FileNotFoundError:
+        raise UnreadableRun("no run.json: the run has not started, or ended before it could") from None
+    except (OSError, ValueError) as error:
+        raise UnreadableRun(f"run.json is damaged ({brief(error)})") from None
+    if not isinstance(record, dict):
+        raise UnreadableRun("run.json is damaged (it holds no record)")
+    return record
+
+
 def brief(error: BaseException) -> str:
-    """An error in a line."""
+    """The message of an error in one short line."""
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's settings by full key, interpolations as they stand; ``X._target_`` as ``X: class_name``."""
+    """The settings of a config by their full keys, interpolations unresolved; ``X._target_`` becomes ``X: class_name``."""
     flat: dict[str, Any] = {}
 
     def walk(node: Any, key: str) -> None:
         if isinstance(node, dict) and node:
-            for name, below in node.items():
-                walk(below, f"{key}.{name}" if key else str(name))
+            for name, child in node.items():
+                walk(child, f"{key}.{name}" if key else str(name))
         elif key.endswith("._target_"):
             flat[key.removesuffix("._target_")] = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(node).rpartition(".")[2]).lower()
         else:
@@ -203,18 +213,18 @@ def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rows(path: Path) -> list[Row]:
-    """The rows of metrics.jsonl that are whole; of an epoch written twice the later one."""
+    """The complete rows of metrics.jsonl, by epoch; of an epoch written twice the later row."""
     try:
         if path.exists() and not path.is_file():
-            raise OSError("it is no file")
+            raise OSError("it is not a file")
         found = read_metrics(path)
     except (OSError, ValueError) as error:
-        raise Broken(f"metrics.jsonl cannot be read ({brief(error)})") from None
+        raise UnreadableRun(f"metrics.jsonl cannot be read ({brief(error)})") from None
     rows: dict[int, Row] = {}
     for row in found:
         if isinstance(row, dict) and isinstance(row.get("epoch"), int):
             numbers = {key: value for key, value in row.items() if isinstance(value, (int, float)) and abs(value) < math.inf}
-            with contextlib.suppress(OverflowError):  # a whole number that no float holds
+            with contextlib.suppress(OverflowError):  # an integer too large for a float
                 rows[row["epoch"]] = {str(key): float(value) for key, value in numbers.items()}
     return [rows[epoch] for epoch in sorted(rows)]
 
@@ -222,26 +232,25 @@ def _rows(path: Path) -> list[Row]:
 def _state(folder: Path, rows: Sequence[Row], epochs: int, record: Mapping[str, Any]) -> str:
     if rows and rows[-1]["epoch"] >= epochs:
         return "finished"
-    touched = max((folder / "run.json").stat().st_mtime, _written(folder / "metrics.jsonl"))
-    if _written(folder / "checkpoints" / "diverged.pt") >= touched:  # else it has been resumed since
+    written = max((folder / "run.json").stat().st_mtime, _modified(folder / "metrics.jsonl"))
+    if _modified(folder / "checkpoints" / "diverged.pt") >= written:  # else it was resumed after it diverged
         return "diverged"
-    if _died(record):
+    if _process_ended(record):
         return "stopped"
-    # A first epoch may take long, and nothing says how long.
-    patience = max(_SILENT, 3 * rows[-1].get("seconds", 0.0)) if rows else _FIRST
-    return "running" if time.time() - touched < patience else "stopped"
+    limit = max(_NEXT_ROW, 3 * rows[-1].get("seconds", 0.0)) if rows else _FIRST_ROW
+    return "running" if time.time() - written < limit else "stopped"
 
 
-def _died(record: Mapping[str, Any]) -> bool:
-    """Whether the process that last went on with a run is known to be gone; of one on another host nothing is known."""
+def _process_ended(record: Mapping[str, Any]) -> bool:
+    """Whether the last process of a run is known to have ended; a process on another host may be alive."""
     with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
         last = (record.get("resumed") or [record])[-1]["process"]
         return Process(str(last["host"]), int(last["pid"]), float(last["started"])).alive() is False
     return False
 
 
-def _written(path: Path) -> float:
-    """When a file was last written; long ago if it is not there."""
+def _modified(path: Path) -> float:
+    """When a file was last written, in seconds since 1970; 0 if there is none."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
@@ -255,7 +264,7 @@ def _note(record: Mapping[str, Any]) -> str:
 
 def _overrides(folder: Path) -> list[str]:
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-        words = yaml.load(whole_text(folder / ".hydra" / "overrides.yaml"), Loader=yaml.SafeLoader)
+        words = yaml.load(read_text(folder / ".hydra" / "overrides.yaml"), Loader=_LOADER)
         if isinstance(words, list):
             return [str(word) for word in words]
     return []

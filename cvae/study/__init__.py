@@ -1,1 +1,1 @@
-"""The course report's questions: its claims as measured quantities, and the page of verdicts."""
+"""The questions of the course report, tested on a study with several seeds: claims, verdicts, and the page that shows them."""

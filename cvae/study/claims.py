@@ -1,4 +1,4 @@
-"""What a claim comes to: quantities measured in every seed, held against thresholds, with verdict and seeds needed."""
+"""Claims as numbers: quantities measured for every seed, their thresholds, the verdict, and how many seeds would decide."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cvae.evaluation.intervals import mean_interval, runs_needed
 
 @dataclass(frozen=True)
 class Part:
-    """A quantity, one value a seed, and the side of the threshold on which it has to lie for the claim to hold."""
+    """A quantity with one value for each seed; the claim holds if it lies above the threshold, or below it."""
 
     what: str
     values: list[float]
@@ -25,30 +25,30 @@ class Part:
     @property
     def verdict(self) -> str:
         """supported, refuted or undecided."""
-        _, low, high = self.interval
-        if math.isnan(low):
-            return "undecided"
-        if self.above:
-            return "supported" if low > self.threshold else "refuted" if high < self.threshold else "undecided"
-        return "supported" if high < self.threshold else "refuted" if low > self.threshold else "undecided"
+        _, low, high = self.interval  # NaN, which compares as False, if there are too few values
+        if low > self.threshold:
+            return "supported" if self.above else "refuted"
+        if high < self.threshold:
+            return "refuted" if self.above else "supported"
+        return "undecided"
 
     @property
     def leans(self) -> bool:
-        """Whether its mean lies where the claim holds."""
+        """Whether its mean, whatever the interval, is on the side where the claim holds."""
         return (self.interval[0] > self.threshold) == self.above
 
     @property
     def needed(self) -> int | None:
-        """The seeds that would decide it in four of five studies, if these are typical; None if more than a thousand."""
+        """How many seeds would decide it in 80 % of such studies, if these seeds are typical; None if more than 1000."""
         return runs_needed(self.values, self.threshold)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One sentence of the report, what would refute it, and its parts: it holds if all of them do.
+    """One sentence of the report, what would refute it, and its parts: it is supported if all of them are.
 
-    ``premise`` is what it takes for granted, if anything: a drop to climb back from, say. Where that is refuted, the claim is
-    about nothing, and undecided whatever its parts are.
+    ``premise`` is what the sentence assumes, if anything, for example that PSNR dropped before it climbed back. If the premise
+    is refuted, the claim stays undecided, whatever its parts are.
     """
 
     number: int
@@ -59,7 +59,7 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """The verdict of the parts together."""
+        """supported, refuted or undecided, from all parts."""
         if self.void:
             return "undecided"
         verdicts = {part.verdict for part in self.parts}
@@ -67,14 +67,15 @@ class Claim:
 
     @property
     def void(self) -> bool:
-        """Whether what it takes for granted is not so."""
+        """Whether its premise is refuted."""
         return self.premise is not None and self.premise.verdict == "refuted"
 
     @property
     def deciding(self) -> list[Part]:
-        """The undecided parts on which the verdict waits: one that leans against it settles it alone, else it takes all.
+        """The undecided parts on which the verdict depends.
 
-        Of those that lean against it, the one that takes the fewest seeds.
+        To refute the claim takes one part: of those that lean against it, the one that needs the fewest seeds. To support it
+        takes all of them.
         """
         undecided = [part for part in self.parts if part.verdict == "undecided"]
         against = [part for part in undecided if not part.leans]
@@ -83,13 +84,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Effect:
-    """What one factor does to a quantity: a level of it less the other, paired in seeds, averaged over the other cells."""
+    """The effect of a factor on a quantity: one level minus the other, paired by seed, averaged over the other cells."""
 
     quantity: str
     contrast: str
     unit: str
     values: list[float]
-    at_end: bool  # whether it is about the PSNR with which runs end
+    at_end: bool  # whether the quantity is PSNR at the end
 
     @property
     def interval(self) -> tuple[float, float, float]:

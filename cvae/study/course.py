@@ -1,7 +1,7 @@
-"""The course report's four claims, each put to the runs of a study: learning rate x KL annealing x end of teacher forcing.
+"""The course report's four claims, tested on a study: learning rate x KL schedule x end of teacher forcing, several seeds.
 
-Each claim was made from one seed. Here it is a quantity with a threshold, measured in every seed; what the seeds say together
-is a mean with its 95 % interval. A claim is supported or refuted where the interval lies wholly on one side.
+The report made each claim from one seed. Here a claim is one or more quantities with a threshold, measured for every seed. A
+claim is supported or refuted if the 95 % interval of the mean over seeds lies on one side of the threshold.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from cvae.runs.collection import differing
 from cvae.runs.run import Run
 from cvae.study.claims import Claim, Effect, Part
 
-MARGIN = 0.5  # dB; a smaller fall is none: the epochs of one run differ by as much
-BAIR_LEVEL = 25.0  # dB; the course's bar, and the report's threshold
+MARGIN = 0.5  # dB; a smaller fall counts as none: epochs of one run differ by as much
+BAIR_LEVEL = 25.0  # dB; the threshold of the course and of the report, on BAIR
 KLS, FORCINGS = ("cyclical", "monotonic"), ("step", "linear")
 FACTORS = ("lr", "kl_schedule", "tf_schedule", "beta", "seed")
 
@@ -26,25 +26,25 @@ Cell = tuple[float, str, str]  # lr, kl_schedule, tf_schedule
 
 
 @dataclass(frozen=True)
-class Reading:
-    """The study under one reading of the report's beta."""
+class Factorial:
+    """The runs of a study with one value of beta: 2 learning rates x 2 KL schedules x 2 ends of teacher forcing x seeds."""
 
     beta: float | None
     cells: dict[Cell, dict[int, Run]]  # by seed
     lrs: tuple[float, float]
     epochs: int
-    forced: int  # of them, until a sudden end
+    forced: int  # the last epoch before a sudden end of teacher forcing
     window: int  # epochs over which a level is averaged
 
     @property
     def seeds(self) -> list[int]:
-        """All seeds of any cell."""
+        """The seeds of all cells."""
         return sorted({seed for runs in self.cells.values() for seed in runs})
 
     # --- levels of a run ----------------------------------------------------------------------------------------------
 
     def before(self, run: Run) -> float:
-        """Validation PSNR just before the sudden end, or at the same epochs of a linear decay."""
+        """Validation PSNR just before the sudden end, or in the same epochs of a linear decay."""
         return self._level(run, self.forced)
 
     def after(self, run: Run) -> float:
@@ -52,11 +52,15 @@ class Reading:
         return self._level(run, self.forced + self.window)
 
     def end(self, run: Run, key: str = "val/psnr") -> float:
-        """A metric's last level."""
+        """A metric at the end of a run."""
         return self._level(run, self.epochs, key)
 
+    def best(self, run: Run) -> float:
+        """The best validation PSNR of a run."""
+        return max(run.series("val/psnr").values())
+
     def fall(self, run: Run) -> float:
-        """How much PSNR falls where forcing ends."""
+        """How much PSNR falls at the end of teacher forcing, in dB."""
         return self.before(run) - self.after(run)
 
     def _level(self, run: Run, until: int, key: str = "val/psnr") -> float:
@@ -72,13 +76,13 @@ class Reading:
     def over(
         self, quantity: Callable[[Run], float], lr: float | None = None, kl: str | None = None, tf: str | None = None
     ) -> dict[int, float]:
-        """A quantity by seed, averaged over the cells with the given levels; seeds that lack one of these are left out."""
+        """A quantity by seed, averaged over the cells with the given levels, without the seeds that lack one of these cells."""
         chosen = [runs for (a, b, c), runs in self.cells.items() if lr in (None, a) and kl in (None, b) and tf in (None, c)]
         seeds = [seed for seed in self.seeds if all(seed in runs for runs in chosen)]
         return {seed: sum(quantity(runs[seed]) for runs in chosen) / len(chosen) for seed in seeds} if chosen else {}
 
     def claims(self, bair: bool) -> list[Claim]:
-        """The four claims; ``bair``: the data are BAIR, so that absolute thresholds apply."""
+        """The four claims. ``bair``: the data are BAIR, so the report's absolute threshold applies."""
         return [self._survives(bair), self._drops(bair), self._climbs_back(), self._cured()]
 
     def _survives(self, bair: bool) -> Claim:
@@ -97,7 +101,7 @@ class Reading:
         low, high = self.lrs
         at_low, at_high = (self.over(self.before, lr, tf="step") for lr in self.lrs)
         level = _part(f"PSNR when forcing ends, lr {high:g}", at_high, below=BAIR_LEVEL)
-        less = _part(f"PSNR when forcing ends, lr {high:g} less lr {low:g}", paired(at_high, at_low), below=0.0)
+        less = _part(f"PSNR when forcing ends, lr {high:g} minus lr {low:g}", paired(at_high, at_low), below=0.0)
         return Claim(
             2,
             f"lr {high:g} is lower there, and drops.",
@@ -121,9 +125,9 @@ class Reading:
             f"an end more than {MARGIN:g} dB below the level before with cyclical annealing, or one less than {MARGIN:g} dB "
             "below it with monotonic annealing, or a climb that is no larger with cyclical annealing",
             [
-                _part("cyclical: PSNR at the end less that before forcing ends", back["cyclical"], above=-MARGIN),
+                _part("cyclical: PSNR at the end minus PSNR before forcing ends", back["cyclical"], above=-MARGIN),
                 _part("monotonic: the same", back["monotonic"], below=-MARGIN),
-                _part("climb after forcing has ended, cyclical less monotonic", difference, above=0.0),
+                _part("climb after forcing has ended, cyclical minus monotonic", difference, above=0.0),
             ],
             premise=self._drop(),
         )
@@ -137,22 +141,22 @@ class Reading:
             f"a fall with linear decay of more than {MARGIN:g} dB at the same epochs, or one no smaller than with a sudden end",
             [
                 _part(f"fall with linear decay, lr {high:g}", linear, below=MARGIN),
-                _part(f"fall, sudden less linear, lr {high:g}", paired(sudden, linear), above=0.0),
+                _part(f"fall, sudden minus linear, lr {high:g}", paired(sudden, linear), above=0.0),
             ],
             premise=self._drop(),
         )
 
     def effects(self) -> list[Effect]:
-        """What each factor does, whatever the claims say: to PSNR and KL at the end, and to the fall."""
+        """The effect of each factor on PSNR and KL at the end and on the best PSNR."""
         low, high = self.lrs
         contrasts: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-            (f"lr {high:g} less {low:g}", {"lr": high}, {"lr": low}),
-            ("cyclical less monotonic", {"kl": "cyclical"}, {"kl": "monotonic"}),
-            ("sudden less linear end of forcing", {"tf": "step"}, {"tf": "linear"}),
+            (f"lr {high:g} minus {low:g}", {"lr": high}, {"lr": low}),
+            ("cyclical minus monotonic", {"kl": "cyclical"}, {"kl": "monotonic"}),
+            ("sudden minus linear end of forcing", {"tf": "step"}, {"tf": "linear"}),
         ]
         quantities: list[tuple[str, str, Callable[[Run], float]]] = [
             ("PSNR at the end", "dB", self.end),
-            ("best PSNR", "dB", lambda run: max(run.series("val/psnr").values())),
+            ("best PSNR", "dB", self.best),
             ("KL at the end", "nats", lambda run: self.end(run, "train/kld")),
         ]
         found = []
@@ -163,62 +167,61 @@ class Reading:
         return found
 
 
-def readings(runs: Sequence[Run]) -> list[Reading]:
-    """The study that some runs make up, one reading for each beta.
+def factorials(runs: Sequence[Run]) -> list[Factorial]:
+    """The study that some runs make up: one factorial for each value of beta, the largest first.
 
     Raises:
-        UserError: they are no such study; the message says what is missing.
+        UserError: the runs are not such a study; the message says what to change.
     """
-    whole = [run for run in runs if run.state == "finished"]
-    if not whole:
-        raise UserError("the study has no finished run yet: let it go on, then ask again")
-    for run in whole:
-        for key in ("lr", "beta"):
-            value = run.settings.get(key)
-            if not isinstance(value, (int, float)) and not (key == "beta" and value is None):
-                raise UserError(f"{run.folder} has {key}={value}, which is no number: leave it out")
-        for key in ("epoch_size", "batch_size"):
-            if not isinstance(run.settings.get(key), int):
-                raise UserError(f"{run.folder} has {key}={run.settings.get(key)}, which is no whole number: leave it out")
-    lrs = sorted({float(run.settings["lr"]) for run in whole})
+    finished = [run for run in runs if run.state == "finished"]
+    if not finished:
+        raise UserError("the study has no finished run yet: wait for one, or resume the study")
+    for run in finished:
+        _check_settings(run)
+    lrs = sorted({float(run.settings["lr"]) for run in finished})
     if len(lrs) != 2:
         raise UserError(f"the study compares two learning rates, and these runs have {', '.join(f'{lr:g}' for lr in lrs)}")
-    for run in whole:
-        for key, known in (("kl_schedule", KLS), ("tf_schedule", FORCINGS)):
-            if run.settings[key] not in known:
-                raise UserError(
-                    f"{run.folder} has {key}={run.settings[key]}: the study compares {' and '.join(known)}; leave it out"
-                )
-    if further := [key for key in differing(whole) if key not in FACTORS]:
-        raise UserError(
-            f"the study's runs differ in {', '.join(further)} as well, and cannot be held against each other: "
-            "give those that agree in it"
-        )
-    betas = {run.settings.get("beta") for run in whole}
+    if others := [key for key in differing(finished) if key not in FACTORS]:
+        raise UserError(f"the study's runs also differ in {', '.join(others)}: give only runs with the same values")
+    betas = {run.settings.get("beta") for run in finished}
     return [
-        _reading(beta, (lrs[0], lrs[1]), [run for run in whole if run.settings.get("beta") == beta])
+        _factorial(beta, (lrs[0], lrs[1]), [run for run in finished if run.settings.get("beta") == beta])
         for beta in sorted(betas, key=lambda beta: -(beta or 0))
     ]
 
 
-def _reading(beta: float | None, lrs: tuple[float, float], runs: Sequence[Run]) -> Reading:
+def _check_settings(run: Run) -> None:
+    """Raise UserError if a setting of a run has no place in the study."""
+    needed: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "lr": (lambda value: isinstance(value, (int, float)), "a number"),
+        "beta": (lambda value: value is None or isinstance(value, (int, float)), "a number or null"),
+        "epoch_size": (lambda value: isinstance(value, int), "a whole number"),
+        "batch_size": (lambda value: isinstance(value, int), "a whole number"),
+        "kl_schedule": (lambda value: value in KLS, " or ".join(KLS)),
+        "tf_schedule": (lambda value: value in FORCINGS, " or ".join(FORCINGS)),
+    }
+    for key, (accepted, what) in needed.items():
+        if not accepted(run.settings.get(key)):
+            raise UserError(f"{run.folder} has {key}={run.settings.get(key)}, the study needs {what}: leave this run out")
+
+
+def _factorial(beta: float | None, lrs: tuple[float, float], runs: Sequence[Run]) -> Factorial:
     cells: dict[Cell, dict[int, Run]] = {cell: {} for cell in itertools.product(lrs, KLS, FORCINGS)}
     for run in runs:
         cell = cells[(float(run.settings["lr"]), run.settings["kl_schedule"], run.settings["tf_schedule"])]
         if run.seed in cell:
             raise UserError(f"{run.folder} and {cell[run.seed].folder} have the same settings and seed: leave one of them out")
         cell[run.seed] = run
-    ends = {_forced(run) for run in runs if run.settings["tf_schedule"] == "step"}
-    lengths = {run.epochs for run in runs}
-    (epochs,) = lengths  # they differ in the study's factors alone
+    epochs = runs[0].epochs  # the same for all: only the factors differ
     window = max(1, round(epochs / 50))
+    ends = {_forced(run) for run in runs if run.settings["tf_schedule"] == "step"}
     forced = min(ends, default=0)
     if len(ends) != 1 or not window <= forced <= epochs - window:
         raise UserError(
-            f"a sudden end of teacher forcing must come at one epoch of all runs, from {window} to {epochs - window}, so that "
-            f"there are levels before and after it; here it comes after epoch {', '.join(map(str, sorted(ends))) or '?'}"
+            "teacher forcing with a sudden end must end after the same epoch in all runs, between epochs "
+            f"{window} and {epochs - window}; here it ends after epoch {', '.join(map(str, sorted(ends))) or '?'}"
         )
-    return Reading(beta, cells, lrs, epochs, forced, window)
+    return Factorial(beta, cells, lrs, epochs, forced, window)
 
 
 def _forced(run: Run) -> int:
@@ -233,7 +236,7 @@ def _part(what: str, values: dict[int, float], above: float | None = None, below
 
 
 def is_study(runs: Iterable[Run]) -> bool:
-    """Whether runs vary in what the study varies, over at least two seeds; ``readings`` asks for the rest."""
+    """Whether runs vary in the factors of the study and in the seed; ``factorials`` checks the rest."""
     finished = [run for run in runs if run.state == "finished"]
     levels = {key: {str(run.settings.get(key)) for run in finished} for key in FACTORS}
     wanted = len(levels["lr"]) == 2 and levels["kl_schedule"] == set(KLS) and levels["tf_schedule"] == set(FORCINGS)

@@ -40,9 +40,9 @@ def test_hostile_cells_stay_cells(text):
 
 def test_the_signs_that_are_named_are_those_of_the_page_s_script():
     script = (Path(cvae.report.html.__file__).with_name("assets") / "text.js").read_text()
-    (signs,) = re.findall(r"const UNSEEN = /(\[.*\])/g;", script)
+    (signs,) = re.findall(r"const INVISIBLE = /(\[.*\])/g;", script)
     characters = [chr(code) for code in range(0x10000)]
-    assert [sign for sign in characters if document._UNSEEN.match(sign)] == [
+    assert [sign for sign in characters if document._INVISIBLE.match(sign)] == [
         sign for sign in characters if re.match(signs, sign)
     ]
     for shown in (to_markdown([Text("a\u200bb"), Code("a\u009bb")], ""), to_html([Text("a\u200bb"), Code("a\u009bb")])):

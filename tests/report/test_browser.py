@@ -17,8 +17,7 @@ from fakes import fake_run
 
 import cvae.report.html
 from cvae.evaluation.intervals import mean_interval, paired
-from cvae.report.files import Report
-from cvae.report.html.data import view as view_of
+from cvae.report.html.data import page_data
 from cvae.report.html.render import render
 from cvae.runs.collection import Collection, by_seed, collect
 from cvae.runs.run import Run
@@ -31,7 +30,7 @@ _PSNR = "[data-metric='val/psnr'] .plot"
 
 
 class Pages:
-    """Opens the pages of views from their files, offline, and hears what they complain of and ask for."""
+    """Opens pages from files, offline, and collects their console messages and requests."""
 
     def __init__(self, browser: Any, folder: Path) -> None:
         self._browser, self._folder = browser, folder
@@ -41,14 +40,11 @@ class Pages:
     def __call__(self, view: dict[str, Any], choices: str = "", width: int = 1280, **options: Any) -> Any:
         file = self._folder / f"{len(self._contexts)}.html"
         file.write_text(render(view), encoding="utf-8")
-        return self.open(file, choices, width, **options)
-
-    def open(self, file: Path, choices: str = "", width: int = 1280, **options: Any) -> Any:
         context = self._browser.new_context(viewport={"width": width, "height": 900}, **options)
         context.set_offline(True)
         self._contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(120_000)
         page.on("console", lambda message: self._complaints.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: self._complaints.append(str(error)))
         page.on("request", lambda request: self._complaints.extend(_leaving(request.url)))
@@ -91,7 +87,7 @@ def _leaving(url: str) -> list[str]:
 
 def until(page, script: str, arg: object = None) -> None:
     """Wait for the page; Playwright's own way evaluates text within it, which the page's policy forbids."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while not page.evaluate(script, arg):
         assert time.monotonic() < end, script
         page.wait_for_timeout(20)
@@ -130,7 +126,7 @@ def wide(page) -> bool:
 def test_head_counts_the_runs(study):
     assert study.title() == "course_study"
     assert study.locator("#counts").inner_text() == (
-        "24 runs: 19 finished, 1 running, 1 stopped, 1 pruned, 1 failed, 1 diverged, 1 broken folder"
+        "24 runs: 19 finished, 1 running, 1 stopped, 1 pruned, 1 failed, 1 diverged, 1 unreadable folder"
     )
 
 
@@ -425,7 +421,7 @@ def matched(one: list[Run], other: list[Run], keys: Sequence[str]) -> list[float
     ],
 )
 def test_the_pages_statistics_are_pythons(browser, awkward, key, one, other, keys, alone):
-    view = view_of(awkward, "", "", 0, False, None)
+    view = page_data(awkward, "", "", 0, False)
     assert view["settings"] == ["lr", "kl_schedule", "kl_schedule.cycles", "seed"]
     parts = "".join((_PARTS / f"{name}.js").read_text() for name in ("text", "state", "statistics"))
     page = browser.new_page()
@@ -448,7 +444,7 @@ def test_the_pages_statistics_are_pythons(browser, awkward, key, one, other, key
 
 
 def test_the_legend_tells_finished_runs_and_prints_in_bold_what_leaves_out_zero(show, awkward):
-    page = show(view_of(awkward, "", "", 0, False, None), choices="by=lr")
+    page = show(page_data(awkward, "", "", 0, False), choices="by=lr")
     rows = page.locator("#legend tbody tr")
     assert rows.locator("td:nth-child(2)").all_inner_texts() == ["11 of 12 4 seeds", "11 of 12 4 seeds", "11 of 12 4 seeds"]
     reference = members(awkward, "lr", 1e-3)
@@ -463,17 +459,17 @@ def test_the_legend_tells_finished_runs_and_prints_in_bold_what_leaves_out_zero(
             assert f"{mean:+.2f} [{low:+.2f}, {high:+.2f}] 4 seeds" in rows.nth(row).inner_text().replace(MINUS, "-")
 
 
-# --- films --------------------------------------------------------------------------------------------------------------
+# --- videos -------------------------------------------------------------------------------------------------------------
 
 
 def pixels(page) -> list[str]:
-    return page.evaluate("[...document.querySelectorAll('#films canvas')].map(canvas => canvas.toDataURL())")
+    return page.evaluate("[...document.querySelectorAll('#videos canvas')].map(canvas => canvas.toDataURL())")
 
 
-def test_films_play_in_step_pause_and_step(study):
-    study.locator("#films").scroll_into_view_if_needed()
+def test_videos_play_in_step_pause_and_step(study):
+    study.locator("#videos").scroll_into_view_if_needed()
     before = pixels(study)
-    until(study, "old => document.querySelector('#films canvas').toDataURL() !== old", arg=before[0])
+    until(study, "old => document.querySelector('#videos canvas').toDataURL() !== old", arg=before[0])
     assert study.locator("#moment").get_attribute("aria-live") == "off"
     study.locator("#play").click()
     assert study.locator("#moment").get_attribute("aria-live") == "polite"
@@ -481,19 +477,19 @@ def test_films_play_in_step_pause_and_step(study):
     at = pixels(study)
     study.wait_for_timeout(500)
     assert pixels(study) == at
-    assert study.locator("#films canvas").count() == 13
+    assert study.locator("#videos canvas").count() == 13
     study.locator("#frame").fill("0")
     assert study.locator("#moment").inner_text() == "frame 1 of 12, given"
     assert len(set(pixels(study))) == 1  # what was given is the same for all
     study.locator("#frame").press("End")
     assert study.locator("#moment").inner_text() == "frame 12 of 12, predicted"
-    assert study.locator("#films canvas.predicted").count() == 13
+    assert study.locator("#videos canvas.predicted").count() == 13
     assert len(set(pixels(study))) > 3
-    study.locator("#films .sequence select").select_option(index=1)
+    study.locator("#videos .sequence select").select_option(index=1)
     assert pixels(study)[0] not in at
 
 
-def test_films_wait_for_a_reader_who_wants_no_motion(show):
+def test_videos_wait_for_a_reader_who_wants_no_motion(show):
     page = show(views.study(), reduced_motion="reduce")
     assert page.locator("#play").inner_text() == "Play"
     assert page.locator("#moment").inner_text() == "frame 1 of 12, given"
@@ -563,14 +559,14 @@ def test_hostile_strings_are_text(show):
 
 
 def test_broken_folders_and_sweeps_are_listed(study):
-    assert "metrics.jsonl: line 3 is no JSON" in study.locator("#broken").inner_text()
+    assert "metrics.jsonl: line 3 is no JSON" in study.locator("#unreadable").inner_text()
     study.locator(".sweep .plot").first.scroll_into_view_if_needed()
     study.locator(".sweep .js-plotly-plot").first.wait_for()
     assert "sweep_lr_tfr_beta" in study.locator(".sweep").inner_text()
 
 
 def test_no_runs_are_told_in_words(show):
-    page = show({**views.study(), "runs": [], "films": [], "sweeps": []})
+    page = show({**views.study(), "runs": [], "videos": [], "sweeps": []})
     page.get_by_text("There are no runs yet.").wait_for()
 
 
@@ -610,7 +606,7 @@ def test_a_live_page_follows_its_server(browser):
     assert page.locator("#query").input_value() == "cyclical"
     assert newer.is_visible() is False
     server.publish("")
-    page.get_by_text("the server is gone").wait_for()
+    page.get_by_text("no connection to the server").wait_for()
     page.close()
 
 
@@ -660,7 +656,7 @@ def test_plotly_draws_a_sweeps_figures_under_the_policy(browser, kind):
     trace = {"type": "parcoords", "dimensions": [{"label": key, "values": numbers} for key in ("lr", "beta")]}
     if kind == "contour":
         trace = {"type": "contour", "x": numbers, "y": numbers, "z": [numbers] * 3}
-    view = {**views.study(), "runs": [], "films": []}
+    view = {**views.study(), "runs": [], "videos": []}
     view["sweeps"][0]["figures"] = [{"title": kind, "about": "", "figure": {"data": [trace], "layout": {}}}]
     page = browser.new_page()  # a graphics driver may have its say on the console
     page.set_content(render(view))
@@ -679,13 +675,12 @@ def test_two_hundred_runs_are_usable(show):
 
 
 def test_a_report_of_run_folders_opens_from_the_disk(show, tmp_path):
-    """From folders to pixels: two groups of two seeds, films, a name that would be a tag, and a folder that is broken."""
+    """From folders to pixels: two groups of two seeds, videos, a name that would be a tag, and a folder that is broken."""
     for number, (lr, seed) in enumerate([(1e-3, 1), (1e-3, 2), (2e-3, 1), (2e-3, 2)]):
         name = "<script>window.pwned=1<" if number == 3 else str(number)
-        fake_run(tmp_path / "runs" / name, (18.0, 19.0 + number), lr=lr, seed=seed, film=True)
+        fake_run(tmp_path / "runs" / name, (18.0, 19.0 + number), lr=lr, seed=seed, video=True)
     (tmp_path / "runs" / "broken" / ".hydra").mkdir(parents=True)
-    Report(["runs"], None, "python -m cvae.report", 48, False).write(tmp_path / "report.html", "html")
-    page = show.open(tmp_path / "report.html")
+    page = show(page_data(collect(["runs"]), "runs", "python -m cvae.report", 48, False))
     assert sorted(names(page)) == ["0", "1", "2", "<script>window.pwned=1<"]
     assert "no .hydra/config.yaml" in page.locator("main").inner_text()
     charted(page)
@@ -713,8 +708,7 @@ def swept(tmp_path, folder="sweep"):
     space = {"lr": "0.0001..0.01 log", "kl_schedule": "choice(cyclical, monotonic)"}
     record = {"study": "s", "objective": "val/psnr", "directions": ["maximize"], "space": space, "trials": trials}
     (tmp_path / folder / "sweep.json").write_text(json.dumps({**record, "command": "python -m cvae.train -m lr=0.1,0.2"}))
-    Report([folder], None, "python -m cvae.report", 48, False).write(tmp_path / "sweep.html", "html")
-    return tmp_path / "sweep.html"
+    return page_data(collect([folder]), folder, "python -m cvae.report", 48, False)
 
 
 def contrast(one: list[float], other: list[float]) -> float:
@@ -732,7 +726,7 @@ def rgb(colour: str) -> list[float]:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_trial_of_a_sweep_stands_out_from_the_page(show, tmp_path, theme):
-    page = show.open(swept(tmp_path), color_scheme=theme)
+    page = show(swept(tmp_path), color_scheme=theme)
     for plot in page.locator(".sweep .plot").all():
         plot.scroll_into_view_if_needed()
         plot.locator(".xtick").first.wait_for(state="attached")
@@ -755,10 +749,10 @@ def test_every_trial_of_a_sweep_stands_out_from_the_page(show, tmp_path, theme):
 
 
 def test_the_best_trial_has_its_command_and_its_run(show, tmp_path):
-    page = show.open(swept(tmp_path))
+    page = show(swept(tmp_path))
     heads = page.locator(".sweep > h3").all_inner_texts()
     commands = page.locator(".sweep > .command code").all_inner_texts()
-    assert heads == ["The best trial, once more", "The whole sweep"]
+    assert heads == ["Repeat the best trial", "Resume the sweep"]
     assert "lr=0.0016" in commands[0]
     assert commands[1] == "python -m cvae.train -m lr=0.1,0.2"
     assert "Best trial 4, val/psnr 24" in page.locator(".sweep").inner_text()
@@ -767,7 +761,7 @@ def test_the_best_trial_has_its_command_and_its_run(show, tmp_path):
 
 
 def test_wide_figures_scroll_in_their_card(show, tmp_path):
-    page = show.open(swept(tmp_path), width=390)
+    page = show(swept(tmp_path), width=390)
     page.locator(".sweep .plot").nth(2).scroll_into_view_if_needed()
     page.locator(".sweep .plot").nth(2).locator(".xtick").first.wait_for(state="attached")
     assert page.locator(".sideways").nth(2).evaluate("node => node.scrollWidth > node.clientWidth")
@@ -805,7 +799,7 @@ def test_the_filter_takes_what_readers_type_and_paste(show, query, number):
     assert ("No such setting: foo." in told) == ("foo" in query)
 
 
-@pytest.mark.parametrize("place", ["#table tbody .name", "#films .about .name"])
+@pytest.mark.parametrize("place", ["#table tbody .name", "#videos .about .name"])
 def test_names_are_cut_in_their_middle(show, place):
     view = views.study()
     for i, run in enumerate(view["runs"]):
@@ -820,17 +814,17 @@ def test_names_are_cut_in_their_middle(show, place):
     assert last["x"] + last["width"] <= box["x"] + box["width"] + 1  # its end is within sight
 
 
-def test_films_come_in_the_order_of_the_view_until_the_reader_sorts(show):
+def test_videos_come_in_the_order_of_the_view_until_the_reader_sorts(show):
     view = views.study()
     for i, run in enumerate(view["runs"]):
-        if run["film"]:
-            run["film"]["place"] = -i
+        if run["video"]:
+            run["video"]["rank"] = -i
     page = show(view, reduced_motion="reduce")
-    shown = page.locator("#films .about .name").all_text_contents()
-    filmed = [run["name"] for run in view["runs"] if run["film"]]
-    assert shown == filmed[::-1][:12]
+    shown = page.locator("#videos .about .name").all_text_contents()
+    with_video = [run["name"] for run in view["runs"] if run["video"]]
+    assert shown == with_video[::-1][:12]
     page.locator("th[data-column=name] button").click()
-    until(page, "name => document.querySelector('#films .about .name').textContent === name", filmed[0])
+    until(page, "name => document.querySelector('#videos .about .name').textContent === name", with_video[0])
 
 
 def test_the_page_tells_the_reader_s_own_time(show):

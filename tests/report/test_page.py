@@ -55,7 +55,7 @@ def test_no_string_leaves_the_data():
     assert not set("<>&\u2028\u2029\u202e") & set(data)
     assert len(_SCRIPT.findall(html)) == 2
     assert "<img src=x" not in html
-    assert embedded(html)["broken"][6]["folder"] == views.HOSTILE[6]
+    assert embedded(html)["unreadable"][6]["folder"] == views.HOSTILE[6]
 
 
 def test_a_name_that_is_no_text_can_be_written():

@@ -6,11 +6,14 @@ import base64
 import io
 import itertools
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from scipy import stats
+
+from cvae.metrics import BUILT_IN, Metric
 
 HOSTILE = (
     "<script>window.pwned = 1</script>",
@@ -33,16 +36,16 @@ def study(seeds: int = 3, epochs: int = 20, **more: Any) -> dict[str, Any]:
     for run, (state, note) in zip(runs[-5:], _STATES.items(), strict=True):
         run.update(state=state, note=note, epoch=epochs // 2 if state != "diverged" else 0)
         if state in ("failed", "diverged"):  # before a first row
-            run.update(best=None, best_epoch=None, last={}, curves={}, film=None, evals=[])
+            run.update(best=None, best_epoch=None, last={}, curves={}, video=None, evals=[])
     return _view(runs, **more)
 
 
 def large(count: int = 200, epochs: int = 300, **more: Any) -> dict[str, Any]:
-    """Many runs, all finished, without films."""
+    """Many runs, all finished, without videos."""
     runs = []
     for i in range(count):
         values = (10 ** (-4 + (i % 10) / 5), ("cyclical", "monotonic")[i % 2], ("linear", "step")[i // 2 % 2], i // 20)
-        runs.append({**_run(i, dict(zip(_SETTINGS, values, strict=True)), epochs), "film": None})
+        runs.append({**_run(i, dict(zip(_SETTINGS, values, strict=True)), epochs), "video": None})
     return _view(runs, **more)
 
 
@@ -58,13 +61,12 @@ def hostile() -> dict[str, Any]:
         run["settings"].update({"kl_schedule": next(bad), "__proto__": next(bad), HOSTILE[0]: next(bad)})
         run["provenance"] = dict.fromkeys(HOSTILE, next(bad))
         run["evals"] = [{**_evaluation(20.0), "protocol": next(bad), "note": next(bad)}]
-    view["films"][0]["names"] = list(HOSTILE[:3])
-    view["broken"] = [{"folder": each, "reason": each} for each in HOSTILE]
+    view["unreadable"] = [{"folder": each, "reason": each} for each in HOSTILE]
     trace = {"type": "bar", "x": list(HOSTILE), "y": list(range(len(HOSTILE))), "name": HOSTILE[0], "text": list(HOSTILE)}
     layout = {"xaxis": {"title": {"text": HOSTILE[1]}}, "title": {"text": HOSTILE[0]}}
     figure = {"title": HOSTILE[0], "about": HOSTILE[1], "figure": {"data": [trace], "layout": layout}}
-    view["sweeps"] = [{"name": HOSTILE[0], "note": HOSTILE[1], "best": HOSTILE[2], "again": HOSTILE[3], "figures": [figure]}]
-    view["metrics"] += [{"key": HOSTILE[0], "label": HOSTILE[1], "unit": HOSTILE[0], "better": None}]
+    view["sweeps"] = [{"name": HOSTILE[0], "note": HOSTILE[1], "best": HOSTILE[2], "command": HOSTILE[3], "figures": [figure]}]
+    view["metrics"] += [asdict(Metric(HOSTILE[0], HOSTILE[1], HOSTILE[0], short=HOSTILE[2]))]
     view["runs"][0]["curves"][HOSTILE[0]] = [1.0, 2.0, 3.0, 4.0]
     return view
 
@@ -77,17 +79,6 @@ _STATES = {
     "failed": "train/kld is not finite: lower lr, or clip the gradient",
     "diverged": "",
 }
-_METRICS = (
-    ("val/psnr", "validation PSNR", "dB", "higher"),
-    ("train/mse", "MSE", "", "lower"),
-    ("train/kld", "KL", "nats", None),
-    ("kl_weight", "KL weight", "", None),
-    ("tf_ratio", "teacher forcing", "", None),
-    ("lr", "learning rate", "", None),
-    ("val/ssim", "validation SSIM", "", "higher"),
-    ("val/psnr_copy", "PSNR of the last frame", "dB", None),
-    ("frames_per_second", "frames per second", "", "higher"),
-)
 
 
 def _view(runs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -100,11 +91,11 @@ def _view(runs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         "live": None,
         "settings": list(_SETTINGS),
         "common": {"model": "small", "optim": "adam", "batch_size": 16, "beta": 1e-4, "grad_clip": None, "data.n_past": 2},
-        "metrics": [dict(zip(("key", "label", "unit", "better"), each, strict=True)) for each in _METRICS],
+        "metrics": [asdict(metric) for metric in BUILT_IN if metric.key in runs[0]["curves"]],
         "t95": [None, None, *(float(stats.t.ppf(0.975, n - 1)) for n in range(2, 201))],
         "runs": runs,
-        "films": [_truth()],
-        "broken": [{"folder": "multirun/course_study/99", "reason": "metrics.jsonl: line 3 is no JSON"}],
+        "videos": [_truth()],
+        "unreadable": [{"folder": "multirun/course_study/99", "reason": "metrics.jsonl: line 3 is no JSON"}],
         "sweeps": [_sweep()],
         "answers": {"title": "What the study says", "html": "<p>Cyclical annealing scores <strong>+0.31 dB</strong>.</p>"},
     }
@@ -146,7 +137,7 @@ def _run(number: int, settings: dict[str, Any], epochs: int) -> dict[str, Any]:
         "repeat": f"python -m cvae.train lr={settings['lr']} kl_schedule={settings['kl_schedule']} seed={settings['seed']}",
         "resume": "",
         "evals": [_evaluation(float(psnr[-1]))] if number % 4 == 0 else [],
-        "film": {"truth": 0, "image": _sheet(number)},
+        "video": {"truth": 0, "image": _sheet(number)},
     }
 
 
@@ -156,8 +147,7 @@ def _evaluation(psnr: float) -> dict[str, Any]:
 
 
 def _truth() -> dict[str, Any]:
-    names = [f"validate/take 0/{i:02d}" for i in range(_SEQUENCES)]
-    return {"names": names, "n_past": 2, "frames": _FRAMES, "sequences": _SEQUENCES, "size": _SIZE, "image": _sheet(None)}
+    return {"n_past": 2, "frames": _FRAMES, "sequences": _SEQUENCES, "size": _SIZE, "image": _sheet(None)}
 
 
 def _sheet(number: int | None) -> str:
@@ -185,7 +175,7 @@ def _sweep() -> dict[str, Any]:
         "name": "sweep_lr_tfr_beta",
         "note": "24 of 24 trials",
         "best": "lr=0.002 kl_schedule=cyclical, 19.7 dB",
-        "again": "python -m cvae.train lr=0.002 kl_schedule=cyclical",
+        "command": "python -m cvae.train lr=0.002 kl_schedule=cyclical",
         "figures": [
             {"title": "History", "about": "", "figure": {"data": [history, best], "layout": axes}},
             {"title": "Importances", "about": about, "figure": {"data": [weights], "layout": {}}},

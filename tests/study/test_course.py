@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from cvae.errors import UserError
 from cvae.evaluation.intervals import runs_needed
 from cvae.pages.document import to_html, to_markdown
 from cvae.runs.collection import collect
-from cvae.study.answers import _seeds, answers, study_answers
+from cvae.study.answers import _seeds, answer_blocks, find_answers
 from cvae.study.claims import Claim, Part
-from cvae.study.course import is_study, readings
+from cvae.study.course import factorials, is_study
 
 EPOCHS, HALF = 10, 5
 
@@ -44,22 +45,33 @@ def noisy(lr, kl, tf, beta, seed):
     return list(22 + 2 * generator.standard_normal(EPOCHS))
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A study in which the report is right, three seeds."""
+    return fake_study(tmp_path_factory.mktemp("written"), as_the_report_says)
+
+
+@pytest.fixture(scope="module")
+def one_seed(tmp_path_factory):
+    return fake_study(tmp_path_factory.mktemp("one_seed"), as_the_report_says, seeds=1)
+
+
 def verdicts(root, bair=False):
-    return [[claim.verdict for claim in reading.claims(bair)] for reading in readings(collect([str(root)]).runs)]
+    return [[claim.verdict for claim in factorial.claims(bair)] for factorial in factorials(collect([str(root)]).runs)]
 
 
-def test_a_study_in_which_the_report_is_right_supports_it(tmp_path):
-    assert verdicts(fake_study(tmp_path / "study", as_the_report_says)) == [["supported"] * 4] * 2
+def test_a_study_in_which_the_report_is_right_supports_it(written):
+    assert verdicts(written) == [["supported"] * 4] * 2
 
 
 def test_a_study_in_which_nothing_falls_refutes_what_speaks_of_falls(tmp_path, monkeypatch):
-    monkeypatch.setattr("cvae.study.answers.course_curves", lambda reading: b"")
+    monkeypatch.setattr("cvae.study.answers.course_curves", lambda factorial: b"")
     assert verdicts(fake_study(tmp_path / "study", flat))[0][:3] == ["supported", "refuted", "undecided"]
-    assert "undecided: there was no drop" in to_markdown(answers(collect([str(tmp_path / "study")]).runs), "")
+    assert "undecided: there was no drop" in to_markdown(answer_blocks(collect([str(tmp_path / "study")]).runs), "")
 
 
 def test_noise_decides_nothing_and_says_how_many_seeds_might(tmp_path):
-    (first, _) = readings(collect([str(fake_study(tmp_path / "study", noisy))]).runs)
+    (first, _) = factorials(collect([str(fake_study(tmp_path / "study", noisy))]).runs)
     parts = [part for claim in first.claims(False) for part in claim.parts]
     undecided = [part for part in parts if part.verdict == "undecided"]
     assert len(undecided) > len(parts) / 2
@@ -84,27 +96,27 @@ def test_effects_have_their_sign_and_size(tmp_path):
         level = 20 + seed + (1 if lr > 1e-3 else 0) + (0.5 if kl == "cyclical" else 0) + (0.25 if tf == "step" else 0)
         return [*[level] * HALF, *[level - (2 if tf == "step" else 1)] * (EPOCHS - HALF)]
 
-    (reading, _) = readings(collect([str(fake_study(tmp_path / "study", levels))]).runs)
-    effects = {(each.quantity, each.contrast): each.interval[0] for each in reading.effects()}
+    (factorial, _) = factorials(collect([str(fake_study(tmp_path / "study", levels))]).runs)
+    effects = {(each.quantity, each.contrast): each.interval[0] for each in factorial.effects()}
     for quantity, forcing in (("PSNR at the end", -0.75), ("best PSNR", 0.25)):
-        assert effects[quantity, "lr 0.002 less 0.0005"] == pytest.approx(1)
-        assert effects[quantity, "cyclical less monotonic"] == pytest.approx(0.5)
-        assert effects[quantity, "sudden less linear end of forcing"] == pytest.approx(forcing)
-    parts = {part.what: part.interval[0] for claim in reading.claims(True) for part in claim.parts}
+        assert effects[quantity, "lr 0.002 minus 0.0005"] == pytest.approx(1)
+        assert effects[quantity, "cyclical minus monotonic"] == pytest.approx(0.5)
+        assert effects[quantity, "sudden minus linear end of forcing"] == pytest.approx(forcing)
+    parts = {part.what: part.interval[0] for claim in factorial.claims(True) for part in claim.parts}
     assert parts["fall at the end of forcing, lr 0.0005"] == pytest.approx(2)
-    assert parts["PSNR when forcing ends, lr 0.002 less lr 0.0005"] == pytest.approx(1)
-    assert parts["cyclical: PSNR at the end less that before forcing ends"] == pytest.approx(-2)
+    assert parts["PSNR when forcing ends, lr 0.002 minus lr 0.0005"] == pytest.approx(1)
+    assert parts["cyclical: PSNR at the end minus PSNR before forcing ends"] == pytest.approx(-2)
     assert parts["fall with linear decay, lr 0.002"] == pytest.approx(1)
-    assert parts["fall, sudden less linear, lr 0.002"] == pytest.approx(1)
+    assert parts["fall, sudden minus linear, lr 0.002"] == pytest.approx(1)
 
 
 def test_the_report_s_25_db_count_on_bair_alone(tmp_path):
     root = fake_study(tmp_path / "study", lambda *cell: [value - 5 for value in as_the_report_says(*cell)])
     assert verdicts(root)[0][0] == "supported"
     assert verdicts(root, bair=True)[0][0] == "refuted"
-    (reading, _) = readings(collect([str(root)]).runs)
-    assert ["25 dB" in claim.refuted_by for claim in reading.claims(True)] == [True, True, False, False]
-    assert not any("25 dB" in claim.refuted_by for claim in reading.claims(False))
+    (factorial, _) = factorials(collect([str(root)]).runs)
+    assert ["25 dB" in claim.refuted_by for claim in factorial.claims(True)] == [True, True, False, False]
+    assert not any("25 dB" in claim.refuted_by for claim in factorial.claims(False))
 
 
 def test_differences_are_paired_within_seeds(tmp_path):
@@ -113,32 +125,32 @@ def test_differences_are_paired_within_seeds(tmp_path):
     def levels(lr, kl, tf, beta, seed):
         return [value + 10 * seed + (0.1 * seed if kl == "cyclical" else 0) for value in curve(20, 20, 20)]
 
-    (reading, _) = readings(collect([str(fake_study(tmp_path / "study", levels))]).runs)
-    effect = next(each for each in reading.effects() if each.at_end and each.contrast == "cyclical less monotonic")
+    (factorial, _) = factorials(collect([str(fake_study(tmp_path / "study", levels))]).runs)
+    effect = next(each for each in factorial.effects() if each.at_end and each.contrast == "cyclical minus monotonic")
     assert effect.values == pytest.approx([0.1, 0.2, 0.3])
 
 
-def test_a_seed_that_lacks_a_cell_is_left_out_of_what_needs_it(tmp_path):
-    root = fake_study(tmp_path / "study", as_the_report_says)
+def test_a_seed_that_lacks_a_cell_is_left_out_of_what_needs_it(written, tmp_path):
+    root = shutil.copytree(written, tmp_path / "study")
     missing = next(run for run in collect([str(root)]).runs if run.seed == 2 and run.settings["tf_schedule"] == "step")
     (missing.folder / "metrics.jsonl").write_text("")
-    reading = next(each for each in readings(collect([str(root)]).runs) if each.beta == missing.settings["beta"])
-    counts = [len(part.values) for claim in reading.claims(False) for part in claim.parts]
+    factorial = next(each for each in factorials(collect([str(root)]).runs) if each.beta == missing.settings["beta"])
+    counts = [len(part.values) for claim in factorial.claims(False) for part in claim.parts]
     assert sorted(set(counts)) == [2, 3]
 
 
 def test_levels_are_means_over_two_percent_of_a_run_on_each_side_of_the_end(tmp_path):
     values = np.arange(200.0)
-    (reading, _) = readings(collect([str(fake_study(tmp_path / "study", lambda *cell: values, seeds=1))]).runs)
-    run = next(run for runs in reading.cells.values() for run in runs.values())
-    assert (reading.forced, reading.window) == (100, 4)
-    assert (reading.before(run), reading.after(run), reading.end(run)) == (97.5, 101.5, 197.5)
+    (factorial, _) = factorials(collect([str(fake_study(tmp_path / "study", lambda *cell: values, seeds=1))]).runs)
+    run = next(run for runs in factorial.cells.values() for run in runs.values())
+    assert (factorial.forced, factorial.window) == (100, 4)
+    assert (factorial.before(run), factorial.after(run), factorial.end(run)) == (97.5, 101.5, 197.5)
 
 
 def test_a_fall_is_from_before_to_just_after_whatever_comes_later(tmp_path):
-    (reading, _) = readings(collect([str(fake_study(tmp_path / "study", lambda *cell: curve(20, 18, 25), seeds=1))]).runs)
-    run = next(run for runs in reading.cells.values() for run in runs.values())
-    assert (reading.fall(run), reading.end(run)) == (2.0, 25.0)
+    (factorial, _) = factorials(collect([str(fake_study(tmp_path / "study", lambda *cell: curve(20, 18, 25), seeds=1))]).runs)
+    run = next(run for runs in factorial.cells.values() for run in runs.values())
+    assert (factorial.fall(run), factorial.end(run)) == (2.0, 25.0)
 
 
 def test_a_part_is_decided_where_its_interval_lies_on_one_side(tmp_path):
@@ -163,23 +175,23 @@ def test_a_study_without_levels_before_and_after_the_end_of_forcing_is_refused(t
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         path.write_text("".join(json.dumps(row | {"tf_ratio": float(row["epoch"] <= until)}) + "\n" for row in rows))
     if until == 1:
-        assert [reading.forced for reading in readings(collect([str(root)]).runs)] == [1, 1]
+        assert [factorial.forced for factorial in factorials(collect([str(root)]).runs)] == [1, 1]
     else:
-        with pytest.raises(UserError, match=f"from 1 to 9.*after epoch {until}"):
-            readings(collect([str(root)]).runs)
+        with pytest.raises(UserError, match=f"between epochs 1 and 9.*after epoch {until}"):
+            factorials(collect([str(root)]).runs)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda run: fake_run(run, words=["likelihood=mse"], lr=3e-3), "two learning rates"),
-        (lambda run: fake_run(run, words=["likelihood=mse"], lr="high"), "lr=high, which is no number"),
+        (lambda run: fake_run(run, words=["likelihood=mse"], lr="high"), "lr=high, the study needs a number"),
         (lambda run: fake_run(run, words=["likelihood=mse", "kl_schedule=sigmoid"], lr=2e-3, beta=1.0), "kl_schedule=sigmoid"),
         (lambda run: fake_run(run, words=ALIKE, psnr=range(10), lr=2e-3, beta=1.0, seed=1, epoch_size=8), "same settings and"),
-        (lambda run: fake_run(run, words=ALIKE, lr=2e-3, beta=1.0, seed=9, epoch_size=8), "differ in epochs as well"),
+        (lambda run: fake_run(run, words=ALIKE, lr=2e-3, beta=1.0, seed=9, epoch_size=8), "also differ in epochs"),
         (
             lambda run: fake_run(run, words=ALIKE, psnr=range(10), lr=2e-3, beta=1.0, seed=9, epoch_size=9),
-            "differ in epoch_size",
+            "also differ in epoch_size",
         ),
         (
             lambda run: of_other_data(fake_run(run, words=ALIKE, psnr=range(10), lr=2e-3, beta=1.0, seed=9, epoch_size=8)),
@@ -187,11 +199,11 @@ def test_a_study_without_levels_before_and_after_the_end_of_forcing_is_refused(t
         ),
     ],
 )
-def test_runs_that_are_no_study_are_refused(tmp_path, change, message):
-    root = fake_study(tmp_path / "study", as_the_report_says, seeds=1)
+def test_runs_that_are_no_study_are_refused(one_seed, tmp_path, change, message):
+    root = shutil.copytree(one_seed, tmp_path / "study")
     change(root / "more")
     with pytest.raises(UserError, match=message):
-        readings(collect([str(root)]).runs)
+        factorials(collect([str(root)]).runs)
 
 
 def test_a_study_is_known_by_its_factors(tmp_path):
@@ -202,20 +214,20 @@ def test_a_study_is_known_by_its_factors(tmp_path):
 
 
 def test_a_study_is_found_among_other_runs_and_a_spoilt_one_says_why(tmp_path, monkeypatch):
-    monkeypatch.setattr("cvae.study.answers.course_curves", lambda reading: b"")
+    monkeypatch.setattr("cvae.study.answers.course_curves", lambda factorial: b"")
     study = collect([str(fake_study(tmp_path / "study", flat, seeds=2))]).runs
     second = [dataclasses.replace(run, sweep="t") for run in study]
     other = collect([str(fake_run(tmp_path / "other", lr=7e-3))]).runs
     sweep = [dataclasses.replace(run, sweep="s") for run in study]
-    assert study_answers([*study, *other], False) == []
-    assert study_answers([*sweep, *other], False) == answers(sweep)
-    assert study_answers([*sweep, *second], False) == answers(sweep)
-    (reason,) = study_answers([*study, study[0]], False)
+    assert find_answers([*study, *other], False) == []
+    assert find_answers([*sweep, *other], False) == answer_blocks(sweep)
+    assert find_answers([*sweep, *second], False) == answer_blocks(sweep)
+    (reason,) = find_answers([*study, study[0]], False)
     assert "same settings and seed" in reason.text
 
 
-def test_the_page_holds_a_verdict_for_each_claim_and_reading(tmp_path):
-    blocks = answers(collect([str(fake_study(tmp_path / "study", as_the_report_says))]).runs)
+def test_the_page_holds_a_verdict_for_each_claim_and_beta(written):
+    blocks = answer_blocks(collect([str(written)]).runs)
     text = to_markdown(blocks, "")
     for number in (1, 2, 3, 4):
         assert text.count(f"### Claim {number}: supported") == 2
@@ -227,13 +239,13 @@ def test_the_page_holds_a_verdict_for_each_claim_and_reading(tmp_path):
 
 
 def test_the_number_of_intervals_is_that_of_the_tables_and_a_learned_width_is_not_stated(tmp_path, monkeypatch):
-    monkeypatch.setattr("cvae.study.answers.course_curves", lambda reading: b"")
+    monkeypatch.setattr("cvae.study.answers.course_curves", lambda factorial: b"")
     root = fake_study(tmp_path / "study", noisy)
     for path in root.glob("*/.hydra/config.yaml"):
         path.write_text(
             path.read_text().replace("objective.MSE", "objective.SigmaOptimal").replace("beta: 0.0001", "beta: null")
         )
-    blocks = answers(collect([str(root)]).runs)
+    blocks = answer_blocks(collect([str(root)]).runs)
     text = to_markdown(blocks, "")
     first = text.index("## What ran")
     assert f"of all {text.count(' [', first) - text.count('mean [95') - text.count('seeds [95')} in the tables" in text

@@ -1,1 +1,1 @@
-"""The report page: its data as plain values, and one HTML file made of them and of ``assets/``."""
+"""The HTML page of a report: its data as plain values, and one file made of them and of ``assets/``."""

@@ -1,14 +1,14 @@
-"""What the report page shows, as plain values: runs, curves, films, sweeps and the study's answers."""
+"""The data of the page as plain values: runs with their curves, sample videos, sweeps and the answers of the study."""
 
 from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import datetime, timezone
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,85 +17,61 @@ from PIL import Image
 from cvae import __version__
 from cvae.console import short
 from cvae.evaluation.intervals import quantile
+from cvae.metrics import Metric
 from cvae.pages.document import Heading, to_html
 from cvae.pictures import read_gif
-from cvae.runs.collection import Collection, differing, main_objective
-from cvae.runs.evaluations import results_of
+from cvae.runs.collection import Collection, all_metrics, differing, main_objective
+from cvae.runs.evaluations import evaluations_of
 from cvae.runs.run import Run
-from cvae.study.answers import study_answers
+from cvae.study.answers import find_answers
 
-# Shown first, with their units and which way is better; others follow as they come.
-METRICS: dict[str, tuple[str, str, str | None]] = {
-    "val/psnr": ("validation PSNR", "dB", "higher"),
-    "train/mse": ("MSE a step", "", "lower"),
-    "train/kld": ("KL a step", "nats", None),
-    "kl_weight": ("KL weight", "", None),
-    "tf_ratio": ("teacher-forcing ratio", "", None),
-    "lr": ("learning rate", "", None),
-    "val/psnr_best": ("PSNR, best sample", "dB", "higher"),
-    "val/ssim": ("SSIM", "", "higher"),
-    "train/loss": ("loss", "", "lower"),
-    "frames_per_second": ("frames a second", "", "higher"),
-}
-_HIDDEN = ("epoch", "step", "seconds", "val/psnr_copy")
-_SEEDS = 200  # intervals of more runs take the last quantile
-
-_LONGEST = 60  # frames of a film
-
-_Film = tuple[int, tuple[int, ...], str, str]  # epoch, sequences and frames and size, truth, prediction
+_SEEDS = 200  # an interval over more seeds takes the last quantile
+_MAX_FRAMES = 60  # of a sample video
 
 
-def view(found: Collection, title: str, command: str, films: int, bair: bool, live: str | None) -> dict[str, Any]:
-    """All that a page shows.
+def page_data(
+    found: Collection, title: str, command: str, videos: int, bair: bool, version: str | None = None
+) -> dict[str, Any]:
+    """All that the page shows.
 
     Args:
         found: the runs.
-        command: what makes the page.
-        films: of how many runs at most samples are shown; of each group of settings the best come first.
-        bair: the data are BAIR, so that the study may hold the report's 25 dB against them.
-        live: the version of a page that is served and renewed while runs go on; None for a file.
+        title: the title of the page.
+        command: the command that makes the page.
+        videos: the number of runs whose sample videos are shown, the best of each group of settings first.
+        bair: the data are BAIR, so the course report's 25 dB applies to its claims.
+        version: the version of a served page, by which the browser sees that there is a newer one; None for a file.
     """
     runs, objective = found.runs, main_objective(found.runs)
     settings = differing(runs)
-    keys = [key for key in dict.fromkeys([*METRICS, *_further(runs)]) if any(key in row for run in runs for row in run.rows)]
-    truths, predictions = _films(runs, settings, films)
+    metrics = list(dict.fromkeys([*all_metrics(runs), objective]))
+    truths, predictions = _videos(runs, settings, videos)
     common = {
         key: value
         for key, value in (runs[0].settings if runs else {}).items()
-        if _shared(runs, key) and key not in settings and not _repeats(value, runs[0])
+        if all(key in run.settings for run in runs) and key not in settings and not _repeats(value, runs[0])
     }
     return {
         "title": title,
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
         "version": __version__,
-        "objective": objective,
-        "live": live,
+        "objective": objective.key,
+        "live": version,
         "settings": settings,
         "common": common,
-        "metrics": [
-            dict(zip(("label", "unit", "better"), METRICS.get(key, (key, "", None)), strict=True)) | {"key": key}
-            for key in keys
-        ],
+        "metrics": [asdict(metric) for metric in metrics],
         "t95": [None, None, *(round(quantile(count), 4) for count in range(2, _SEEDS + 1))],
-        "runs": [_run(run, objective, settings, common, keys, predictions.get(run.name)) for run in runs],
-        "films": truths,
-        "broken": [{"folder": short(folder), "reason": reason} for folder, reason in found.broken],
+        "runs": [_run(run, objective, settings, common, metrics, predictions.get(run.name)) for run in runs],
+        "videos": truths,
+        "unreadable": [{"folder": short(folder), "reason": reason} for folder, reason in found.unreadable],
         "sweeps": _sweeps(found),
         "answers": _answers(runs, bair),
     }
 
 
-def _further(runs: Sequence[Run]) -> list[str]:
-    return [key for run in runs for key in (run.rows[-1] if run.rows else {}) if key not in _HIDDEN]
-
-
-def _shared(runs: Sequence[Run], key: str) -> bool:
-    return all(key in run.settings for run in runs)
-
-
 def _repeats(value: Any, run: Run) -> bool:
-    """Whether a setting says no more than that it is another one: ``${lr}``."""
+    """Whether a setting only refers to another one, as ``${lr}``."""
     return isinstance(value, str) and value.startswith("${") and value[2:-1] in run.settings
 
 
@@ -104,15 +80,16 @@ def _repeats(value: Any, run: Run) -> bool:
 
 def _run(
     run: Run,
-    objective: str,
+    objective: Metric,
     settings: Sequence[str],
     common: Mapping[str, Any],
-    keys: Sequence[str],
-    film: dict[str, Any] | None,
+    metrics: Sequence[Metric],
+    video: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    best = run.best(objective)
+    best = run.best(objective.key)
     epochs = [int(row["epoch"]) for row in run.rows]
-    curves = {key: [row.get(key) for row in run.rows] for key in (*keys, "val/psnr_copy")}
+    keys = [metric.key for metric in metrics]
+    curves = {key: [row.get(key) for row in run.rows] for key in keys}
     return {
         "name": run.name,
         "folder": short(run.folder),
@@ -137,8 +114,8 @@ def _run(
         "provenance": _provenance(run),
         "repeat": run.repeat,
         "resume": run.resume,
-        "evals": [asdict(result) for result in results_of(run)],
-        "film": film,
+        "evals": [asdict(each) for each in evaluations_of(run)],
+        "video": video,
     }
 
 
@@ -163,59 +140,57 @@ def _provenance(run: Run) -> dict[str, str]:
     return {label: str(value) for label, value in facts.items() if value not in (None, "")}
 
 
-# --- films ------------------------------------------------------------------------------------------------------------
+# --- sample videos ----------------------------------------------------------------------------------------------------
 
 
-def _films(runs: Sequence[Run], settings: Sequence[str], most: int) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The truths, one a data set, and by run's name its prediction, as sheets of cells: a row a sequence, a column a frame."""
-    chosen = _spread([run for run in runs if run.film], settings)[:most]
+def _videos(runs: Sequence[Run], settings: Sequence[str], most: int) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The true videos, one entry for each data set, and by run name the predicted ones.
+
+    Each is one image with a row for each sequence and a column for each frame.
+    """
+    chosen = _best_of_each_group([run for run in runs if run.video], settings)[:most]
     with ThreadPoolExecutor() as pool:
-        read = list(pool.map(_read_film, chosen))
-    truths: dict[tuple[Any, ...], int] = {}
-    films: list[dict[str, Any]] = []
+        read = list(pool.map(_read_video, chosen))
+    truths: dict[str, tuple[int, dict[str, Any]]] = {}
     predictions: dict[str, dict[str, Any]] = {}
-    for run, film in zip(chosen, read, strict=True):
-        if film is None:
+    for run, video in zip(chosen, read, strict=True):
+        if video is None:
             continue
-        epoch, (count, frames, size), truth, predicted = film
-        n_past = run.settings["n_past"]
-        key = (str(run.record.get("dataset")), n_past, count, frames)
-        if key not in truths:
-            truths[key] = len(films)
-            names = [f"video {index + 1}" for index in range(count)]
-            about = {"names": names, "n_past": n_past, "frames": frames, "sequences": count, "size": size}
-            films.append(about | {"image": truth})
-        predictions[run.name] = {"truth": truths[key], "image": predicted, "epoch": epoch, "place": len(predictions)}
-    return films, predictions
+        truth, predicted, epoch = video
+        data = str([run.record.get("dataset"), truth["n_past"], truth["sequences"], truth["frames"]])
+        index, _ = truths.setdefault(data, (len(truths), truth))
+        predictions[run.name] = {"truth": index, "image": predicted, "epoch": epoch, "rank": len(predictions)}
+    return [truth for _, truth in truths.values()], predictions
 
 
-def _spread(runs: Sequence[Run], settings: Sequence[str]) -> list[Run]:
-    """The best run of each group of settings, then their second best, and so on."""
+def _best_of_each_group(runs: Sequence[Run], settings: Sequence[str]) -> list[Run]:
+    """All runs: first the best one of each group of settings, then the second best ones, and so on."""
     groups: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: -(run.best(run.objective) or (-math.inf, 0))[0]):
+    objective = main_objective(runs)
+    for run in sorted(runs, key=lambda run: objective.rank((run.best(objective.key) or [None])[0])):
         groups.setdefault(str([run.settings.get(key) for key in settings if key != "seed"]), []).append(run)
-    ranks = [(rank, index) for index, group in enumerate(groups.values()) for rank in range(len(group))]
-    ordered = list(groups.values())
-    return [ordered[index][rank] for rank, index in sorted(ranks)]
+    ranks = zip_longest(*groups.values())
+    return [run for rank in ranks for run in rank if run is not None]
 
 
-def _read_film(run: Run) -> _Film | None:
-    length = min(run.settings["n_past"] + run.settings["n_future"], _LONGEST)
+def _read_video(run: Run) -> tuple[dict[str, Any], str, int] | None:
+    """The true video, the predicted one and the epoch of a run's latest sample video; None if it cannot be read."""
+    path, n_past = run.video, run.settings["n_past"]
+    if path is None:  # removed in the meantime
+        return None
     try:
-        path = run.film
-        if path is None:  # it went away
-            return None
-        true_STHWC, predicted_STHWC = read_gif(path, length)
-        epoch = int(path.stem.rpartition("_")[2])
-        return epoch, true_STHWC.shape[:3], _sheet(true_STHWC), _sheet(predicted_STHWC)
-    except Exception:  # Pillow's decoders raise many kinds for what is damaged or out of all proportion
+        true_STHWC, predicted_STHWC = read_gif(path, min(n_past + run.settings["n_future"], _MAX_FRAMES))
+        sequences, frames, size = true_STHWC.shape[:3]
+        truth = {"n_past": n_past, "sequences": sequences, "frames": frames, "size": size, "image": _image(true_STHWC)}
+        return truth, _image(predicted_STHWC), int(path.stem.rpartition("_")[2])
+    except Exception:  # Pillow raises many kinds of errors for a damaged file
         return None
 
 
-def _sheet(video_STHWC: np.ndarray) -> str:
-    sheet = np.concatenate([np.concatenate(list(frames_THWC), axis=1) for frames_THWC in video_STHWC], axis=0)
+def _image(video_STHWC: np.ndarray) -> str:
+    image = np.concatenate([np.concatenate(list(frames_THWC), axis=1) for frames_THWC in video_STHWC], axis=0)
     buffer = io.BytesIO()
-    Image.fromarray(sheet).save(buffer, "WEBP", quality=75, method=4)
+    Image.fromarray(image).save(buffer, "WEBP", quality=75, method=4)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -227,26 +202,24 @@ def _sweeps(found: Collection) -> list[dict[str, Any]]:
     for sweep in found.sweeps:
         members = [run for run in found.runs if run.study == sweep.key]
         curves = {run.trial: run.series(run.objective) for run in members if run.trial is not None}
-        figures = [{"title": each.title, "about": each.about, "figure": each.figure} for each in sweep.figures(curves)]
         best = (sweep.key, sweep.best_trial)
-        best_run = next((index for index, run in enumerate(found.runs) if (run.study, run.trial) == best), None)
         shown.append(
             {
                 "name": sweep.name,
                 "note": sweep.summary,
                 "best": sweep.best,
-                "best_run": best_run,
-                "again": sweep.command,
-                "figures": figures,
+                "best_run": next((index for index, run in enumerate(found.runs) if (run.study, run.trial) == best), None),
+                "command": sweep.command,
+                "figures": [asdict(figure) for figure in sweep.figures(curves)],
             }
         )
     return shown
 
 
 def _answers(runs: Sequence[Run], bair: bool) -> dict[str, str] | None:
-    blocks = study_answers(runs, bair)
+    blocks = find_answers(runs, bair)
     if not blocks:
         return None
-    shown = next((index for index, block in enumerate(blocks) if isinstance(block, Heading)), len(blocks))
-    details = f"<details><summary>Measurements, cells, curves and limits</summary>{to_html(blocks[shown:])}</details>"
-    return {"title": "The course report's questions", "html": to_html(blocks[:shown]) + (details if blocks[shown:] else "")}
+    first = next((index for index, block in enumerate(blocks) if isinstance(block, Heading)), len(blocks))
+    details = f"<details><summary>Measurements, cells, curves and limits</summary>{to_html(blocks[first:])}</details>"
+    return {"title": "The course report's questions", "html": to_html(blocks[:first]) + (details if blocks[first:] else "")}

@@ -1,4 +1,4 @@
-"""The report page: one HTML file that needs no network, made of a view of the runs."""
+"""Render the page: one HTML file that needs no network, made of the data, ``assets/`` and Plotly."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 _PARTS = Path(__file__).with_name("assets")
-# In the order of their needs: main.js starts what the others define.
-_SCRIPTS = ("text", "state", "statistics", "lines", "details", "filter", "table", "groups", "curves", "films", "sweeps", "main")
-_NEEDS_EVAL = ("parcoords", "gl", "splom")  # plotly draws these by regl, which compiles its drawing commands as they come
+# Each may use what the ones before it define; main.js starts the page and comes last.
+_SCRIPTS = ("text", "state", "statistics", "lines", "details", "filter", "table", "groups", "curves", "videos", "sweeps")
+_NEEDS_EVAL = ("parcoords", "gl", "splom")  # Plotly draws these by regl, which compiles code at run time
 
 
 def render(view: Mapping[str, Any]) -> str:
-    """The page of a view: the runs, their films and sweeps as plain data, and the text of the study's answers as HTML.
+    """The page that shows the values of ``page_data``.
 
-    Whatever the view's strings hold is shown as text; only ``answers["html"]`` is put in as it is.
+    All strings are shown as text, whatever they hold, except ``answers["html"]``, which becomes part of the page.
     """
     scripts = [get_plotlyjs().replace("\r\n", "\n"), _page_script()]
     data = {key: value for key, value in view.items() if key != "answers"}
@@ -36,23 +36,19 @@ def render(view: Mapping[str, Any]) -> str:
             style=Markup((_PARTS / "page.css").read_text(encoding="utf-8")),
             data=Markup(_embedded(data)),
             scripts=[Markup(script) for script in scripts],
-            answers=_answers(view["answers"]),
+            answers=view["answers"],
         )
     )
-    return page.encode("utf-8", "replace").decode("utf-8")  # file names may hold bytes that are no text
+    return page.encode("utf-8", "replace").decode("utf-8")  # file names may not be valid text
 
 
 def _page_script() -> str:
-    parts = [(_PARTS / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
+    parts = [(_PARTS / f"{name}.js").read_text(encoding="utf-8") for name in (*_SCRIPTS, "main")]
     return '(() => {\n"use strict";\n' + "\n".join(parts) + "})();\n"
 
 
-def _answers(answers: Mapping[str, str] | None) -> dict[str, str] | None:
-    return None if answers is None else {"title": answers["title"], "html": Markup(answers["html"])}
-
-
 def _policy(scripts: list[str], live: bool, evaluates: bool) -> str:
-    """What the page may do: run its own two scripts, show images it carries; nothing comes from or goes to anywhere else."""
+    """The Content-Security-Policy: the page runs its own two scripts, shows images inside it, and contacts no other place."""
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = [f"'sha256-{each}'" for each in hashes] + (["'unsafe-eval'"] if evaluates else [])
     rules = {
@@ -73,17 +69,17 @@ def _needs_eval(sweeps: list[dict[str, Any]]) -> bool:
 
 
 def _embedded(data: Any) -> str:
-    """JSON that cannot end the script element it stands in; what is beyond ASCII is written as ``\\u`` escapes."""
+    """JSON that cannot end the script element around it; characters beyond ASCII become ``\\u`` escapes."""
     text = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for what JSON has no number for; six digits are more than a screen shows and half the size."""
+    """The value with null for NaN and infinity, which JSON lacks, and floats cut to six digits, which halves the page."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _finite(below) for key, below in value.items()}
+        return {str(key): _finite(child) for key, child in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(below) for below in value]
+        return [_finite(child) for child in value]
     return value

@@ -1,4 +1,4 @@
-// All that is known of a run, in a dialog.
+// The dialog with all details of a run.
 
 function openDetails(run) {
   const dialog = byId("details");
@@ -7,14 +7,14 @@ function openDetails(run) {
   dialog.replaceChildren(el("div", { class: "line" }, title, close), stateLine(run));
   if (run.note) dialog.append(el("p", { class: "note" }, saidWhole(run.note)));
   dialog.append(
-    el("h3", {}, "Run it again"),
+    el("h3", {}, "Repeat it"),
     commandLine(run.repeat, "the command that repeats this run"),
   );
-  if (run.resume) dialog.append(el("h3", {}, "Go on with it"), commandLine(run.resume, "the command that goes on with this run"));
+  if (run.resume) dialog.append(el("h3", {}, "Resume it"), commandLine(run.resume, "the command that resumes this run"));
   dialog.append(
     el("h3", {}, "Last values"),
     facts([...run.last].map(lastValue)),
-    el("h3", {}, "Where it comes from"),
+    el("h3", {}, "Origin"),
     facts([["folder", run.folder], ...toMap(run.provenance)]),
     el("h3", {}, "Settings"),
     facts([...run.settings, ...run.other, ...common]),
@@ -24,17 +24,17 @@ function openDetails(run) {
 }
 
 function lastValue([key, value]) {
-  const { label = key, unit = "" } = metrics.get(key) ?? {};
-  return [label, `${number(value, unit)} ${unit}`];
+  const { label, unit, form } = metrics.get(key);
+  return [label, `${number(value, form)} ${unit}`];
 }
 
 function stateLine(run) {
-  const score = `${number(run.best, objective.unit)} ${objective.unit}`;
+  const score = `${number(run.best, objective.form)} ${objective.unit}`;
   const best = run.best == null ? "" : `, best ${objective.label} ${score} in epoch ${run.best_epoch ?? "–"}`;
   return el("p", {}, badge(run.state), `, epoch ${run.epoch ?? "–"} of ${run.epochs ?? "–"}${visible(best)}`);
 }
 
-const STATES = ["finished", "running", "stopped", "pruned", "failed", "diverged"]; // each has its mark in page.css
+const STATES = ["finished", "running", "stopped", "pruned", "failed", "diverged"]; // each has a mark in page.css
 
 function badge(name) {
   return el("span", { class: STATES.includes(name) ? `state ${name}` : "state" }, visible(name));
@@ -53,5 +53,5 @@ function fillFacts(list, pairs) {
 }
 
 byId("details").addEventListener("click", (event) => {
-  if (event.target === byId("details")) event.target.close(); // beside the dialog's content is its backdrop
+  if (event.target === byId("details")) event.target.close(); // a click outside the dialog's content
 });

@@ -1,4 +1,4 @@
-// The filter box: words that a run must match, all of them; in quotes they are text, whatever they hold.
+// The filter: a run must match all words; words in quotes are plain text.
 
 const FIELDS = new Map([
   ["name", (run) => run.name],
@@ -8,12 +8,9 @@ const FIELDS = new Map([
   ["trial", (run) => run.provenance.trial],
   ["epoch", (run) => run.epoch],
   ["best", (run) => run.best],
-  ["psnr", (run) => run.last.get("val/psnr")],
-  ["mse", (run) => run.last.get("train/mse")],
-  ["kl", (run) => run.last.get("train/kld")],
 ]);
 
-// A test of runs, and the keys in the query that no setting has: these match nothing.
+// A function that tests a run, and the unknown keys of the query: words with these match no run.
 function matcher(query) {
   const joined = query.replace(/"[^"]*"?|\s*(!=|<=|>=|=|<|>)\s*/g, (all, sign) => sign ?? all); // lr > 1e-3
   const words = (joined.match(/(?:"[^"]*"?|[^\s"])+/g) ?? []).map(parsed);
@@ -33,7 +30,9 @@ function parsed(word) {
 
 const fields = new Map([...common.keys()].map((key) => [key.toLowerCase(), () => common.get(key)]));
 for (const run of runs) for (const key of run.other.keys()) fields.set(key.toLowerCase(), (each) => each.other.get(key));
-for (const key of metrics.keys()) fields.set(key.toLowerCase(), (run) => run.last.get(key));
+for (const { key, short } of metrics.values()) {
+  for (const name of [key, short]) fields.set(name.toLowerCase(), (run) => run.last.get(key));
+}
 for (const [key, field] of FIELDS) fields.set(key, field);
 for (const key of view.settings) fields.set(key.toLowerCase(), (run) => run.settings.get(key));
 
@@ -46,13 +45,13 @@ function holds(value, sign, wanted) {
   return sign === ">" ? difference > 0 : difference >= 0;
 }
 
-// Which is greater, 0 if they are the same, and NaN where only that can be said which they are not.
+// Positive if the value is greater, 0 if both are the same, NaN if they differ but have no order.
 function compared(value, wanted) {
   if (value == null) return ["null", "none", "–"].includes(wanted.toLowerCase()) ? 0 : NaN;
   if (String(value).toLowerCase() === wanted.toLowerCase()) return 0;
-  const [one, other] = [value, wanted.replaceAll("−", "-")].map((each) => (each === "" ? NaN : Number(each))); // − as in our tables
+  const [one, other] = [value, wanted.replaceAll("−", "-")].map((each) => (each === "" ? NaN : Number(each))); // the minus sign of the tables
   const whole = Number.isInteger(one) && Number.isInteger(other);
-  return !whole && Math.abs(one - other) <= 1e-5 * Math.abs(one) ? 0 : one - other; // the page has six digits of a number
+  return !whole && Math.abs(one - other) <= 1e-5 * Math.abs(one) ? 0 : one - other; // the page holds six digits of a number
 }
 
 const haystacks = new Map();

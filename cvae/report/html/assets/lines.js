@@ -1,4 +1,4 @@
-// What a line in the charts stands for, a group of runs or a run, and how it looks everywhere on the page.
+// The lines of the charts: each stands for a group of runs or one run, and has one colour and dash on the whole page.
 
 const COLOURS = 7; // --c0 ... --c6
 const DASHES = [
@@ -41,7 +41,7 @@ function groupLines(keys) {
   });
 }
 
-// Numbers by size, then words by letters; what is missing comes last.
+// Numbers by size, then text in natural order; missing values come last.
 function compareValues(a, b) {
   if (a == null || b == null) return (a == null) - (b == null);
   if (typeof a === "number" && typeof b === "number") return a - b;

@@ -1,18 +1,18 @@
-// The page's frame: its head, the plain sections, and the watch for newer results.
+// The head of the page, its simple sections, the check for newer results, and the start of all parts.
 
 function makeHead() {
   byId("title").replaceChildren(said(view.title, 120));
   const states = new Map();
   for (const run of runs) states.set(run.state, (states.get(run.state) ?? 0) + 1);
   const parts = [...states].map(([name, n]) => `${n} ${visible(name)}`);
-  const broken = view.broken.length ? `, ${count(view.broken.length, "broken folder")}` : "";
-  byId("counts").textContent = `${count(runs.length, "run")}${parts.length ? `: ${parts.join(", ")}` : ""}${broken}`;
+  const unreadable = view.unreadable.length ? `, ${count(view.unreadable.length, "unreadable folder")}` : "";
+  byId("counts").textContent = `${count(runs.length, "run")}${parts.length ? `: ${parts.join(", ")}` : ""}${unreadable}`;
   byId("made").append(el("span", {}, "Made ", el("time", { datetime: view.made, title: view.made }, localTime(view.made)), " by"));
-  byId("made").append(commandLine(view.command, "the command that makes this page anew"));
+  byId("made").append(commandLine(view.command, "the command that makes this page again"));
   byId("footer").textContent = `cvae ${visible(view.version)}`;
 }
 
-// The links scroll without touching the address: this holds the reader's choices.
+// The links scroll without changing the address, which holds the reader's choices.
 function makeLinks() {
   for (const heading of document.querySelectorAll("main > section:not([hidden]) > h2, #sweeps > section > h2")) {
     const go = () => heading.scrollIntoView({ block: "start" });
@@ -24,6 +24,8 @@ function makeLinks() {
   });
 }
 
+const DB = ".2f"; // decibels, as protocols score them
+
 function makeEvaluations() {
   const rows = runs.flatMap((run) => run.evals.map((each) => ({ run, ...each })));
   byId("evaluations").hidden = !rows.length;
@@ -34,9 +36,9 @@ function makeEvaluations() {
   const body = rows.map(({ run, protocol, videos, psnr, low, high, copy, note }) => {
     const open = el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, saidName(run.name));
     const known = psnr != null && copy != null;
-    const range = low == null || high == null ? "–" : `[${number(low, "dB")}, ${number(high, "dB")}]`;
-    const gain = known ? signed(psnr - copy, "dB") : "–";
-    const cells = [said(protocol, 40), open, String(videos ?? "–"), number(psnr, "dB"), range, number(copy, "dB"), gain, said(note || "", 80)];
+    const range = low == null || high == null ? "–" : `[${number(low, DB)}, ${number(high, DB)}]`;
+    const gain = known ? signed(psnr - copy, DB) : "–";
+    const cells = [said(protocol, 40), open, String(videos ?? "–"), number(psnr, DB), range, number(copy, DB), gain, said(note || "", 80)];
     return el("tr", {}, ...cells.map((child, i) => cell("td", i, child)));
   });
   const table = el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((head, i) => cell("th", i, head)))), el("tbody", {}, ...body));
@@ -44,18 +46,18 @@ function makeEvaluations() {
 }
 
 function makeRest() {
-  byId("broken").hidden = !view.broken.length;
-  fillFacts(byId("broken").querySelector("dl"), view.broken.map(({ folder, reason }) => [folder, reason]));
+  byId("unreadable").hidden = !view.unreadable.length;
+  fillFacts(byId("unreadable").querySelector("dl"), view.unreadable.map(({ folder, reason }) => [folder, reason]));
   byId("common").hidden = !common.size;
   byId("common").querySelector("summary").textContent = count(common.size, "setting");
   fillFacts(byId("common").querySelector("dl"), [...common]);
 }
 
-// Look for newer results. A reader in the middle of something is not thrown out of it: there a button shows them.
+// Ask the server for newer results. A reader who is busy is not interrupted, but gets a button that shows them.
 function watch() {
-  const SOON = 2000;
-  const LATER = 10000;
-  const QUIET = 15000;
+  const PAUSE = 2000;
+  const PAUSE_WITHOUT_SERVER = 10000;
+  const IDLE = 15000;
   const sign = byId("live");
   const button = byId("newer");
   sign.hidden = false;
@@ -69,14 +71,14 @@ function watch() {
     byId("details").open ||
     ![null, document.body].includes(document.activeElement) ||
     document.querySelector("#answers details[open]") !== null ||
-    film.paused ||
-    performance.now() - touched < QUIET;
+    player.paused ||
+    performance.now() - touched < IDLE;
   const say = (text, gone) => {
     if (sign.textContent !== text) sign.textContent = text;
     sign.classList.toggle("gone", gone);
   };
-  const look = async () => {
-    let pause = SOON;
+  const check = async () => {
+    let pause = PAUSE;
     try {
       const answer = await fetch("version", { cache: "no-store" });
       if (!answer.ok) throw new Error(answer.statusText);
@@ -85,33 +87,33 @@ function watch() {
       if (newer && !busy()) return reload();
       button.hidden = !newer;
     } catch {
-      say("the server is gone: what you see may be out of date", true);
+      say("no connection to the server: this page may be out of date", true);
       button.hidden = true;
-      pause = LATER;
+      pause = PAUSE_WITHOUT_SERVER;
     }
-    setTimeout(look, pause);
+    setTimeout(check, pause);
   };
-  look();
+  check();
 }
 
 const PLACE = "cvae-place";
 
-// What the address does not hold is kept aside until the page is back.
+// Store what the address does not hold until the page has reloaded.
 function reload() {
   writeHash();
   const open = [...document.querySelectorAll("details[open] > summary")].map((summary) => summary.textContent);
-  const { frame, playing, paused } = film;
+  const { frame, playing, paused } = player;
   remember("sessionStorage", PLACE, JSON.stringify({ scroll: scrollY, open, frame, playing, paused, focus: document.activeElement?.id }));
   location.reload();
 }
 
-function comeBack() {
+function restore() {
   const kept = recall("sessionStorage", PLACE);
   if (!kept) return;
   remember("sessionStorage", PLACE, "");
   const { scroll, open, frame, playing, paused, focus } = JSON.parse(kept);
   for (const summary of document.querySelectorAll("details > summary")) summary.parentNode.open = open.includes(summary.textContent);
-  film.paused = paused;
+  player.paused = paused;
   play(playing);
   showFrame(frame);
   byId(focus)?.focus({ preventScroll: true });
@@ -130,9 +132,9 @@ if (runs.length) {
   byId("none").textContent = "There are no runs yet.";
   for (const node of document.querySelectorAll("#runs .bar, #query-help, #table")) node.hidden = true;
 }
-if (runs.some((run) => run.film)) {
-  byId("films").hidden = false;
-  makeFilms();
+if (runs.some((run) => run.video)) {
+  byId("videos").hidden = false;
+  makeVideos();
 }
 makeSweeps();
 makeEvaluations();
@@ -140,6 +142,6 @@ makeRest();
 makeTheme();
 makeLinks();
 if (view.live !== null) {
-  comeBack();
+  restore();
   watch();
 }

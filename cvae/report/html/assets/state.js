@@ -1,23 +1,24 @@
-// The data, and the reader's choices: these live in the address after #, so that a link or a reload keeps them.
+// The data, and the reader's choices. The address holds the choices after #, so a link or a reload keeps them.
 
 const view = JSON.parse(byId("view").textContent);
 
-// Maps, since a setting may be called __proto__.
+// Maps, because a setting may have the name __proto__.
 const toMap = (object) => new Map(Object.entries(object ?? {}));
 const common = toMap(view.common);
 const metrics = new Map(view.metrics.map((metric) => [metric.key, metric]));
-const objective = metrics.get(view.objective) ?? { key: view.objective, label: view.objective, unit: "", better: "higher" };
+const objective = metrics.get(view.objective);
+const inTables = [...metrics.values()].filter((metric) => metric.shown === "table");
 const runs = view.runs.map((run, index) => ({
   ...run,
   index,
   settings: toMap(run.settings),
-  other: toMap(run.other), // what its own choices bring along: a cyclical run's cycles
+  other: toMap(run.other), // settings of this run that others lack: a cyclical run's cycles
   last: toMap(run.last),
   curves: toMap(run.curves),
   id: shortHash(`${run.folder}\n${run.name}`),
 }));
 
-const ALL = "all runs"; // the grouping that puts them all together: settings have no such name
+const ALL = "all runs"; // the grouping of all runs together; no setting has this name
 const state = {};
 let address = "";
 readHash();
@@ -40,7 +41,7 @@ function readHash() {
 }
 
 function writeHash() {
-  if (location.hash !== address) return; // the reader's new one is about to be read
+  if (location.hash !== address) return; // the reader changed it, and it is read next
   const params = new URLSearchParams();
   const usual = usualGrouping();
   if (state.query) params.set("q", state.query);
@@ -59,8 +60,8 @@ function writeHash() {
   address = location.hash;
 }
 
-// All settings but the seed, if that puts runs together at all; where only seeds differ, that is all runs. Of runs that have
-// little in common the first few: the dials.
+// All settings but the seed, if this groups any runs; all runs together if only the seed differs. Runs that differ in many
+// settings are grouped by the first, most important ones.
 function usualGrouping() {
   const MOST = 5;
   const keys = view.settings.filter((key) => key !== "seed").slice(0, MOST);
@@ -81,7 +82,7 @@ const listeners = [];
 const changed = new Set();
 let writing = 0;
 
-// Call `react` after any of these choices has changed; once for several changes in one go.
+// Call `react` after one of these choices has changed, once for several changes at the same time.
 function listen(keys, react) {
   listeners.push({ keys, react });
 }
@@ -91,7 +92,7 @@ function change(choices) {
   if (!changed.size) queueMicrotask(tell);
   for (const key of Object.keys(choices)) changed.add(key);
   clearTimeout(writing);
-  writing = setTimeout(writeHash, 100); // browsers refuse an address that changes at every key
+  writing = setTimeout(writeHash, 100); // browsers limit how often an address may change
 }
 
 function tell() {
@@ -103,7 +104,7 @@ function tell() {
 addEventListener("hashchange", () => {
   readHash();
   change({ ...state });
-  clearTimeout(writing); // the address says it already
+  clearTimeout(writing); // the address has it already
 });
 
 function toggled(set, item) {
@@ -112,7 +113,7 @@ function toggled(set, item) {
   return next;
 }
 
-// Storage may be refused, from a file or by the reader.
+// A browser may refuse storage, for a page from a file or by the reader's settings.
 function remember(storage, key, value) {
   try {
     window[storage].setItem(key, value);

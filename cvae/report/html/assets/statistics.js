@@ -1,6 +1,6 @@
-// How sure a mean is, and how two groups differ over the seeds that both have.
+// Means with their intervals, and paired differences of two groups over the seeds that both have.
 
-// Mean and 95 % interval by Student's t; with one value the interval is unknown.
+// Mean and half of the 95 % interval by Student's t; one value has no interval.
 function interval(values) {
   const known = values.filter((value) => value != null);
   const n = known.length;
@@ -12,7 +12,7 @@ function interval(values) {
   return { n, mean, half: t * Math.sqrt(variance / n) };
 }
 
-// Those at their end: a run that was pruned or goes on is no match for them.
+// Only finished runs are compared: others have had fewer epochs.
 function finished(some) {
   return some.filter((run) => run.state === "finished");
 }
@@ -21,7 +21,7 @@ function seedOf(run) {
   return run.settings.get("seed") ?? common.get("seed");
 }
 
-// Means by key, of [key, value] pairs; what is unknown does not count.
+// The mean for each key of [key, value] pairs; null is left out.
 function meansBy(pairs) {
   const values = new Map();
   for (const [key, value] of pairs) {
@@ -32,13 +32,13 @@ function meansBy(pairs) {
   return new Map([...values].map(([key, each]) => [key, interval(each).mean]));
 }
 
-// Mean and interval of [seed, value] pairs; as in Python's by_seed, several values of one seed count as one, by their mean.
+// Mean and interval of [seed, value] pairs; as in by_seed in Python, several values of one seed count as one, by their mean.
 function overSeeds(pairs) {
   return interval([...meansBy(pairs).values()]);
 }
 
-// Only runs that agree in seed and in all else that the groups leave open are held against each other: what they have in
-// common cancels. `alone` counts the runs, of either group, without such a partner.
+// The difference between runs that have the same seed and the same settings apart from the grouped ones: what they share
+// cancels. `alone` counts the runs of both groups without such a partner.
 function pairedDifference(one, other, key) {
   const settings = ["seed", ...settingsToMatch(one, other)];
   const cellOf = (run) => groupKey(run, settings);
@@ -50,14 +50,14 @@ function pairedDifference(one, other, key) {
   return { ...overSeeds(differences), alone };
 }
 
-// What one side's choice alone brings along, as a cyclical schedule its cycles, needs no match on the other.
+// A setting that only one group has because of its choice, as a cyclical schedule has cycles, needs no match in the other.
 function settingsToMatch(one, other) {
   const lacks = (some, key) => some.every((run) => run.settings.get(key) == null);
   const brought = (key) => state.by.some((choice) => key.startsWith(`${choice}.`)) && (lacks(one, key) || lacks(other, key));
   return view.settings.filter((key) => key !== "seed" && !state.by.includes(key) && !brought(key));
 }
 
-// A group's mean over its seeds at each epoch that any of its runs has.
+// The mean over the seeds of a group at each epoch that one of its runs has.
 function meanCurve(some, key) {
   const values = new Map();
   for (const run of some) {
@@ -72,7 +72,7 @@ function meanCurve(some, key) {
   return [...values].sort((a, b) => a[0] - b[0]).map(([epoch, pairs]) => ({ epoch, ...overSeeds(pairs) }));
 }
 
-// At most `limit` of them, the last among these.
+// At most `limit` points, always with the last one.
 function thinned(points, limit) {
   const step = Math.ceil(points.length / limit);
   return step <= 1 ? points : points.filter((_, i) => (points.length - 1 - i) % step === 0);

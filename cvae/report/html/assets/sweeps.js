@@ -1,4 +1,4 @@
-// Light and dark, Plotly's part in it, and the figures of the sweeps.
+// Light and dark colours, for the page and for Plotly, and the sections of the sweeps.
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 let palette = null;
@@ -8,7 +8,7 @@ function colours() {
   return palette;
 }
 
-// The colour that a variable stands for now; light-dark() only comes out in a property that takes a colour.
+// The present colour of a CSS variable; the browser resolves light-dark() only in a property that takes a colour.
 function resolved(variable) {
   const probe = document.body.appendChild(el("span"));
   probe.style.color = `var(${variable})`;
@@ -82,8 +82,8 @@ function makeSweeps() {
     const best = runs[sweep.best_run];
     const open = best ? el("button", { type: "button", class: "link", onclick: () => openDetails(best) }, "Open its run") : null;
     if (sweep.best) section.append(el("p", {}, el("strong", {}, "Best "), saidWhole(sweep.best), " ", open ?? ""));
-    if (best) section.append(el("h3", {}, "The best trial, once more"), commandLine(best.repeat, "the command that repeats the best trial"));
-    if (sweep.again) section.append(el("h3", {}, "The whole sweep"), commandLine(sweep.again, "the command that goes on with the sweep"));
+    if (best) section.append(el("h3", {}, "Repeat the best trial"), commandLine(best.repeat, "the command that repeats the best trial"));
+    if (sweep.command) section.append(el("h3", {}, "Resume the sweep"), commandLine(sweep.command, "the command that resumes the sweep"));
     section.append(figures);
     for (const { title, about, figure } of sweep.figures) {
       const plot = el("div", { class: "plot", role: "img", "aria-label": cut(visible(`Chart: ${title}`), 100) });
@@ -91,7 +91,7 @@ function makeSweeps() {
       const { layout = {} } = figure;
       const panels = Object.keys(layout).filter((key) => /^xaxis\d*$/.test(key)).length;
       const axes = layout.xaxis?.ticktext?.length ?? 0; // of parallel coordinates
-      const room = panels > 1 ? 11 * panels : 6 * axes; // readable, if need be by scrolling
+      const room = panels > 1 ? 11 * panels : 6 * axes; // wide enough to read; a narrow screen scrolls
       if (room) plot.style.minWidth = `${room + 6}rem`;
       const node = el("figure", { class: panels > 2 || axes > 5 ? "chart full" : "chart" }, caption, el("div", { class: "sideways" }, plot));
       figures.append(node);
@@ -113,9 +113,9 @@ function drawSweeps() {
 function drawSweep(each) {
   each.stale = false;
   const { data = [], layout = {} } = plain(each.figure);
-  const { template, width, title, ...own } = layout; // the page has a look, a width and a heading for it
+  const { template, width, title, ...own } = layout; // the page sets its own
   const margin = data.some((trace) => trace.type === "parcoords") ? { l: 70, r: 70, t: 50, b: 30 } : { l: 60, r: 20, t: 20, b: 50 };
-  const legend = { orientation: "h", x: 0, y: 1, yanchor: "bottom" }; // beside the figure it takes a phone's width
+  const legend = { orientation: "h", x: 0, y: 1, yanchor: "bottom" }; // beside the figure it would fill a phone's width
   const themed = { ...own, ...plotLook(), legend, dragmode: coarse ? false : "zoom", autosize: true, height: own.height ?? 340, margin };
   themed.xaxis ??= {};
   themed.yaxis ??= {};
@@ -131,12 +131,12 @@ function drawSweep(each) {
 
 function sweepAxis(axis, values) {
   const themed = { ...axis, ...axisLook(), title: { ...axis.title, standoff: 10 }, exponentformat: "e" };
-  const [low, high] = [Math.min, Math.max].map((end) => values.reduce((one, other) => end(one, other), values[0])); // any number of them
+  const [low, high] = [Math.min, Math.max].map((end) => values.reduce((one, other) => end(one, other), values[0])); // spread arguments are limited in number
   if (axis.type === "log") return { ...themed, dtick: high > 100 * low ? 1 : "D2", tickformat: "~e" }; // decades, or 1, 2 and 5
   return values.every(Number.isInteger) && high - low <= 10 ? { ...themed, dtick: 1 } : themed; // no fractions of a trial
 }
 
-// Optuna's colours are for white paper, and its scales begin with white.
+// Optuna's colours are made for a white background, and its scales begin with white.
 function recolourTraces(data) {
   const [low, high, hotLow, hotHigh, muted, ink] = ["--low", "--high", "--hot-low", "--hot-high", "--muted", "--ink"].map(resolved);
   const downwards = data.some(({ marker }) => marker?.reversescale);
@@ -146,9 +146,9 @@ function recolourTraces(data) {
       const [red, , blue] = channels(marker.colorscale.at(-1)[1]);
       marker.colorscale = red > blue ? [[0, hotLow], [1, hotHigh]] : [[0, low], [1, high]];
     }
-    if (marker?.color === "#cccccc") marker.color = muted; // a trial that breaks a constraint
-    if (line?.color === "#2F3B52") line.color = ink; // that in the legend
-    if (line?.color?.startsWith?.("rgb(")) { // parallel coordinates: out of the scale by its value, the first coordinate from 0 to 1
+    if (marker?.color === "#cccccc") marker.color = muted; // a trial that violates a constraint
+    if (line?.color === "#2F3B52") line.color = ink; // in the legend
+    if (line?.color?.startsWith?.("rgb(")) { // parallel coordinates: colour by the value, which is the first coordinate, from 0 to 1
       line.color = between(low, high, downwards ? 1 - y[0] : y[0]);
       trace.opacity = 0.85;
     }
@@ -164,7 +164,7 @@ function between(one, other, share) {
   return `rgb(${channels(one).map((value, i) => Math.round(value + share * (last[i] - value))).join(", ")})`;
 }
 
-// A copy of a figure whose text Plotly shows as it is; what only shapes text may stay.
+// A copy of a figure in which text is escaped, except tags that only format it.
 const SHAPING = /&lt;(\/?(?:br|b|i|sub|sup|extra) ?\/?)&gt;/g;
 
 function plain(value) {

@@ -1,12 +1,12 @@
-// Names, notes and settings come from run folders: they are shown as text, whatever they hold.
+// Show values from run folders as text, whatever they hold, and numbers with the right digits.
 
-// Control and formatting signs, which can turn round or hide the text after them.
-const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
+// Control and formatting characters, which can reverse or hide the text after them. cvae/pages/document.py has the same.
+const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
 const CUT = 60;
 
 function visible(value, keepLines = false) {
-  if (typeof value === "number" && value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(); // 5e-4, as it is typed
-  return String(value ?? "–").replace(UNSEEN, (sign) => {
+  if (typeof value === "number" && value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(); // 5e-4, as users write it
+  return String(value ?? "–").replace(INVISIBLE, (sign) => {
     if (sign === "\n") return keepLines ? sign : "⏎";
     if (sign === "\t") return " ";
     return `[U+${sign.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}]`;
@@ -18,7 +18,7 @@ function cut(text, length = CUT) {
   return signs.length > length ? `${signs.slice(0, length - 1).join("")}…` : text;
 }
 
-// Plotly reads text as a small HTML of its own, and $...$ in it as TeX.
+// Plotly reads some HTML tags in text, and $...$ as TeX.
 function plotText(value, length = CUT) {
   return escaped(cut(visible(value), length));
 }
@@ -27,7 +27,7 @@ function escaped(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("$", "&#36;");
 }
 
-// An element; attribute names are literals of this program, values and children may be anything.
+// Make an element. Attribute names are constants of this program; values and children may come from run folders.
 function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -41,14 +41,14 @@ function el(tag, attributes = {}, ...children) {
 
 const byId = (id) => document.getElementById(id);
 
-// A stranger's text in a line of ours: isolated, so that its direction stays its own.
+// Text from a run folder, isolated: its direction does not affect the text around it.
 function said(value, length = CUT) {
   const whole = visible(value);
   const shown = cut(whole, length);
   return el("bdi", { dir: "auto", title: shown === whole ? null : cut(whole, 600) }, shown);
 }
 
-// A run's name: short of room it is cut in its middle, since names of one day begin alike.
+// A run's name, cut in the middle if there is no room: names of one day begin alike.
 function saidName(name) {
   const whole = visible(name);
   const signs = Array.from(whole.slice(0, 600));
@@ -61,30 +61,32 @@ function saidWhole(value) {
   return el("bdi", { dir: "auto", class: "whole" }, visible(value, true));
 }
 
-function number(value, unit = "") {
+// As a metric's form says: ".2f" has two decimals, ".4g" four digits.
+function number(value, form = ".4g") {
   if (value == null) return "–";
   const size = Math.abs(value);
+  const [, digits, kind] = form.match(/(\d+)([a-z])$/);
   let text;
   if (value === 0) text = "0";
-  else if (unit === "dB") text = value.toFixed(2);
-  else if (size !== 0 && size < 1e-3) text = value.toExponential(2);
-  else if (size >= 1e4) text = Math.round(value).toLocaleString("en");
-  else text = value.toPrecision(4);
+  else if (kind === "f" && size < 1e4) text = value.toFixed(digits);
+  else if (kind === "e" || size < 1e-3) text = value.toExponential(2);
+  else if (size >= Math.min(1e4, 10 ** digits)) text = Math.round(value).toLocaleString("en");
+  else text = value.toPrecision(digits);
   return text.replace("-", "−");
 }
 
 // As many decimals as its mean is shown with.
-function halfWidth(half, mean, unit) {
-  const shown = number(mean, unit);
+function halfWidth(half, mean, form) {
+  const shown = number(mean, form);
   const decimals = shown.split(".")[1]?.length ?? 0;
   return shown.includes("e") ? half.toExponential(1).replace("-", "−") : half.toFixed(decimals);
 }
 
-function signed(value, unit) {
-  return (value > 0 ? "+" : "") + number(value, unit);
+function signed(value, form) {
+  return (value > 0 ? "+" : "") + number(value, form);
 }
 
-// 2026-11-23 18:18, as the reader's clock had it; Swedish dates are written so.
+// 2026-11-23 18:18 in the reader's time zone; the Swedish locale writes dates so.
 function localTime(iso) {
   return new Date(iso).toLocaleString("sv", { dateStyle: "short", timeStyle: "short" });
 }
@@ -94,7 +96,7 @@ function count(n, thing) {
   return `${n} ${thing}${n === 1 ? "" : "s"}`;
 }
 
-// A short name that stays the same in a page made anew: FNV-1a.
+// A short name that is the same in every page: FNV-1a.
 function shortHash(text) {
   let hash = 0x811c9dc5;
   for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
@@ -108,7 +110,7 @@ function copyButton(text, what) {
       await navigator.clipboard.writeText(text);
       button.textContent = "Copied";
     } catch {
-      // No permission, or no secure context: the reader's own keys still work.
+      // No permission, or no secure context: select the text for Ctrl+C.
       getSelection().selectAllChildren(button.previousElementSibling);
       button.textContent = "Press Ctrl+C";
     }
