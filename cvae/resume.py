@@ -106,7 +106,7 @@ def _resolvers(value: Any) -> Iterator[str]:
 
 def _called(node: Any) -> Iterator[str]:
     if isinstance(node, OmegaConfGrammarParser.InterpolationResolverContext):
-        yield node.resolverName().getText()
+        yield node.resolverName().getText()  # type: ignore[no-untyped-call]  # generated code
     for below in getattr(node, "children", None) or []:
         yield from _called(below)
 
