@@ -117,8 +117,11 @@ def _with_short_names(runs: Sequence[Run]) -> list[Run]:
 
 def _sweeps(runs: Iterable[Run]) -> Iterator[SweepRecord]:
     """The studies of the runs, each read from its journal or from the sweep.json beside its runs."""
-    firsts = {run.study: run for run in reversed(list(runs)) if run.study is not None}
-    for (name, storage), run in reversed(firsts.items()):
+    firsts: dict[tuple[str, str], Run] = {}
+    for run in runs:
+        if run.study is not None:
+            firsts.setdefault(run.study, run)
+    for (name, storage), run in firsts.items():
         record = read_sweep(name, storage, [run.folder.parent, run.folder.parent.parent], run.objective)
         if record is not None:
             yield record

@@ -160,7 +160,8 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         text = read_text(path)
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_LOADER)):
-            raise UnreadableRun(f"{name} has YAML aliases, which a config of cvae.train never has")  # they may blow up
+            # A few aliases can stand for gigabytes.
+            raise UnreadableRun(f"{name} has YAML aliases, which a config of cvae.train never has")
         content = yaml.load(text, Loader=_LOADER)
     except FileNotFoundError:
         raise UnreadableRun(f"no {name}") from None

@@ -60,11 +60,7 @@ def page_data(
     settings = differing(runs)
     keys = [key for key in dict.fromkeys([*METRICS, *_further(runs)]) if any(key in row for run in runs for row in run.rows)]
     truths, predictions = _videos(runs, settings, videos)
-    common = {
-        key: value
-        for key, value in (runs[0].settings if runs else {}).items()
-        if all(key in run.settings for run in runs) and key not in settings and not _repeats(value, runs[0])
-    }
+    common = _common(runs, settings)
     return {
         "title": title,
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -89,6 +85,13 @@ def page_data(
 
 def _further(runs: Sequence[Run]) -> list[str]:
     return [key for run in runs for key in (run.rows[-1] if run.rows else {}) if key not in _HIDDEN]
+
+
+def _common(runs: Sequence[Run], settings: Sequence[str]) -> dict[str, Any]:
+    """The settings that all runs have and in which they do not differ."""
+    first = runs[0].settings if runs else {}
+    shared = [key for key in first if key not in settings and all(key in run.settings for run in runs)]
+    return {key: first[key] for key in shared if not _repeats(first[key], runs[0])}
 
 
 def _repeats(value: Any, run: Run) -> bool:
