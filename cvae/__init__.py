@@ -10,4 +10,4 @@ so that ``frames_BTCHW`` is a batch of windows and ``mu_BKZ`` the posterior mean
 Images are float in [0, 1], or uint8 with channels last (``frames_BTHWC``) before they reach the device.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

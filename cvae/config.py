@@ -8,13 +8,17 @@ import inspect
 import json
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from cvae.errors import UserError
+from cvae.metrics import directions
+
+CONF = Path(__file__).with_name("conf")
 
 
 @dataclass
@@ -42,6 +46,7 @@ class RunConfig:
     n_eval: int = 30
     n_samples: int = 1
     objective: Any = "val/psnr"
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     coin: str = "per_step"
     schedule_step: str = "iteration"
@@ -63,47 +68,68 @@ class RunConfig:
 
 
 def register() -> None:
-    """Tell Hydra of the schema and of two resolvers.
+    """Tell Hydra of the schema and of three resolvers; ``hydra_plugins.cvae_schema`` does so at every start of Hydra.
 
-    ``${cvae.nonce:}`` is the random end of a run folder's name; ``${cvae.settled:EPOCHS,KL,TF}`` is the number of epochs after
-    which two schedules have settled (``cvae.schedules.settled``).
+    ``${cvae.nonce:}`` is the random end of a run folder's name; ``${cvae.settled:EPOCHS,KL,TF,ALLOW_TARGETS}`` is the number of
+    epochs after which two schedules have settled (``cvae.schedules.settled``); ``${cvae.direction:OBJECTIVE,METRICS}`` says
+    whether objectives are maximised or minimised (``cvae.metrics.directions``).
     """
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    ConfigStore.instance().store(name="cvae_schema", node=RunConfig, provider="cvae")
     # Cached like Hydra's own ${now:}, so that one start has one name however often it is resolved.
     OmegaConf.register_new_resolver("cvae.nonce", lambda: secrets.token_hex(2), use_cache=True, replace=True)
     OmegaConf.register_new_resolver("cvae.settled", _settled, replace=True)
+    OmegaConf.register_new_resolver("cvae.direction", directions, replace=True)
 
 
-def _settled(epochs: int, kl_schedule: DictConfig, tf_schedule: DictConfig) -> int:
+def _settled(epochs: int, kl_schedule: DictConfig, tf_schedule: DictConfig, allow_targets: Sequence[str] = ()) -> int:
     from cvae.schedules import settled
 
-    return math.ceil(epochs * settled(build(kl_schedule), build(tf_schedule)))
+    return math.ceil(epochs * settled(build(kl_schedule, allow_targets), build(tf_schedule, allow_targets)))
 
 
 # --- config -> object -------------------------------------------------------------------------------------------------
 
-_ALLOWED = ("cvae", "torch.optim", "torch.nn", "optuna")
+# What may be built where: the packages of each slot, by the last part of its key. A node below a slot that is none itself (a
+# sampler's crossover, say) may be built of the same as the slot.
+_SLOTS = {
+    "data": "cvae.data",
+    "model": "cvae.model.cvae",
+    "backbone": "cvae.model.backbones",
+    "prior": "cvae.model.recurrent",
+    "likelihood": "cvae.model.objective",
+    "kl_schedule": "cvae.schedules",
+    "tf_schedule": "cvae.schedules",
+    "optim": "torch.optim",
+    "logger": "cvae.training",
+    "sampler": "optuna.samplers",
+    "pruner": "optuna.pruners",
+}
 
 
 def build(node: DictConfig, allow_targets: Sequence[str] = (), **kwargs: Any) -> Any:
     """Instantiate a config node: the only place where a ``_target_`` becomes an object.
 
     A run folder may come from a stranger, so every nested target is resolved first and must be a class, or a function named
-    in its module's ``__all__``, that is defined under cvae, torch.optim, torch.nn, optuna or a package in
+    in its module's ``__all__``, that is defined in what its slot may be built of (``_SLOTS``) or in a package in
     ``allow_targets``. Testing the name's prefix alone would not do: ``torch.optim.optimizer.torch.load`` resolves too.
     Within cvae, ``__all__`` stands only in modules that offer components, and names nothing that writes where it is told.
 
+    Args:
+        node: a config with a ``_target_``; its key in the whole config says which slot it is.
+        allow_targets: the user's own packages. They come from the user's command, never from a run folder.
+        kwargs: arguments that stand in no config.
+
     Raises:
-        UserError: a target is not allowed or does not exist, or the component refuses its arguments.
+        UserError: a target is not allowed or cannot be imported, or the component refuses its arguments.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
     key = node._get_full_key(None)
     plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-    _check_targets(plain, key, (*_ALLOWED, *allow_targets))
+    _check_targets(plain, key, (), tuple(allow_targets))
     try:
         return instantiate(plain, _convert_="all", **kwargs)
     except InstantiationException as error:
@@ -116,53 +142,82 @@ def build(node: DictConfig, allow_targets: Sequence[str] = (), **kwargs: Any) ->
         raise UserError(f"{key}: {reason}; --cfg job shows its keys") from error
 
 
-def _check_targets(value: object, key: str, allowed: Sequence[str]) -> None:
-    """Refuse a resolved config value with a target that is not allowed, anywhere below it."""
+def _check_targets(value: object, key: str, slot: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+    """Refuse a resolved config value with a target that its slot does not allow, anywhere below it."""
     if isinstance(value, dict):
+        name = key.rpartition(".")[2]
+        slot = (_SLOTS[name],) if name in _SLOTS else slot
         if "_target_" in value:
-            _check_target(value["_target_"], key, allowed)
+            _refuse_unknown_keys(value, key, _checked(value["_target_"], key, (*slot, *allowed)))
         for name, below in value.items():
-            _check_targets(below, f"{key}.{name}", allowed)
+            _check_targets(below, f"{key}.{name}", slot, allowed)
     elif isinstance(value, list):
         for below in value:
-            _check_targets(below, key, allowed)
+            _check_targets(below, key, slot, allowed)
     elif isinstance(value, str) and "${" in value:
         # An escaped interpolation would be resolved once more inside instantiate, behind this check.
         raise UserError(f"{key} holds an escaped interpolation ({value[:60]!r}): write the value itself")
 
 
-def _check_target(target: object, key: str, allowed: Sequence[str]) -> None:
+def _checked(target: object, key: str, allowed: Sequence[str]) -> Callable[..., Any]:
+    """The class or function of a target that is allowed."""
+
     def under(name: str) -> bool:
         return any(name == root or name.startswith(root + ".") for root in allowed)
 
     refused = (
-        f"{key}._target_ is {target!r}, which is not allowed: a class or public function of {', '.join(allowed)} is needed; "
+        f"{key}._target_ is {target!r}, which is not allowed: a class or public function of {' or '.join(allowed)} is needed; "
         "for a package of your own add allow_targets=[package] to the command"
     )
     if not isinstance(target, str) or not under(target):
         raise UserError(refused)
-    found = _locate(target)
-    if found is None:
-        raise UserError(f"{key}._target_={target} does not exist: check the spelling")
-    if inspect.isfunction(found):
-        public = found.__name__ in getattr(importlib.import_module(found.__module__), "__all__", ())
-    else:
-        public = inspect.isclass(found)
-    if not public or not under(found.__module__):
+    found = _located(target, key)
+    if not (inspect.isclass(found) or inspect.isfunction(found)) or not under(found.__module__):
         raise UserError(refused)
+    if inspect.isfunction(found) and found.__name__ not in getattr(importlib.import_module(found.__module__), "__all__", ()):
+        raise UserError(f"{refused}; a function is public if {found.__module__}.__all__ names it")
+    return found
 
 
-def _locate(target: str) -> Any:
+def _located(target: str, key: str) -> Any:
+    """What a target names, imported."""
     parts = target.split(".")
     for cut in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:cut])
         try:
-            found: Any = importlib.import_module(".".join(parts[:cut]))
-        except ModuleNotFoundError:
-            continue
+            found: Any = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
+                continue
+            raise UserError(f"{key}._target_={target} cannot be imported: {error}") from error
+        except Exception as error:  # whatever a user's module raises
+            raise UserError(f"{key}._target_={target} cannot be imported ({type(error).__name__}: {error})") from error
         for part in parts[cut:]:
             found = getattr(found, part, None)
-        return found
-    return None
+        if found is not None:
+            return found
+        break
+    raise UserError(
+        f"{key}._target_={target} does not exist: check the spelling, and that PYTHONPATH or the working folder has its package"
+    )
+
+
+def _refuse_unknown_keys(node: Mapping[Any, Any], key: str, target: Callable[..., Any]) -> None:
+    """Raise UserError for keys that the target does not take: those of another option, if ``_target_`` alone was replaced."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # a class that does not tell
+        return
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    unknown = [
+        name for name in node if name not in parameters and name not in ("_target_", "_partial_", "_recursive_", "_convert_")
+    ]
+    if unknown:
+        raise UserError(
+            f"{key}: {node['_target_']} takes no {', '.join(unknown)}, but {', '.join(parameters) or 'nothing'}. Drop what is "
+            f"left over from another option: {' '.join(f'~{key}.{name}' for name in unknown)}"
+        )
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------
@@ -181,6 +236,16 @@ def identity(cfg: DictConfig | Mapping[str, Any], resolve: bool = True) -> dict[
     plain = OmegaConf.to_container(cfg, resolve=resolve) if isinstance(cfg, DictConfig) else cfg
     assert isinstance(plain, Mapping)
     settings = {str(key): value for key, value in plain.items() if key not in _NO_IDENTITY}
+    if not settings.get("metrics"):
+        settings.pop("metrics", None)  # runs of before there were any have the same identity
     if isinstance(settings.get("data"), dict):
         settings["data"] = {key: value for key, value in settings["data"].items() if key not in _PLACES}
     return settings
+
+
+def flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their full keys, as ``model.width``; an empty mapping counts as a value."""
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return values

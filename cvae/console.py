@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("cvae")
 _log.addHandler(logging.NullHandler())  # where nothing is configured, Python would print warnings a second time
+# All control signs but the line's end, and those that format text.
+_UNSEEN = re.compile(
+    "[\\u0000-\\u0009\\u000b-\\u001f\\u007f-\\u009f\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff]"
+)
 
 
 @cache
@@ -37,14 +41,21 @@ def hush() -> None:
 
 def say(text: str, style: str | None = None) -> None:
     """Print a line above any live bar, and log it (a run's folder keeps the log)."""
+    text = printable(text)
     console().print(text, style=style, markup=False)
     _log.info(text)
 
 
 def warn(text: str) -> None:
     """Say a line that begins with ``warning:``."""
+    text = printable(text)
     console().print(f"warning: {text}", style="yellow", markup=False)
     _log.warning(text)
+
+
+def printable(text: str) -> str:
+    """Text without signs that a terminal would obey, or that turn round or hide what follows: names may come from strangers."""
+    return _UNSEEN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
 
 
 @contextlib.contextmanager

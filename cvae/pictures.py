@@ -20,24 +20,22 @@ _LINE = ("#1f6feb", "#db6d28", "#2ea043")
 Pixels = NDArray[np.uint8]
 
 
-def curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw MSE, KL, PSNR and the schedules of a run's epochs, as the course report plots them."""
-    figure = Figure(figsize=(11, 7), layout="constrained", dpi=110)
-    mse, kl, psnr, schedule = figure.subplots(2, 2).flat
-    _plot(mse, rows, [("train/mse", "train")], "MSE a step")
-    _plot(kl, rows, [("train/kld", "train")], "KL a step, nats")
-    _plot(
-        psnr,
-        rows,
-        [("val/psnr", "free-running"), ("val/psnr_best", "best sample"), ("val/psnr_copy", "repeating the last frame")],
-        "validation PSNR, dB",
-    )
-    _plot(schedule, rows, [("kl_weight", "KL weight")], "KL weight (beta included)")
-    schedule.ticklabel_format(axis="y", scilimits=(-2, 3))
-    ratio = schedule.twinx()
-    _plot(ratio, rows, [("tf_ratio", "teacher forcing")], "teacher-forcing ratio", first_colour=1)
-    ratio.set_ylim(-0.05, 1.05)
-    ratio.grid(False)
+def curves(rows: Sequence[dict[str, Any]], panels: Sequence[Sequence[tuple[str, str]]], path: Path) -> None:
+    """Draw a run's epochs.
+
+    Args:
+        rows: of metrics.jsonl.
+        panels: each the curves that share it, as key and title; the first one's title is the axis's, and the others are dashed.
+    """
+    panels = [panel for panel in panels if any(row.get(panel[0][0]) is not None for row in rows)] or panels
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.4 * lines), layout="constrained", dpi=110)
+    places = list(np.atleast_1d(figure.subplots(lines, columns)).flat)
+    for axes, panel in zip(places, panels, strict=False):
+        _plot(axes, rows, panel)
+    for axes in places[len(panels) :]:
+        axes.remove()
     figure.savefig(path)
 
 
@@ -53,25 +51,26 @@ def schedules(kl: Callable[[float], float], forcing: Callable[[float], float], t
     figure.savefig(path)
 
 
-def _plot(axes: Axes, rows: Sequence[dict[str, Any]], keys: list[tuple[str, str]], title: str, first_colour: int = 0) -> None:
-    shown = 0
-    for index, (key, label) in enumerate(keys):
+def _plot(axes: Axes, rows: Sequence[dict[str, Any]], panel: Sequence[tuple[str, str]]) -> None:
+    for index, (key, title) in enumerate(panel):
         points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
         if points:
-            style = "--" if key == "val/psnr_copy" else "-"
-            colour = _LINE[(index + first_colour) % len(_LINE)]
             marker = "." if len(points) <= 60 else None
-            axes.plot(*zip(*points, strict=True), style, color=colour, label=label, linewidth=1.8, marker=marker)
-            shown += 1
-    axes.set(xlabel="epoch", ylabel=title)
+            style, colour = "--" if index else "-", _LINE[index % len(_LINE)]
+            axes.plot(*zip(*points, strict=True), style, color=colour, label=literal(title), linewidth=1.8, marker=marker)
+    axes.set(xlabel="epoch", ylabel=literal(panel[0][1]))
+    axes.ticklabel_format(axis="y", scilimits=(-3, 4))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
-    if shown > 1:
+    if len(axes.lines) > 1:
         axes.legend(framealpha=0.8, edgecolor="none")
     if rows:
         axes.set_xlim(min(0, rows[0]["epoch"] - 1), rows[-1]["epoch"] + 0.5)
-    if len(keys) == 1:
-        axes.yaxis.label.set_color(_LINE[first_colour])
+
+
+def literal(text: str) -> str:
+    """Text as Matplotlib takes it without finding a formula in it."""
+    return text.replace("$", r"\$")
 
 
 def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Sequence[str], path: Path) -> None:

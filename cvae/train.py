@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from os import EX_TEMPFAIL
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from cvae import cli, config
+from cvae import cli, config, resume, start
 from cvae.console import say
 from cvae.trial import current_trial
-
-config.register()
 
 
 def train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool = False) -> float | list[float]:
@@ -31,20 +32,21 @@ def train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool
         best = trainer.fit(trial)
         exit_code, state = 0, "pruned" if trial.pruned else "complete"
         trial.record(found := facts(trainer))
-        return [best, *(found[name] for name in further)] if (further := trainer.settings.further) else best
+        further = [found[metric.key] for metric in trainer.settings.objectives[1:]]
+        return [best, *further] if further else best
     except Stopped as signalled:
         stopped, exit_code = signalled, signalled.exit_code(alone=group is None)
-        say(f"stopped by {stopped}; go on with: {cli.resume_command(folder)}")
+        say(f"stopped by {stopped}; go on with: {start.resume_command(folder, cfg.allow_targets)}")
     finally:
         recorder.finish(exit_code, state if trial.number is not None else None)
     stopped.leave(exit_code)
 
 
-@hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
 def _job(cfg: DictConfig) -> float | list[float]:
     job, folder = HydraConfig.get(), Path(HydraConfig.get().runtime.output_dir)
     alone = job.mode == RunMode.RUN
-    cli.refuse_torchrun(multirun=not alone)
+    start.refuse_torchrun(multirun=not alone)
     group = None if alone else cfg.trial.get("study") or Path(job.sweep.dir).name
     again = current_trial().number is not None and (folder / "run.json").exists()
     try:
@@ -57,19 +59,26 @@ def _job(cfg: DictConfig) -> float | list[float]:
 
 
 def _main() -> None:
-    words = sys.argv[1:] = cli.unfold(sys.argv[1:])
-    action = cli.action(words)
+    words = sys.argv[1:] = start.unfold(sys.argv[1:])
+    if not cli.is_multirun(words):
+        signal.signal(signal.SIGTERM, _start_again)
+    action = start.action(words)
     if action == "show":
-        cli.show(cli.compose(words))
+        start.show(start.compose(words))
     elif action == "resume":
-        train(*cli.reopen(words), resumed=True)
+        train(*resume.reopen(words), resumed=True)
     else:
-        cli.refuse_start(words)
+        start.refuse_start(words)
         _job()
 
 
+def _start_again(*_: object) -> NoReturn:
+    """SIGTERM before the training loop listens for it: nothing is lost, and a scheduler may run the command again."""
+    raise SystemExit(EX_TEMPFAIL)
+
+
 def main() -> None:
-    if not cli.under_torchrun():
+    if not start.under_torchrun():
         cli.guarded(_main)
     from cvae.training.distributed import run
 

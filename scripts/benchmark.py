@@ -37,10 +37,11 @@ from report_loop import Nets, report_loss
 from torch import Tensor
 
 from cvae import config
-from cvae.cli import compose, fail
+from cvae.cli import fail
 from cvae.data.synthetic import synthetic_push
 from cvae.errors import UserError, writing
 from cvae.evaluation.validation import to_unit
+from cvae.start import compose
 from cvae.training.assembly import build_trainer
 from cvae.training.runtime import choose_device, device_name
 from cvae.training.trainer import Trainer
@@ -222,7 +223,8 @@ def print_first_step(began: float, device: str) -> None:
 
 def measure_data(device: torch.device) -> dict[str, float]:
     """Sequences (windows of 12 frames) a second in one process, and the trainer's wait for data."""
-    split = synthetic_push(train=SEQUENCES, validate=2, test=0).train
+    data = synthetic_push(train=SEQUENCES, validate=2, test=0)
+    split = data.train
     generator = np.random.default_rng(0)
 
     def windows(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -234,7 +236,7 @@ def measure_data(device: torch.device) -> dict[str, float]:
 
     def decoded() -> None:
         for index, start in zip(*windows(12), strict=True):
-            folder = split.source / split.name(index)
+            folder = data.root / "train" / split.name(index)
             np.stack([np.asarray(Image.open(folder / f"{t}.png").convert("RGB")) for t in range(start, start + LENGTH)])
             for table in ("actions.csv", "endeffector_positions.csv"):
                 np.loadtxt(folder / table, delimiter=",", dtype=np.float32)[start : start + LENGTH]

@@ -44,10 +44,10 @@ def diagnose(run: Path, samples: int, split_name: str, checkpoint: str) -> None:
     kld = read_metrics(run / "metrics.jsonl")[-1]["train/kld"]
     print(f"{split_name} split, {len(split)} videos, {cfg.n_past} past -> {cfg.n_future} future frames, {checkpoint}.pt")
     for name, value, against in [
-        ("one sample", scores.psnr, copy),
+        ("one sample", scores["psnr"], copy),
         ("repeating the last past frame", copy, None),
-        (f"best of {samples} samples", scores.best, scores.psnr),
-        ("conditions of another sequence", shuffled.psnr, scores.psnr),
+        (f"best of {samples} samples", scores.get("psnr_best", scores["psnr"]), scores["psnr"]),
+        ("conditions of another sequence", shuffled["psnr"], scores["psnr"]),
     ]:
         print(f"  {name:32}{value:6.2f} dB" + ("" if against is None else f"  {value - against:+.2f}"))
     print(f"  {'KL in the last epoch':32}{kld:6.2f} nats a step")

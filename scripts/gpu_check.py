@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cvae.cli import compose
+from cvae.start import compose
 from cvae.training.assembly import build_trainer
 from cvae.training.recorder import read_metrics
 

@@ -14,14 +14,17 @@ from typing import Any
 
 from cvae.cli import fail
 from cvae.errors import UserError
-from cvae.training.wandb_mirror import abandon, hush, logged_in, reason, server
+from cvae.metrics import BUILT_IN, Metric, panels
+from cvae.training.wandb_mirror import abandon, logged_in, reason, server, silence
 
 TEXT = """\
 Validation is free-running over the whole validate split: the model is given the first frames and predicts the others from its
 own predictions. `val/psnr` is in dB; `val/psnr_copy` is what repeating the last given frame scores. `train/kld` is the KL in
 nats a predicted frame: read it beside the PSNR, which alone rewards a latent that is switched off (KL near 0). `kl_weight`
 multiplies the KL, beta included; `tf_ratio` is the share of true frames among the inputs in training."""
-BEST = "val/psnr.max"  # the mirror asks W&B for the best epoch's
+METRICS = {metric.key: metric for metric in BUILT_IN}
+PSNR, KL = METRICS["val/psnr"], METRICS["train/kld"]
+BEST = f"{PSNR.key}.{PSNR.better}"  # the mirror asks W&B for the best epoch's
 CHOICES = ("kl_schedule._target_", "tf_schedule._target_", "lr", "tfr", "beta")
 TIMEOUT = 10  # seconds
 LONGEST = 128  # letters of a title
@@ -61,7 +64,7 @@ def save(project: str, entity: str | None, groups: list[str], title: str) -> str
     """
     if not logged_in():
         raise UserError(f"a report needs a login at {server()}: run wandb login, or set WANDB_API_KEY")
-    hush()
+    silence()
     _library()
     import wandb
 
@@ -109,8 +112,11 @@ def report(project: str, entity: str, groups: list[str], title: str) -> Any:
             wr.Runset(name=group, filters=f"Metric('Group') == {_literal(group)}", groupby=keys, **where) for group in groups
         ]
 
-    def curve(*y: str, name: str, **more: Any) -> Any:
-        return wr.LinePlot(x="epoch", y=list(y), title=name, title_x="epoch", **more)
+    def curve(first: Metric, *beside: Metric) -> Any:
+        keys = [metric.key for metric in (first, *beside)]
+        return wr.LinePlot(
+            x="epoch", y=keys, title=first.label, title_x="epoch", title_y=first.unit or None, log_y=first.log or None
+        )
 
     def axis(metric: Any, name: str, log: bool | None = None) -> Any:
         return wr.ParallelCoordinatesPlotColumn(metric, display_name=name, log=log)
@@ -134,21 +140,18 @@ def report(project: str, entity: str, groups: list[str], title: str) -> Any:
             wr.PanelGrid(
                 runsets=runs(*CHOICES),
                 panels=[
-                    curve("val/psnr", "val/psnr_copy", name="PSNR, free-running, and of a copy", title_y="dB"),
-                    curve("train/mse", name="MSE in training", log_y=True),
-                    curve("train/kld", name="KL in training", title_y="nats"),
-                    curve("kl_weight", name="KL weight"),
-                    curve("tf_ratio", name="teacher forcing"),
-                    curve("lr", name="learning rate"),
-                    wr.BarPlot(title="best PSNR", metrics=[BEST], title_x="dB", layout=half),
-                    wr.BarPlot(title="KL in the last epoch", metrics=["train/kld"], title_x="nats", layout=half),
+                    *(curve(*together) for together in panels(BUILT_IN)),
+                    wr.BarPlot(title=f"best {PSNR.label}", metrics=[BEST], title_x=PSNR.unit, layout=half),
+                    wr.BarPlot(title=f"{KL.label} in the last epoch", metrics=[KL.key], title_x=KL.unit, layout=half),
                 ],
             ),
             wr.H2("What the settings are worth, run by run"),
             wr.PanelGrid(
                 runsets=runs(),
                 panels=[
-                    wr.ParallelCoordinatesPlot(columns=[*settings, axis(wr.SummaryMetric(BEST), "best PSNR")], layout=wide),
+                    wr.ParallelCoordinatesPlot(
+                        columns=[*settings, axis(wr.SummaryMetric(BEST), f"best {PSNR.short}")], layout=wide
+                    ),
                     wr.ParameterImportancePlot(with_respect_to=BEST, layout=half),
                     wr.RunComparer(diff_only="split", layout=half),
                     wr.MediaBrowser(title="truth above, prediction below", media_keys=["samples"], num_columns=2, layout=wide),

@@ -13,14 +13,12 @@ import numpy as np
 import yaml
 from omegaconf import OmegaConf
 
-from cvae import cli, config, pictures
-
-config.register()
+from cvae import pictures, start
 
 
 @functools.cache
 def _composed(words: tuple[str, ...]) -> dict[str, Any]:
-    return dict(OmegaConf.to_container(cli.compose(words), resolve=False))
+    return dict(OmegaConf.to_container(start.compose(words), resolve=False))
 
 
 def fake_run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from itertools import product
@@ -13,17 +14,17 @@ import torch
 from conftest import tiny
 from omegaconf import OmegaConf
 
-from cvae import cli, config
+from cvae import config, start
 from cvae.errors import UserError
 
-config.register()
-
-GROUPS = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in cli.CONF.iterdir() if folder.is_dir()}
+GROUPS = {
+    folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in config.CONF.iterdir() if folder.is_dir()
+}
 BASE = ["data=course", "data.root=/frames"]
 
 
 def composed(*words: str):
-    return cli.compose([*BASE, *words])
+    return start.compose([*BASE, *words])
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS if g not in ("data", "experiment") for o in GROUPS[g]])
@@ -43,10 +44,10 @@ def test_every_pair_of_model_parts_builds():
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])
 def test_every_experiment_opens_with_its_command_and_composes(name):
-    text = (cli.CONF / "experiment" / f"{name}.yaml").read_text()
+    text = (config.CONF / "experiment" / f"{name}.yaml").read_text()
     assert text.startswith("# @package _global_\n")
     assert f"python -m cvae.train experiment={name}" in text.splitlines()[1]
-    cfg = cli.compose([f"experiment={name}", "data.root=/frames"])
+    cfg = start.compose([f"experiment={name}", "data.root=/frames"])
     assert OmegaConf.to_container(cfg, resolve=True)
 
 
@@ -60,7 +61,7 @@ def test_every_experiment_opens_with_its_command_and_composes(name):
     ],
 )
 def test_the_reports_runs_are_the_reports(name, lr, kl, forcing):
-    cfg = cli.compose([f"experiment={name}", "data.root=/frames"])
+    cfg = start.compose([f"experiment={name}", "data.root=/frames"])
     assert (cfg.lr, cfg.batch_size, cfg.epochs, cfg.epoch_size, cfg.beta) == (lr, 12, 300, 600, 1.0)
     assert (cfg.n_past, cfg.n_future, cfg.n_eval, cfg.tfr) == (2, 10, 30, 1.0)
     assert cfg.optim._target_ == "torch.optim.Adam"
@@ -73,19 +74,19 @@ def test_the_reports_runs_are_the_reports(name, lr, kl, forcing):
     assert (cfg.data.normalise, cfg.data.random_start, cfg.schedule_step) == (False, False, "epoch")
     parameters = sum(p.numel() for p in config.build(cfg.model, cond_dim=7).parameters())
     assert round(parameters / 1e6, 2) == 22.24
-    assert cli.compose([f"experiment={name}", "data.root=/frames", "beta=1e-4"]).beta == 1e-4
+    assert start.compose([f"experiment={name}", "data.root=/frames", "beta=1e-4"]).beta == 1e-4
 
 
 def test_the_users_words_win_over_an_experiment():
-    cfg = cli.compose(["experiment=course_cyclical_step_lr2e-3", "data.root=/frames", "lr=1e-5", "model.rollout=planned"])
+    cfg = start.compose(["experiment=course_cyclical_step_lr2e-3", "data.root=/frames", "lr=1e-5", "model.rollout=planned"])
     assert (cfg.lr, cfg.optim.lr, cfg.model.rollout) == (1e-5, 1e-5, "planned")
 
 
 # --- build ------------------------------------------------------------------------------------------------------------
 
 
-def node(**values):
-    return OmegaConf.create({"part": values}).part
+def node(slot="likelihood", **values):
+    return OmegaConf.create({slot: values})[slot]
 
 
 @pytest.mark.parametrize(
@@ -105,13 +106,17 @@ def node(**values):
         "cvae.pictures.curves",
         "cvaesomething.Thing",
         "cvae.model.objective.MSE.__class__",
+        "cvae.model.objective.kl_divergence.__globals__",
+        "cvae.data.store.VideoData",
+        "torch.optim.Adam",
+        "optuna._imports._LazyImport",
         7,
         None,
     ],
 )
 def test_a_target_outside_the_allowed_is_refused(target):
-    with pytest.raises(UserError, match=r"part\.deep\._target_ is .* which is not allowed"):
-        config.build(node(_target_="cvae.model.objective.Gaussian", deep={"_target_": target}))
+    with pytest.raises(UserError, match=r"likelihood\.sigma\._target_ is .* which is not allowed"):
+        config.build(node(_target_="cvae.model.objective.Gaussian", sigma={"_target_": target}))
 
 
 def test_a_target_may_hide_nowhere(tmp_path):
@@ -131,14 +136,68 @@ def test_a_target_may_hide_nowhere(tmp_path):
 def test_a_package_that_the_user_names_is_allowed(tmp_path, monkeypatch):
     (tmp_path / "mypkg.py").write_text("class Ramp:\n    def __call__(self, t):\n        return t\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mypkg", raising=False)
     with pytest.raises(UserError, match=r"allow_targets=\[package\]"):
         config.build(node(_target_="mypkg.Ramp"))
     assert config.build(node(_target_="mypkg.Ramp"), allow_targets=["mypkg"])(0.5) == 0.5
 
 
+@pytest.mark.parametrize(
+    ("slot", "target"),
+    [
+        ("data", "cvae.model.objective.MSE"),
+        ("model", "cvae.data.store.VideoData"),
+        ("optim", "optuna.samplers.TPESampler"),
+        ("sampler", "optuna.pruners.MedianPruner"),
+        ("logger", "cvae.schedules.Constant"),
+        ("metrics", "cvae.evaluation.metrics.psnr"),
+        ("somewhere", "cvae.schedules.Constant"),
+    ],
+)
+def test_a_slot_takes_only_its_own_kind(slot, target):
+    with pytest.raises(UserError, match=rf"{slot}\._target_ is '{target}', which is not allowed"):
+        config.build(node(slot, _target_=target))
+
+
+def test_a_part_of_a_part_has_a_slot_of_its_own():
+    model = composed("prior=learned").model
+    assert config.build(model, cond_dim=7)
+    model.backbone._target_ = "cvae.model.cvae.CVAE"
+    with pytest.raises(UserError, match=r"model\.backbone\._target_ is .* of cvae\.model\.backbones is needed"):
+        config.build(model, cond_dim=7)
+
+
 def test_a_misspelt_target_says_so():
-    with pytest.raises(UserError, match=r"part\._target_=cvae\.schedules\.Cylical does not exist"):
-        config.build(node(_target_="cvae.schedules.Cylical"))
+    with pytest.raises(UserError, match=r"kl_schedule\._target_=cvae\.schedules\.Cylical does not exist"):
+        config.build(node("kl_schedule", _target_="cvae.schedules.Cylical"))
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import no_such_package", "mypkg.Ramp cannot be imported: No module named 'no_such_package'"),
+        ("1 / 0", "cannot be imported (ZeroDivisionError: division by zero)"),
+        ("def Ramp(): return 1", "a function is public if mypkg.__all__ names it"),
+        ("from os import system as Ramp", "which is not allowed"),
+        ("Ramp = 3", "which is not allowed"),
+    ],
+)
+def test_what_is_wrong_with_a_package_of_the_users_is_said(tmp_path, monkeypatch, code, said):
+    (tmp_path / "mypkg.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mypkg", raising=False)
+    with pytest.raises(UserError, match=re.escape(said)):
+        config.build(node("kl_schedule", _target_="mypkg.Ramp"), allow_targets=["mypkg"])
+    sys.modules.pop("mypkg", None)
+
+
+def test_keys_left_over_from_another_option_are_named():
+    with pytest.raises(UserError) as error:
+        config.build(composed("kl_schedule=cyclical", "kl_schedule._target_=cvae.schedules.Constant").kl_schedule)
+    assert "cvae.schedules.Constant takes no cycles, ramp, but value" in str(error.value)
+    assert "~kl_schedule.cycles ~kl_schedule.ramp" in str(error.value)
+    words = ["kl_schedule._target_=cvae.schedules.Constant", "~kl_schedule.cycles", "~kl_schedule.ramp"]
+    assert config.build(composed("kl_schedule=cyclical", *words).kl_schedule)(0.1) == 1
 
 
 def test_built_parts_get_plain_values():

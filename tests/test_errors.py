@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import draw_course, draw_sequence, tiny
 from PIL import Image
 
-from cvae import cli
+from cvae import cli, start
 
 SEQUENCE = Path("train/take 0/00")
 
@@ -43,7 +47,7 @@ def one_line(result, *words: str) -> None:
         ("kl_schedule.cylces=3", ("kl_schedule.cylces", "no such key", "did you mean kl_schedule.cycles?")),
         ("monotonic", ("monotonic: write it as key=value",)),
         ("lr=1e-3,2e-3", ("lr=1e-3,2e-3: several values are lr=[1e-3,2e-3]", "a sweep needs -m")),
-        ("+kl_schedule.cylces=3", ("kl_schedule", "cylces", "--cfg job")),
+        ("+kl_schedule.cylces=3", ("Cyclical takes no cylces, but cycles, ramp", "~kl_schedule.cylces")),
         ("epoch=3", ("epoch: there is no such key", "did you mean epochs?")),
         ("coin=twice", ("coin", "'twice'", "per_step")),
         ("objective=train/loss", ("objective", "train/loss", "val/psnr")),
@@ -100,11 +104,11 @@ def test_a_multirun_without_its_data_is_refused_before_its_first_trial(train, li
         ["data=synthetic,course"],
         ["data=course", "data.root=/data/${seed}", "seed=1,2"],
         ["data=course", "data.root=nowhere", "hydra/launcher=submitit_slurm", "seed=1,2"],  # another host may have it
-        ["model=tiny,vgg64", "model.no_such=1"],  # composes with no choice: the sweeper says so
+        ["kl_schedule=cyclical,constant", "kl_schedule.cycles=3"],  # composes with one choice: the sweeper says so
     ],
 )
 def test_data_that_jobs_choose_or_find_elsewhere_are_theirs_to_miss(words):
-    cli.refuse_start(["-m", *words])
+    start.refuse_start(["-m", *words])
 
 
 @pytest.fixture
@@ -216,8 +220,7 @@ def test_one_bad_job_of_a_multirun_fails_alone(train, drawn):
     assert [(Path("there") / str(job) / "metrics.jsonl").exists() for job in range(3)] == [True, False, True]
 
 
-def test_a_traceback_is_there_for_those_who_ask(train, drawn, monkeypatch):
-    from cvae import cli
+def test_a_traceback_is_there_for_those_who_ask(monkeypatch, capfd):
     from cvae.errors import UserError
 
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
@@ -225,5 +228,73 @@ def test_a_traceback_is_there_for_those_who_ask(train, drawn, monkeypatch):
     def fail() -> None:
         raise UserError("bad")
 
-    with pytest.raises(UserError):
+    with pytest.raises(SystemExit):
         cli.guarded(fail)
+    assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "run/.hydra/config.yaml"), "run/.hydra/config.yaml: No space left on device"),
+        (OSError(36, "File name too long", "x" * 9), "xxxxxxxxx: File name too long"),
+        (MemoryError(), "out of memory: lower batch_size"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB."), "out of memory (CUDA out of memory): lower batch_size"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes."), "out of memory"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(error, said, capfd):
+    def refuse() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        cli.guarded(refuse)
+    found = capfd.readouterr().err
+    assert (stop.value.code, found.count("\n")) == (1, 1)
+    assert found.startswith(f"error: {said}")
+
+
+def test_other_errors_are_not_hidden():
+    def broken() -> None:
+        raise RuntimeError("a mistake in the code")
+
+    with pytest.raises(RuntimeError, match="a mistake"):
+        cli.guarded(broken)
+
+
+def test_a_name_cannot_write_to_the_terminal(train):
+    said = train("data=course", "data.root='\x1b[31m\x1b]0;title\x07'").err
+    assert "\x1b" not in said
+    assert "\\u001b[31m" in said
+
+
+def test_output_that_nobody_reads_ends_the_command_quietly():
+    command = f"{sys.executable} -m cvae.train --cfg job | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
+def test_a_terminal_without_letters_and_a_full_one_get_one_line():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    command = [sys.executable, "-m", "cvae.train", "kl_schedule=cyclisch\u00e9"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    full = f"{sys.executable} -m cvae.train show=schedules > /dev/full"
+    done = subprocess.run(["bash", "-c", full], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "No space left on device" in done.stderr
+
+
+def test_sigterm_before_the_training_loop_asks_to_be_run_again(train, drawn, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(start, "refuse_start", lambda words: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        assert train(*tiny(drawn)).code == 75
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("choice", ["none", "disabled", "stdout"])
+def test_other_logs_of_hydras_work(train, drawn, choice):
+    assert train(*tiny(drawn, "epochs=1"), f"hydra/job_logging={choice}", "hydra.run.dir=run").code == 0
+    assert not Path("run/train.log").exists()

@@ -21,6 +21,10 @@ Pixels = NDArray[np.uint8]
 GREEN, GREY, ORANGE = (46, 160, 67), (175, 184, 193), (219, 109, 40)
 KEYS = {"train/mse": 0.02, "train/kld": 12.0, "kl_weight": 1e-4, "tf_ratio": 1.0}
 VALIDATED = {"val/psnr": 20.0, "val/psnr_copy": 17.0}
+PANELS = [
+    [("val/psnr", "PSNR, dB"), ("val/psnr_copy", "last frame, dB"), ("val/psnr_best", "best $x$, dB")],
+    *([(key, f"about {key}")] for key in KEYS),
+]
 
 
 def opened(path: Path, file_format: str) -> tuple[int, int]:
@@ -67,19 +71,18 @@ def history(epochs: int, every: int = 1, best: bool = False) -> list[dict[str, A
 
 @pytest.mark.parametrize(("epochs", "every", "best"), [(1, 1, False), (7, 3, True), (300, 20, True)])
 def test_curves_show_every_epoch_that_has_a_value(tmp_path, figures, epochs, every, best):
-    pictures.curves(history(epochs, every, best), tmp_path / "curves.png")
+    pictures.curves(history(epochs, every, best), [*PANELS, [("val/mae", "not computed")]], tmp_path / "curves.png")
     width, height = opened(tmp_path / "curves.png", "PNG")
     assert width > 1000
     assert height > 600
     all_epochs = list(range(1, epochs + 1))
     validated = [epoch for epoch in all_epochs if epoch % every == 0 or epoch == epochs]
     assert lines(figures[0]) == {
-        "MSE a step": [all_epochs],
-        "KL a step, nats": [all_epochs],
-        "validation PSNR, dB": [validated] * (3 if best else 2),
-        "KL weight (beta included)": [all_epochs],
-        "teacher-forcing ratio": [all_epochs],
+        "PSNR, dB": [validated] * (3 if best else 2),
+        **{f"about {key}": [all_epochs] for key in KEYS},
     }
+    told = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+    assert told == ["PSNR, dB", "last frame, dB", r"best \$x\$, dB"][: 3 if best else 2]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,7 @@ def test_curves_show_every_epoch_that_has_a_value(tmp_path, figures, epochs, eve
     ids=["no rows", "values missing or not finite"],
 )
 def test_curves_are_drawn_from_what_is_there(tmp_path, rows):
-    pictures.curves(rows, tmp_path / "curves.png")
+    pictures.curves(rows, PANELS, tmp_path / "curves.png")
     opened(tmp_path / "curves.png", "PNG")
 
 
@@ -103,7 +106,7 @@ def test_curves_are_drawn_from_what_is_there(tmp_path, rows):
 def test_epochs_are_whole_numbers_on_the_axis(tmp_path, monkeypatch, epochs):
     figures: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
-    pictures.curves(history(epochs), tmp_path / "curves.png")
+    pictures.curves(history(epochs), PANELS, tmp_path / "curves.png")
     for axes in figures[0].axes:
         low, high = axes.get_xlim()
         shown = [tick for tick in axes.get_xticks() if low <= tick <= high]

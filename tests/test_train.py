@@ -117,10 +117,10 @@ def test_validation_follows_its_interval_and_always_ends_the_run(train, drawn):
 
 
 def test_train_returns_the_best_value_of_the_objective(drawn, tmp_path):
-    from cvae import cli
+    from cvae import start
     from cvae.train import train
 
-    best = train(cli.compose(tiny(drawn, "epochs=3")), tmp_path / "run")
+    best = train(start.compose(tiny(drawn, "epochs=3")), tmp_path / "run")
     assert best == max(row["val/psnr"] for row in rows(tmp_path / "run"))
 
 
@@ -133,10 +133,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(train, drawn):
     torch.load("run/checkpoints/diverged.pt", weights_only=True)
 
 
-def test_a_dead_latent_and_a_wide_decoder_are_warned_of_and_a_live_one_is_not(train, drawn):
+def test_posterior_collapse_and_a_wide_decoder_are_warned_of_and_a_live_latent_is_not(train, drawn):
     said = train(*tiny(drawn, "beta=1")).out
     assert "warning: the decoder's implied sigma 78.4 exceeds 3 times the copy baseline's RMSE" in said
-    assert "warning: the latent is dead" in said
+    assert "warning: posterior collapse" in said
     assert "exceeds" not in train(*tiny(drawn, "likelihood=gaussian", "likelihood.sigma=0.1")).out
 
 

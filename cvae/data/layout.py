@@ -25,13 +25,9 @@ from cvae.errors import UserError
 
 SPLITS = ("train", "validate", "test")
 IMAGE_SIZE = 64
-ACTION_DIM = 4
-POSITION_DIM = 3
+TABLES = {"actions.csv": ("dx", "dy", "dz", "gripper"), "endeffector_positions.csv": ("x", "y", "z")}  # columns
+_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)  # Pillow's
 _LARGEST = float(np.finfo(np.float32).max)
-_TABLES = {
-    ACTION_DIM: (("actions.csv",), "dx, dy, dz, gripper"),
-    POSITION_DIM: (("endeffector_positions.csv", "endeffecter_positions.csv"), "x, y, z"),
-}
 
 
 @dataclass(frozen=True)
@@ -43,10 +39,13 @@ class Listing:
     fingerprint: str
 
 
-def refuse_absent(root: Path) -> None:
-    """Raise UserError if there is no such folder."""
+def refuse_absent(root: Path, split: str) -> None:
+    """Raise UserError unless there are ROOT and its folder ``split``."""
     if not root.is_dir():
         raise UserError(f"{root} is no folder: set data.root to the folder that holds {', '.join(SPLITS)}")
+    if not (root / split).is_dir():
+        found = ", ".join(sorted(entry.name for entry in root.iterdir() if entry.is_dir())) or "no folders"
+        raise UserError(f"{root / split} is missing (found: {found}): data.root needs the folders {', '.join(SPLITS)}")
 
 
 def list_split(root: Path, split: str) -> Listing:
@@ -55,11 +54,8 @@ def list_split(root: Path, split: str) -> Listing:
     Raises:
         UserError: the root or the split is missing or empty, or a sequence's frames are not numbered 0, 1, 2, ...
     """
-    refuse_absent(root)
+    refuse_absent(root, split)
     folder = root / split
-    if not folder.is_dir():
-        found = ", ".join(sorted(entry.name for entry in root.iterdir() if entry.is_dir())) or "no folders"
-        raise UserError(f"{folder} is missing (found: {found}): data.root needs the folders {', '.join(SPLITS)}")
     digest = hashlib.sha256()
     folders: list[Path] = []
     lengths: list[int] = []
@@ -90,13 +86,7 @@ def read_frames(folder: Path, length: int) -> NDArray[np.uint8]:
                         f"{path} is {image.width}x{image.height}: frames must be {IMAGE_SIZE}x{IMAGE_SIZE}, resize it"
                     )
                 frames_THWC[t] = _rgb(image)
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-        ) as error:  # Pillow's for broken files
+        except _BROKEN as error:
             raise UserError(f"{path} is no readable PNG ({error}): copy or convert it again") from error
     return frames_THWC
 
@@ -110,14 +100,15 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB"))
 
 
-def read_table(folder: Path, columns: int, length: int) -> NDArray[np.float32] | None:
-    """Read the first ``length`` rows of a sequence's actions (4 columns) or positions (3), None where there is no file.
+def read_table(folder: Path, file: str, length: int) -> NDArray[np.float32] | None:
+    """Read the first ``length`` rows of a sequence's ``file``, one of TABLES; None if it is not there.
 
     Raises:
         UserError: a row has another number of columns, a value is no finite number, or rows are missing.
     """
-    names, meaning = _TABLES[columns]
-    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    columns = len(TABLES[file])
+    spellings = (folder / file, folder / file.replace("effector", "effecter"))
+    path = next((each for each in spellings if each.is_file()), None)
     if path is None:
         return None
     try:
@@ -131,7 +122,7 @@ def read_table(folder: Path, columns: int, length: int) -> NDArray[np.float32] |
     for row, line in enumerate(lines[:length]):
         cells = line.split(",")
         if len(cells) != columns:
-            raise UserError(f"{path} row {row + 1} has {len(cells)} columns: {columns} are needed ({meaning})")
+            raise UserError(f"{path} row {row + 1} has {len(cells)} columns: {columns} are needed ({', '.join(TABLES[file])})")
         table[row] = [_finite(cell, path, row) for cell in cells]
     return table
 

@@ -1,9 +1,20 @@
-"""Image metrics, one value a frame, for images in [0, 1]."""
+"""Image metrics, one value a frame, for images in [0, 1].
+
+Validation takes every function of ``__all__``; each has its row ``val/NAME`` in ``cvae.metrics``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from cvae.errors import UserError
+
+__all__ = ["psnr", "ssim"]
+
+FrameMetric = Callable[[Tensor, Tensor], Tensor]  # predicted and true images ...CHW to values ...
 
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
@@ -53,3 +64,28 @@ def _band(weights: Tensor, size: int) -> Tensor:
     for offset, weight in enumerate(weights):
         band.diagonal(offset).fill_(weight)
     return band
+
+
+def checked(name: str, function: FrameMetric) -> FrameMetric:
+    """A metric of another package, the config's ``metrics.NAME``, with its values checked; it is tried on a small image.
+
+    Raises:
+        UserError: it fails, or returns (now or later) something else than a finite value a frame.
+    """
+
+    def scored(predicted: Tensor, true: Tensor) -> Tensor:
+        values = function(predicted, true)
+        if not isinstance(values, Tensor) or values.shape != true.shape[:-3]:
+            got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise UserError(f"metrics.{name} returned {got}: give a tensor with a value a frame, {tuple(true.shape[:-3])}")
+        if torch.isfinite(predicted).all() and not torch.isfinite(values).all():
+            raise UserError(f"metrics.{name} returned NaN or infinity for finite images: a value must be finite")
+        return values.float()
+
+    image_BKCHW = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 1, 3, 64, 64)  # not random: a run's numbers stay its own
+    try:
+        scored(image_BKCHW.flip(-1), image_BKCHW)
+    except Exception as error:  # a stranger's function may raise anything
+        told = str(error) if isinstance(error, UserError) else f"metrics.{name} raised {type(error).__name__}: {error}"
+        raise UserError(told) from error
+    return scored

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cvae.data.store import Split
-from cvae.evaluation.metrics import psnr, ssim
+from cvae.data.contract import Split
+from cvae.evaluation import metrics
+from cvae.evaluation.metrics import FrameMetric, psnr
 from cvae.model.cvae import CVAE
 
 _FUTURES = 64  # decoded at a time: sequences x samples
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Means over frames, then over sequences, PSNR in dB. ``best`` takes each sequence's best sample."""
-
-    psnr: float
-    ssim: float
-    best: float
 
 
 def images(frames_BTHWC: np.ndarray, device: torch.device | str) -> Tensor:
@@ -73,16 +64,33 @@ def free_run(
         model.train(was_training)
 
 
+BUILT_IN: dict[str, FrameMetric] = {name: getattr(metrics, name) for name in metrics.__all__}
+
+
 def validate(
-    model: CVAE, split: Split, length: int, samples: int, seed: int, device: torch.device, shuffled: bool = False
-) -> Scores:
-    """Score free-running prediction of a split: PSNR and SSIM of the first sample, PSNR of the best of ``samples``."""
-    psnrs_SN, ssims_N = [], []
+    model: CVAE,
+    split: Split,
+    length: int,
+    samples: int,
+    seed: int,
+    device: torch.device,
+    functions: Mapping[str, FrameMetric] = BUILT_IN,
+    shuffled: bool = False,
+) -> dict[str, float]:
+    """Score free-running prediction of a split by functions of its frames: means over frames, then over sequences.
+
+    The first sample is scored. If there are several, ``psnr_best`` is the PSNR of each sequence's best one.
+    """
+    values_N: dict[str, list[Tensor]] = {}
     for predicted_SBKCHW, true_BKCHW in free_run(model, split, length, samples, seed, device, shuffled=shuffled):
-        psnrs_SN.append(psnr(predicted_SBKCHW, true_BKCHW[None]).mean(dim=-1))
-        ssims_N.append(ssim(predicted_SBKCHW[0], true_BKCHW).mean(dim=-1))
-    psnr_SN = torch.cat(psnrs_SN, dim=1)
-    return Scores(psnr=psnr_SN[0].mean().item(), ssim=torch.cat(ssims_N).mean().item(), best=psnr_SN.amax(dim=0).mean().item())
+        with torch.autocast(device.type, enabled=False):
+            predicted_SBKCHW = predicted_SBKCHW.float()
+            scores_B = {name: score(predicted_SBKCHW[0], true_BKCHW).mean(dim=-1) for name, score in functions.items()}
+            if samples > 1:
+                scores_B["psnr_best"] = psnr(predicted_SBKCHW, true_BKCHW[None]).mean(dim=-1).amax(dim=0)
+        for name, each_B in scores_B.items():
+            values_N.setdefault(name, []).append(each_B)
+    return {name: torch.cat(each).mean().item() for name, each in values_N.items()}
 
 
 def score_copy(split: Split, n_past: int, length: int) -> tuple[float, float]:

@@ -2,6 +2,15 @@
 
 An encoder maps ``x_NCHW`` to a feature ``h_NG`` and four skip maps, finest first; a decoder maps a feature and such skips
 back to an image. ``width`` scales every channel count but the feature's; ``norm`` is ``batch`` (SVG) or ``group``.
+
+A backbone of your own is an ``nn.Module`` of which ``CVAE`` asks four things:
+
+- ``feature_dim``: the length G of a feature.
+- ``encoder(x_NCHW)`` returns ``h_NG`` and a list of skip maps ``NCHW``, of any number and size, for images in [0, 1].
+- ``decoder.context(skips)`` takes such a list for B sequences and returns what the decoder uses of it, in any form. It is
+  called once for many frames, so what depends on the skips alone is best computed here.
+- ``decoder(g_NG, context)`` returns images ``x_NCHW`` in [0, 1] for features in [-1, 1]. N = B * k: k features of the first
+  sequence come first, then k of the second, so sequence b of the context belongs to rows b * k to b * k + k - 1.
 """
 
 from __future__ import annotations
@@ -93,7 +102,7 @@ class SkipStage(nn.Module):
             if self.upsample:
                 x_NCHW = nn.functional.interpolate(x_NCHW, scale_factor=2, mode="nearest")
             y_NCHW = nn.functional.conv2d(x_NCHW, weight, None, conv.stride, conv.padding)
-        y_NCHW = (y_NCHW.unflatten(0, (len(context.term_BCHW), -1)) + context.term_BCHW[:, None]).flatten(0, 1)
+        y_NCHW = (torch.unflatten(y_NCHW, 0, (len(context.term_BCHW), -1)) + context.term_BCHW[:, None]).flatten(0, 1)
         out_NCHW: Tensor = self.rest(y_NCHW)
         return out_NCHW
 

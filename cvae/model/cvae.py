@@ -104,7 +104,7 @@ class CVAE(nn.Module):
             rows: which rows of the mask's batch the frames, conditions and noise are, where several processes share one. All
                 of them take the steps that the whole mask asks for, so that layers that pool over the processes meet.
         """
-        forced_BT = torch.atleast_2d(forced).expand(-1, frames_BTCHW.shape[1]).clone()  # one row stands for all
+        forced_BT = forced.reshape(-1, forced.shape[-1]).clone()  # one row stands for all
         if self.force_past:
             forced_BT[:, : self.n_past + 1] = True
         cond_BTA = (cond_BTA - self.cond_mean_A) / self.cond_std_A
@@ -114,15 +114,30 @@ class CVAE(nn.Module):
         return self._planned(frames_BTCHW, cond_BTA, forced_BT, noise_BTZ, rows)
 
     def _planned(self, frames_BTCHW: Tensor, cond_BTA: Tensor, forced_BT: Tensor, noise_BTZ: Tensor, rows: slice) -> Rollout:
-        batch, length = frames_BTCHW.shape[:2]
+        """Encode all true frames at once; decode at once all predictions that no later step waits for.
+
+        Step t is fed true frame x(t-1), or where it runs free prediction p(t-1), which must be decoded and encoded before.
+        With n_past = 2 and a mask that lets steps 5 and 7 run free::
+
+            frame or step t     0   1   2   3   4   5   6   7
+            encoder            x0  x1  x2  x3  x4  x5  x6  x7     one call
+            posterior, z            1   2   3   4   5   6   7     one call: step t sees frame t
+            input of step          x0  x1  x2  x3 |p4  x5 |p6     forced: 1-4 and 6
+            prior, predictor        1   2   3   4 | 5   6 | 7     a call for each stretch, up to the next free step
+            decoder, encoder                   p4      p6         a call each, between two stretches
+            decoder                    p2  p3      p5      p7     one call at the end
+            scored                     p2  p3  p4  p5  p6  p7
+
+        The decoder's skips are those of frame n_past - 1 throughout.
+        """
+        length = frames_BTCHW.shape[1]
         h_NG, skips = self.backbone.encoder(frames_BTCHW.flatten(0, 1))
-        h_BTG = h_NG.unflatten(0, (batch, length))
+        h_BTG = torch.unflatten(h_NG, 0, (-1, length))
         context = self.backbone.decoder.context([_frame_of_each(skip, length, self.n_past - 1) for skip in skips])
         # Step t stands at index t-1 from here on, as there is no step 0.
         mu_BTZ, logvar_BTZ, _ = self.posterior(h_BTG[:, 1:], None)
         z_BTZ = reparameterise(mu_BTZ, logvar_BTZ, noise_BTZ[:, 1:])
 
-        # A stretch of forced steps has known inputs: one call. Only a free-running step must wait for a decoded frame.
         free = [t for t in range(2, length) if not forced_BT[:, t].all()]
         decoded: dict[int, Tensor] = {}
         state: State = None
@@ -157,7 +172,7 @@ class CVAE(nn.Module):
         # Slices and stacks: an index made of a list would be copied to the GPU, and the host would wait for it.
         g_BKG = torch.stack([g_BTG[:, t - 1] for t in rest], dim=1) if decoded else g_BTG[:, self.first_scored - 1 :]
         x_NCHW: Tensor = self.backbone.decoder(g_BKG.flatten(0, 1), context)
-        x_BKCHW: Tensor = x_NCHW.unflatten(0, g_BKG.shape[:2])
+        x_BKCHW: Tensor = torch.unflatten(x_NCHW, 0, g_BKG.shape[:2])
         if not decoded:
             return x_BKCHW
         decoded = decoded | dict(zip(rest, x_BKCHW.unbind(1), strict=True))
@@ -204,7 +219,7 @@ class CVAE(nn.Module):
         cond_NTA = ((cond_BTA - self.cond_mean_A) / self.cond_std_A).repeat_interleave(samples, dim=0)
         h_BG, skips = self.backbone.encoder(past_BTCHW[:, :n_past].flatten(0, 1))
         context = self.backbone.decoder.context([_frame_of_each(skip, n_past, self.skip_step - 1) for skip in skips])
-        h_NTG = h_BG.unflatten(0, (batch, n_past)).repeat_interleave(samples, dim=0)
+        h_NTG = torch.unflatten(h_BG, 0, (batch, n_past)).repeat_interleave(samples, dim=0)
         state: State = None
         prior_state: State = None
         if n_past > 1:
@@ -223,7 +238,7 @@ class CVAE(nn.Module):
             g_NTG, state = self.predictor(torch.cat([cond_NTA[:, t - 1 : t], h_NG[:, None], z_NTZ], dim=-1), state)
             # A copy: where the decoder is a CUDA graph, its next call writes over what this one returned.
             frames.append(self.backbone.decoder(g_NTG[:, 0], context).clone())
-        future_BSKCHW: Tensor = _in_sequence(frames).unflatten(0, (batch, samples))
+        future_BSKCHW: Tensor = torch.unflatten(_in_sequence(frames), 0, (batch, samples))
         return future_BSKCHW.transpose(0, 1)
 
     def _feature(self, x_BCHW: Tensor) -> Tensor:
@@ -243,7 +258,7 @@ class CVAE(nn.Module):
 
 def _frame_of_each(skip_NCHW: Tensor, length: int, t: int) -> Tensor:
     """Frame t of each of the windows that lie one after another in N; gradients, too, keep the memory channels last."""
-    skip_BTHWC = skip_NCHW.permute(0, 2, 3, 1).unflatten(0, (-1, length))
+    skip_BTHWC = torch.unflatten(skip_NCHW.permute(0, 2, 3, 1), 0, (-1, length))
     skip_BHWC: Tensor = skip_BTHWC[:, t]
     return skip_BHWC.permute(0, 3, 1, 2)
 

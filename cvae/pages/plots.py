@@ -12,41 +12,37 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cvae.evaluation.intervals import mean_interval
+from cvae.metrics import panels
+from cvae.pictures import literal
+from cvae.runs.collection import all_metrics
 from cvae.runs.run import Run
 
 # Okabe and Ito's palette: told apart by colour-blind readers.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8b949e")
 _DASHES = ("-", "--", ":", "-.")
-_METRICS = {
-    "val/psnr": "validation PSNR, dB",
-    "train/mse": "MSE a step",
-    "train/kld": "KL a step, nats",
-    "kl_weight": "KL weight",
-    "tf_ratio": "teacher forcing",
-    "lr": "learning rate",
-}
 
 
 def group_curves(groups: Mapping[str, Sequence[Run]]) -> bytes | None:
     """A panel a metric: each group's mean over its seeds, with the 95 % interval where it has several; None without any."""
-    keys = [key for key in _METRICS if any(run.series(key) for runs in groups.values() for run in runs)]
-    if not keys:
+    every = [run for runs in groups.values() for run in runs]
+    metrics = [first for first, *_ in panels(all_metrics(every)) if any(run.series(first.key) for run in every)]
+    if not metrics:
         return None
-    columns = min(3, len(keys))
-    lines = -(-len(keys) // columns)
+    columns = min(3, len(metrics))
+    lines = -(-len(metrics) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.2 * lines + 0.3 + 0.22 * -(-len(groups) // 2)), layout="constrained", dpi=110)
-    panels = np.atleast_1d(figure.subplots(lines, columns)).flat
-    for axes, key in zip(panels, keys, strict=False):
+    places = list(np.atleast_1d(figure.subplots(lines, columns)).flat)
+    for axes, metric in zip(places, metrics, strict=False):
         for index, (name, runs) in enumerate(groups.items()):
             band(
                 axes,
-                _seed_curves(runs, key),
+                _seed_curves(runs, metric.key),
                 COLOURS[index % len(COLOURS)],
                 name,
                 _DASHES[index // len(COLOURS) % len(_DASHES)],
             )
-        dress(axes, _METRICS.get(key, key))
-    for axes in list(panels)[len(keys) :]:
+        dress(axes, metric.title)
+    for axes in places[len(metrics) :]:
         axes.set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if len(labels) > 1:
@@ -70,7 +66,7 @@ def band(axes: Axes, series: Sequence[Mapping[int, float]], colour: str, name: s
         return
     values = [[each[epoch] for each in series if epoch in each] for epoch in epochs]
     mean, low, high = np.array([mean_interval(each) for each in values]).T
-    axes.plot(epochs, mean, dash, color=colour, linewidth=1.8, label=name.replace("$", r"\$") or None)  # no mathematics
+    axes.plot(epochs, mean, dash, color=colour, linewidth=1.8, label=literal(name) or None)
     axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
@@ -79,7 +75,7 @@ def dress(axes: Axes, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if title:
-        axes.set(xlabel="epoch", ylabel=title)
+        axes.set(xlabel="epoch", ylabel=literal(title))
 
 
 def png(figure: Any) -> bytes:

@@ -11,7 +11,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from cvae import cli
+from cvae import cli, config
 from cvae.console import command, say, short
 from cvae.errors import UserError, expanded, write_whole, writing
 
@@ -99,7 +99,7 @@ def _form(form: str | None, out: str | None) -> str:
     return chosen
 
 
-@hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="report")
+@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="report")
 def _report(cfg: DictConfig) -> None:
     try:
         report(cfg)

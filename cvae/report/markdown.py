@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cvae.evaluation.intervals import mean_interval, paired
+from cvae.metrics import Metric
 from cvae.pages.document import Block, Code, Heading, Picture, Table, Text, level, signed
 from cvae.pages.plots import group_curves
-from cvae.runs.collection import Collection, by_seed, commits, differing, main_objective, setting_order
+from cvae.runs.collection import Collection, all_metrics, by_seed, commits, differing, main_objective, setting_order
 from cvae.runs.evaluations import Evaluation, evaluations_of
 from cvae.runs.run import Run
 from cvae.study.answers import find_answers
@@ -22,7 +23,7 @@ def markdown_blocks(found: Collection, title: str, command: str, bair: bool) -> 
     if len(groups) < len(runs):
         blocks += [Heading(2, "Groups"), *_groups(groups)]
     if (curves := group_curves(groups)) is not None:
-        blocks += [Heading(2, "Curves"), Picture("curves.png", curves, "PSNR, MSE, KL and schedules over epochs")]
+        blocks += [Heading(2, "Curves"), Picture("curves.png", curves, "Metrics and schedules over epochs")]
     blocks += [Heading(2, "Runs"), _runs(runs, differing(runs))]
     if rows := [[run.name, *_evaluation(each)] for run in runs for each in evaluations_of(run)]:
         header = ["run", "protocol", "videos", "PSNR [95 %], dB", "repeating the last frame, dB"]
@@ -47,44 +48,45 @@ def grouped(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, list[Run]]:
 
 
 def _groups(groups: dict[str, list[Run]]) -> list[Block]:
-    objective = main_objective([run for runs in groups.values() for run in runs])
+    every = [run for runs in groups.values() for run in runs]
+    objective = main_objective(every)
     reference, first = next(iter(groups.items()))
-    header = ["settings", "runs", f"{objective} at the end [95 %]", "KL at the end, nats"]
+    shown = [objective, *(metric for metric in all_metrics(every) if metric.shown == "table" and metric != objective)]
+    header = ["settings", "runs", *(metric.title for metric in shown)]
     header += [f"paired difference to {reference}"] * (len(groups) > 1)
     rows = []
     for name, runs in groups.items():
-        ends, kls = _ends(runs, objective), _ends(runs, "train/kld")
-        pairs = list(paired(ends, _ends(first, objective)).values()) if name != reference else []
-        difference = f"{signed(*mean_interval(pairs))}, {len(pairs)} seed{'s' * (len(pairs) > 1)}" if pairs else ""
+        ends = [_ends(runs, metric) for metric in shown]
+        pairs = list(paired(ends[0], _ends(first, objective)).values()) if name != reference else []
+        gain = f"{signed(*mean_interval(pairs), objective.form)}, {len(pairs)} seed{'s' * (len(pairs) > 1)}" if pairs else ""
         ended = sum(run.state == "finished" for run in runs)
         rows.append(
             [
                 name,
                 f"{ended} of {len(runs)}" if ended < len(runs) else str(ended),
-                level(*mean_interval(list(ends.values()))),
-                level(*mean_interval(list(kls.values())), ".2g"),
-                *([difference] * (len(groups) > 1)),
+                *(level(*mean_interval(list(each.values())), metric.form) for metric, each in zip(shown, ends, strict=True)),
+                *([gain] * (len(groups) > 1)),
             ]
         )
     about = (
-        "Finished runs, at their end. Intervals over seeds (Student's t), each seed counted once; differences paired by seed."
+        "Finished runs, at their end. Intervals of 95 % over seeds (Student's t), each seed counted once. "
+        f"Differences are of {objective.label}, paired by seed."
     )
     return [Table(header, rows), Text(about)]
 
 
-def _ends(runs: Sequence[Run], key: str) -> dict[int, float]:
-    return by_seed(runs, lambda run: run.last(key))
+def _ends(runs: Sequence[Run], metric: Metric) -> dict[int, float]:
+    return by_seed(runs, lambda run: run.last(metric.key))
 
 
 def _runs(runs: Sequence[Run], keys: Sequence[str]) -> Table:
-    objective = main_objective(runs)
-    header = ["run", *keys, "state", f"best {objective}", "at epoch", "PSNR, dB", "MSE", "KL, nats"]
+    objective, shown = main_objective(runs), [metric for metric in all_metrics(runs) if metric.shown == "table"]
+    header = ["run", *keys, "state", f"best {objective.title}", "at epoch", *(f"last {metric.title}" for metric in shown)]
     rows = []
     for run in runs:
-        best, last = run.best(objective), [run.last(key) for key in ("val/psnr", "train/mse", "train/kld")]
-        numbers = ["" if value is None else f"{value:{form}}" for value, form in zip(last, (".2f", ".3g", ".2g"), strict=True)]
-        shown = [f"{best[0]:.4g}", str(best[1])] if best else ["", ""]
-        rows.append([run.name, *(str(run.settings.get(key, "")) for key in keys), run.state, *shown, *numbers])
+        value, epoch = run.best(objective.key) or (None, "")
+        numbers = [objective.text(value), str(epoch), *(metric.text(run.last(metric.key)) for metric in shown)]
+        rows.append([run.name, *(str(run.settings.get(key, "")) for key in keys), run.state, *numbers])
     return Table(header, rows)
 
 

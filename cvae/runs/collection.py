@@ -13,10 +13,12 @@ from typing import Any
 
 from cvae.console import natural_order
 from cvae.errors import UserError, expanded
+from cvae.metrics import BUILT_IN, Metric
 from cvae.runs.run import DATA, Run, UnreadableRun, brief, read_run
 from cvae.sweep.records import SweepRecord, read_sweep
 
 _HINT = "give run folders or multirun folders; they are in multirun/"
+_PROGRAMS = (("python", "-m", "cvae.train"), ("cvae-train",))  # whose sweeps have commands that are shown
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def _sweeps(runs: Iterable[Run]) -> Iterator[SweepRecord]:
         if run.study is not None:
             firsts.setdefault(run.study, run)
     for (name, storage), run in firsts.items():
-        record = read_sweep(name, storage, [run.folder.parent, run.folder.parent.parent], run.objective)
+        record = read_sweep(name, storage, [run.folder.parent, run.folder.parent.parent], run.objective, _PROGRAMS)
         if record is not None:
             yield record
 
@@ -188,10 +190,18 @@ def setting_order(value: Any) -> tuple[bool, float, Any]:
 # --- summaries --------------------------------------------------------------------------------------------------------
 
 
-def main_objective(runs: Sequence[Run]) -> str:
-    """What most of the runs are to maximise."""
+def all_metrics(runs: Sequence[Run]) -> list[Metric]:
+    """The metrics that runs have recorded, in the order of their tables; of two rows with one key the first run's."""
+    recorded = {key for run in runs for row in run.rows for key in row}
+    found = {metric.key: metric for run in reversed(runs) for metric in run.metrics}
+    return [metric for key, metric in found.items() if key in recorded]
+
+
+def main_objective(runs: Sequence[Run]) -> Metric:
+    """The objective of most of the runs."""
     names = [run.objective for run in runs]
-    return max(names, key=names.count, default="val/psnr")
+    name = max(names, key=names.count, default=BUILT_IN[0].key)
+    return next((run.metric(name) for run in runs if run.objective == name), BUILT_IN[0])
 
 
 def by_seed(runs: Iterable[Run], quantity: Callable[[Run], float | None]) -> dict[int, float]:

@@ -16,10 +16,11 @@ from typing import Any
 import yaml
 
 from cvae import __version__
-from cvae.cli import resume_command
 from cvae.config import identity
 from cvae.console import short
+from cvae.metrics import Metric, from_record
 from cvae.process import Process
+from cvae.start import resume_command
 from cvae.training.recorder import read_metrics
 
 Row = dict[str, float]
@@ -39,8 +40,8 @@ class Run:
 
     ``settings`` is the flat config: ``model.latent_dim: 32``. The choice of a group stands under the group's name,
     ``kl_schedule: cyclical``, and the fingerprint of the data under ``data.fingerprint``.
-    ``rows`` are the rows of metrics.jsonl, one for each epoch. ``record`` is run.json. ``state`` is finished, running,
-    stopped, pruned, failed or diverged; ``note`` adds a reason where one is known.
+    ``rows`` are the rows of metrics.jsonl, one for each epoch. ``record`` is run.json, ``metrics`` the table of metrics in it.
+    ``state`` is finished, running, stopped, pruned, failed or diverged; ``note`` adds a reason where one is known.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Run:
     settings: dict[str, Any]
     rows: list[Row]
     record: dict[str, Any]
+    metrics: tuple[Metric, ...]
     objective: str
     state: str
     note: str
@@ -71,10 +73,14 @@ class Run:
         return (self.sweep, self.storage) if self.sweep is not None and self.trial is not None else None
 
     def best(self, key: str) -> tuple[float, int] | None:
-        """An objective's highest value and its epoch."""
-        rows = [row for row in self.rows if key in row]
-        best = max(rows, key=lambda row: row[key], default=None)  # the first of equals
+        """A metric's best value and its epoch."""
+        rows, metric = [row for row in self.rows if key in row], self.metric(key)
+        best = min(rows, key=lambda row: metric.rank(row[key]), default=None)  # the first of equals
         return (best[key], int(best["epoch"])) if best else None
+
+    def metric(self, key: str) -> Metric:
+        """The row of a metric; one without a direction where the table has none."""
+        return next((metric for metric in self.metrics if metric.key == key), Metric(key, key))
 
     def last(self, key: str) -> float | None:
         """The latest value of a metric."""
@@ -145,6 +151,7 @@ def read_run(folder: Path) -> Run:
         settings={key: value for key, value in settings.items() if key not in _IGNORED} | {DATA: str(record.get("dataset"))},
         rows=rows,
         record=record,
+        metrics=from_record(record.get("metrics")),
         objective=str(objective or "val/psnr"),
         state=_state(folder, rows, settings["epochs"], record),
         note=_note(record),

@@ -1,1 +1,1 @@
-"""Optuna sweeps for any Hydra app: space, study with claims and leases, engine, jobs, local launcher, summary."""
+"""Optuna sweeps for any Hydra app: plan, study, engine, jobs, launcher of local processes, summary, and studies read back."""

@@ -1,4 +1,4 @@
-"""A sweep as its user sees it while it runs: a line a finished trial, and in a terminal a table of those that run."""
+"""What a sweep shows while it runs: a line for every finished trial, and in a terminal a table of the running ones."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from optuna.trial import FrozenTrial, TrialState
 from cvae.console import console, say
 from cvae.sweep.plan import Plan
 from cvae.sweep.space import Value, written
-from cvae.sweep.study import FAILURE, JOB, OF, SWEEPER, SweepStudy
+from cvae.sweep.study import FAILURE, JOB, OF, SWEEPER, SweepStudy, ranked
 
 
 def in_process(launcher: Any) -> bool:
-    """Whether a launcher runs its jobs in this process, where there is room for one at a time."""
+    """Whether a launcher runs its jobs in this process, which can run one at a time."""
     name = type(launcher).__name__
     if name != "JoblibLauncher":
         return name == "BasicLauncher"
     import joblib
 
-    # For one job at a time it takes no second process.
+    # For one job at a time joblib starts no second process.
     return bool(joblib.effective_n_jobs(launcher.joblib.get("n_jobs", -1)) == 1)
 
 
@@ -49,7 +49,7 @@ class Board:
         self._stack.close()
 
     def refresh(self, running: Mapping[int, float]) -> None:
-        """Draw the table of running trials (number to the time it began), if there is a terminal to draw it in."""
+        """Draw the table of running trials, given by number and time of their start; only in a terminal."""
         if self._live is None:
             return
         from rich.console import Group
@@ -65,7 +65,7 @@ class Board:
         self._live.update(Group(Text(self._headline()), table), refresh=True)
 
     def waiting(self) -> None:
-        """Say once that only trials of other processes are missing, and where they run."""
+        """Say once that only other processes' trials are missing, and where they run."""
         if self._said_waiting:
             return
         self._said_waiting = True
@@ -75,7 +75,7 @@ class Board:
             say(f"waiting for trial {trial.number}, which process {owner.get('pid')} of {host} runs")
 
     def trial(self, trial: FrozenTrial, values: Mapping[str, Value]) -> None:
-        """Say what became of a trial."""
+        """Say how a trial ended."""
         state = {"WAITING": "queued again", "FAIL": "failed", "RUNNING": "runs elsewhere"}.get(trial.state.name)
         of = trial.user_attrs.get(OF)
         name = f"trial {trial.number}" if of is None else f"trial {of} again"
@@ -105,20 +105,6 @@ class Board:
         return "  ".join(parts)
 
 
-def ranked(trials: list[FrozenTrial], directions: list[StudyDirection]) -> list[FrozenTrial]:
-    """The complete trials that keep all constraints, best first; none of a study with several objectives."""
-    if len(directions) > 1:
-        return []
-    sign = 1 if directions[0] == StudyDirection.MAXIMIZE else -1
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and feasible(trial)]
-    return sorted(complete, key=lambda trial: -sign * trial.values[0])
-
-
-def feasible(trial: FrozenTrial) -> bool:
-    """Whether a trial keeps all constraints."""
-    return all(value <= 0 for value in trial.constraints.values())
-
-
 def counts(finished: list[FrozenTrial]) -> str:
     """How many are complete, pruned, failed."""
     names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -131,7 +117,7 @@ def numbers(values: list[float]) -> str:
 
 
 def settings(values: Mapping[str, Value]) -> str:
-    """Parameters, short enough to be read."""
+    """Parameters in a short form."""
     return " ".join(
         f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={written(value)}" for key, value in values.items()
     )

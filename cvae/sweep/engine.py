@@ -1,4 +1,4 @@
-"""The sweeper: claims trials, gives each to the launcher as a job, and refills a slot as soon as it is free."""
+"""The engine of a sweep: it claims trials, gives each to the launcher as a job, and refills a slot as soon as it is free."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import queue
 import signal
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,17 +19,17 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from cvae.cli import quoted
 from cvae.console import command, say, warn
 from cvae.errors import writing
 from cvae.sweep.board import Board, in_process
 from cvae.sweep.job_trial import seed_values
 from cvae.sweep.plan import Plan
+from cvae.sweep.slot import Slot, job_overrides
 from cvae.sweep.space import Value
 from cvae.sweep.study import CLAIM, FAILURE, LEASE, OF, PLACE, SWEEPER, SweepStudy
 
-_TICK = 0.5  # seconds between looks at what runs here
-_ELSEWHERE = 2.0  # and at what other sweepers run
+_POLL = 0.5  # seconds between two looks at the jobs of this sweeper
+_POLL_OTHERS = 2.0  # and at those of other sweepers
 
 
 class Stop(Exception):
@@ -41,35 +40,22 @@ class Stop(Exception):
         self.exit_code = exit_code
 
 
-@dataclass
-class Slot:
-    """A claimed trial whose job a launcher runs."""
-
-    trial: optuna.Trial
-    claim: str
-    place: str
-    values: dict[str, Value]
-    began: float
-
-
 class Engine:
     """Runs a study's trials on a launcher.
 
-    A launcher that works in this process runs one job at a time, here; for any other one, each slot is a thread that waits
-    for the launch of a single job, so that a slow trial holds up nobody.
+    A launcher that works in this process runs one job at a time. For other launchers each slot is a thread that waits for a
+    single job, so that a slow trial delays no other one.
     """
 
-    def __init__(
-        self, plan: Plan, study: SweepStudy, launcher: Any, config: DictConfig, folder: Path, shown_storage: str
-    ) -> None:
-        self.plan, self.study, self.launcher = plan, study, launcher
-        self.config, self.folder, self.shown_storage = config, folder, shown_storage
+    def __init__(self, plan: Plan, study: SweepStudy, launcher: Any, config: DictConfig) -> None:
+        self.plan, self.study, self.launcher, self.config = plan, study, launcher, config
+        self.folder = Path(config.hydra.sweep.dir).absolute()
         self.board = Board(plan, study, launcher)
         self.slots: dict[int, Slot] = {}
         self.returned: queue.SimpleQueue[tuple[Slot, Any]] = queue.SimpleQueue()
         self.deadline = None if plan.timeout is None else time.monotonic() + plan.timeout
-        self.stopping = self.asked_to_stop = False
-        self.signum = 0  # of the first signal that asked for it
+        self.stop: Stop | None = None  # why no more trials are started
+        self.interrupted = self.jobs_asked = False  # by a signal; to stop
         self.failed_in_a_row = 0
         self.over = threading.Event()
 
@@ -94,7 +80,7 @@ class Engine:
                 try:
                     self.study.lease(slot.trial._trial_id, SWEEPER)
                 except (UpdateFinishedTrialError, OSError):
-                    continue  # a full disk may be mended before the lease ends
+                    continue  # a full disk may be repaired before the lease ends
 
     def _done(self) -> bool:
         return len(self.study.finished()) >= self.plan.n_trials
@@ -108,14 +94,16 @@ class Engine:
                 slot = self._claim()
                 if slot is None:
                     self.board.waiting()
-                    time.sleep(_ELSEWHERE)
+                    time.sleep(_POLL_OTHERS)
                 else:
                     self._settle(slot, self._launch(slot))
+                if self.stop is not None:
+                    raise self.stop
         except (SystemExit, KeyboardInterrupt) as stop:
             if slot is not None:
                 self.study.give_up(slot.trial.number, slot.claim, "stopped", attempt=False)
             configure_log(self.config.hydra.hydra_logging)  # in place of the job's, which prints
-            raise Stop(self._go_on(), int(stop.code or 1) if isinstance(stop, SystemExit) else 128 + signal.SIGINT) from None
+            raise Stop(_go_on(), int(stop.code or 1) if isinstance(stop, SystemExit) else 128 + signal.SIGINT) from None
 
     # --- in slots ---------------------------------------------------------------------------------------------------------
 
@@ -123,26 +111,30 @@ class Engine:
         previous = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with self.board:
-                while self.slots or not self._done():
-                    while not self.stopping and len(self.slots) < self.plan.n_jobs and (slot := self._claim()):
-                        threading.Thread(target=self._work, args=(slot,), daemon=True).start()
-                    if self.stopping and not self.asked_to_stop:
-                        say("stopping: running trials save their state and end; Ctrl-C again ends them at once", style="yellow")
-                        self._stop_jobs()
-                    if self.stopping and not self.slots:
-                        raise Stop(self._go_on(), 128 + self.signum)
-                    if not self.slots and not self._done():
-                        self.board.waiting()
-                    self._await_one(_TICK if self.slots else _ELSEWHERE)
-                    self._drop_silent()
-                    self.board.refresh({number: slot.began for number, slot in self.slots.items()})
+                while self.slots or self.stop is not None or not self._done():
+                    self._step()
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
+    def _step(self) -> None:
+        """Fill free slots, or stop; wait a little for a job to end; show what runs."""
+        while self.stop is None and len(self.slots) < self.plan.n_jobs and (slot := self._claim()):
+            threading.Thread(target=self._work, args=(slot,), daemon=True).start()
+        if self.stop is not None:
+            self._stop_jobs()
+            if not self.slots:
+                raise self.stop
+        if not self.slots:
+            self.board.waiting()
+        with contextlib.suppress(queue.Empty):
+            self._settle(*self.returned.get(timeout=_POLL if self.slots else _POLL_OTHERS))
+        self._drop_lost()
+        self.board.refresh({number: slot.began for number, slot in self.slots.items()})
+
     def _work(self, slot: Slot) -> None:
-        # A terminal sends Ctrl-C to all processes, and whoever is started from here inherits what this thread does not hear:
-        # jobs are asked to stop by their study, and joblib's idle workers do not die and take the busy ones along.
+        # A terminal sends Ctrl-C to all processes, and a blocked signal is blocked in child processes too. Jobs are asked to
+        # stop through their study instead; and joblib's idle workers do not die, which would end the busy ones.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             outcome: Any = self._launch(slot)
@@ -150,37 +142,36 @@ class Engine:
             outcome = error
         self.returned.put((slot, outcome))
 
-    def _await_one(self, seconds: float) -> None:
-        try:
-            slot, outcome = self.returned.get(timeout=seconds)
-        except queue.Empty:
-            return
-        self._settle(slot, outcome)
-
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum:
+        if self.interrupted:
             if hasattr(self.launcher, "kill"):
                 self.launcher.kill()
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-            os.write(2, f"\nended at once; {self._go_on()}\n".encode())
-            # Launchers wait for their jobs at exit. Whose trials these were is queued again when the sweep goes on.
+            os.write(2, f"\nended at once; {_go_on()}\n".encode())
+            # Not sys.exit: launchers wait for their jobs at exit. The jobs' trials are queued again when the sweep goes on.
             os._exit(128 + signum)
-        self.signum, self.stopping = signum, True  # no more here: this signal may have interrupted who holds the storage's lock
+        # Nothing more here: this signal may have interrupted a function that holds the storage's lock.
+        self.interrupted = True
+        self.stop = self.stop or Stop(_go_on(), 128 + signum)
 
     def _stop_jobs(self) -> None:
-        """Ask the running jobs, through the storage, to save and end."""
-        self.asked_to_stop = True
+        """Ask the running jobs once, through the storage, to save and end."""
+        if self.jobs_asked:
+            return
+        self.jobs_asked = True
+        if self.interrupted:
+            say("stopping: running trials save their state and end; Ctrl-C again ends them at once", style="yellow")
         self.study.stop([slot.trial._trial_id for slot in self.slots.values()])
 
-    def _drop_silent(self) -> None:
-        """Free the slots of jobs that fell silent: a scheduler may never say that a job is gone."""
+    def _drop_lost(self) -> None:
+        """Free the slots of jobs that do not answer any more: a scheduler may never report that a job is gone."""
         for slot in list(self.slots.values()):
             # On this host launchers notice by themselves; give them the time.
             if time.monotonic() - slot.began > LEASE and self.study.job_lost(slot.trial.number):
-                warn(f"trial {slot.trial.number}: its job is silent, and its launcher says nothing: its slot is free again")
-                self._settle(slot, RuntimeError("its job fell silent"))
+                warn(f"trial {slot.trial.number}: its job does not answer, and its launcher reports nothing: its slot is freed")
+                self._settle(slot, RuntimeError("its job did not answer any more"))
 
     # --- one trial --------------------------------------------------------------------------------------------------------
 
@@ -188,14 +179,14 @@ class Engine:
         if self.deadline is not None and time.monotonic() > self.deadline:
             if self.slots:
                 return None
-            raise Stop(f"time is up after {self.plan.timeout:g} s; {self._go_on()}", 0)
+            raise Stop(f"time is up after {self.plan.timeout:g} s; {_go_on()}", 0)
         trial = self.study.claim(self.plan.n_trials)
         if trial is None:
             return None
         attributes = self.study.storage.get_trial_system_attrs(trial._trial_id)
         try:
             slot = Slot(trial, attributes[CLAIM], self._place(trial, attributes), self._values(trial), time.monotonic())
-        except BaseException:  # a folder that cannot be written, a search space of the user's own
+        except BaseException:  # the folder cannot be written, or the user's custom_search_space fails
             self.study.give_up(trial.number, attributes[CLAIM], "it could not be started", attempt=False)
             raise
         self.slots[trial.number] = slot
@@ -205,7 +196,7 @@ class Engine:
         """The sweep folder of a trial: where it began, if it goes on."""
         place = attributes.get(PLACE)
         if place is None or not Path(place).is_dir():
-            # Two sweeps that start in one second have the same folder by Hydra's default.
+            # By Hydra's default two sweeps that start in the same second have the same folder.
             stem, copy = self.folder, 1
             while OF not in trial.user_attrs and (self.folder / str(trial.number)).exists():
                 copy += 1
@@ -236,40 +227,22 @@ class Engine:
         for index in range(self.plan.seeds_per_trial):
             if str(index) in seed_values(self.study.storage.get_trial_system_attrs(slot.trial._trial_id)):
                 continue
-            if self.stopping:  # asked while this trial was claimed: its job would not hear of it
+            if self.stop is not None:  # asked while this trial was claimed: its job was not told
                 break
-            (outcome,) = self.launcher.launch([self._overrides(slot, index)], initial_job_idx=number)
+            words = job_overrides(slot, index, self.plan, self.config)
+            (outcome,) = self.launcher.launch([words], initial_job_idx=number)
             if outcome.status == JobStatus.FAILED or self._trial(number).state != TrialState.RUNNING:
                 break
         return outcome
 
-    def _overrides(self, slot: Slot, index: int) -> list[str]:
-        """A job's words: the trial's parameters, where it runs, and for the job itself which trial it is."""
-        number, plan, attributes = slot.trial.number, self.plan, slot.trial.user_attrs
-        words = [*plan.space.overrides(slot.values), f"hydra.sweep.dir={quoted(slot.place)}"]
-        words.append(f"hydra.sweeper.storage={quoted(self.shown_storage)}")
-        trial = {"number": number, "study": quoted(self.study.name), "storage": quoted(self.shown_storage)}
-        trial["claim"] = quoted(slot.claim)
-        if "override_dirname" in str(self.config.hydra.sweep._get_node("subdir")):
-            # A folder named by overrides: without these, which are other ones whenever a trial goes on.
-            usual = self.config.hydra.job.config.override_dirname.exclude_keys
-            unnamed = [*usual, *(f"trial.{key}" for key in (*trial, "seed_index"))]
-            words.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(unnamed)}]")
-        if OF in attributes:
-            words.append(f"hydra.sweep.subdir=top/trial_{attributes[OF]}_seed_{slot.values['seed']}")
-        elif plan.seeds_per_trial > 1:
-            words += [f"seed={plan.seed + index}", f"hydra.sweep.subdir={number}/seed_{plan.seed + index}"]
-            trial["seed_index"] = index
-        return [*words, *(f"++trial.{key}={value}" for key, value in trial.items())]
-
     def _settle(self, slot: Slot, outcome: Any) -> None:
-        """See what became of a trial whose launch is over: as a rule its job has told the study itself."""
+        """Free the slot of a trial whose job is over, and queue the trial again if its job did not tell the study."""
         number = slot.trial.number
         if self.slots.get(number) is not slot:
-            return  # its slot was freed before
+            return  # it is free already
         del self.slots[number]
         if not self._trial(number).state.is_finished():
-            self.study.give_up(number, slot.claim, _reason(outcome), attempt=not self.stopping)
+            self.study.give_up(number, slot.claim, _reason(outcome), attempt=self.stop is None)
         trial = self._trial(number)
         self.board.trial(trial, slot.values)
         self._count_failures(trial)
@@ -278,6 +251,7 @@ class Engine:
         return self.study.study.get_trials(deepcopy=False)[number]
 
     def _count_failures(self, trial: FrozenTrial) -> None:
+        """Stop the sweep if too many trials failed."""
         if trial.state != TrialState.FAIL:
             if trial.state.is_finished():
                 self.failed_in_a_row = 0
@@ -286,23 +260,17 @@ class Engine:
         rate, n_trials = self.plan.max_failure_rate, self.plan.n_trials
         failed = sum(each.state == TrialState.FAIL for each in self.study.finished())
         if self.failed_in_a_row >= min(self.plan.max_failures, n_trials):
-            self._fail(f"{self.failed_in_a_row} trials failed in a row (hydra.sweeper.max_failures)", trial)
+            what = f"{self.failed_in_a_row} trials failed in a row (hydra.sweeper.max_failures)"
         elif rate is not None and failed > rate * n_trials:
-            self._fail(f"{failed} of {n_trials} trials failed (hydra.sweeper.max_failure_rate={rate:g})", trial)
+            what = f"{failed} of {n_trials} trials failed (hydra.sweeper.max_failure_rate={rate:g})"
+        else:
+            return
+        reason = (str(trial.user_attrs.get(FAILURE, "")).strip().splitlines() or ["no reason was given"])[-1]
+        self.stop = self.stop or Stop(f"{what}; the last was trial {trial.number}: {reason}", 1)
 
-    def _fail(self, what: str, last: FrozenTrial) -> None:
-        """Let the running jobs save and end, then stop."""
-        self.stopping = True
-        self._stop_jobs()
-        self.failed_in_a_row = -len(self.slots)
-        while self.slots:
-            self._await_one(_TICK)
-            self._drop_silent()
-        reason = (str(last.user_attrs.get(FAILURE, "")).strip().splitlines() or ["no reason was given"])[-1]
-        raise Stop(f"{what}; the last was trial {last.number}: {reason}", 1)
 
-    def _go_on(self) -> str:
-        return f"go on with: {command()}"
+def _go_on() -> str:
+    return f"go on with: {command()}"
 
 
 def _reason(outcome: Any) -> str:

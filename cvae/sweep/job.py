@@ -1,7 +1,7 @@
-"""A job of a sweep, in whatever process a launcher put it: it holds its trial, reports, is pruned, and tells the study itself.
+"""A job of a sweep, in the process that its launcher chose: it opens its trial, runs the task, and tells the study the outcome.
 
-The storage is the only channel between a sweeper and its jobs. So a job needs nothing of the sweeper once it has begun: one
-that outlives a killed sweeper is not lost.
+The storage is the only channel between a sweeper and its jobs. So a job needs nothing of the sweeper once it has begun, and a
+job that outlives its sweeper is not lost.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from cvae.cli import MENDABLE, explain
 from cvae.console import say
 from cvae.errors import Diverged, UserError
 from cvae.sweep.job_trial import JobTrial
+from cvae.sweep.strategies import build_pruner
 from cvae.sweep.study import FOLDER
 from cvae.trial import running
 
 _PREEMPTED = -1  # submitit's exit status of a job that it has put back into the scheduler's queue
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Exit codes of a job that was told to stop: by these, by a scheduler's warning, or by EX_TEMPFAIL.
+# Exit codes of a job that was told to stop: by these signals, by a scheduler's warning, or EX_TEMPFAIL.
 _STOPPED = (*(128 + number for number in (*_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)), 75)
 
 
 @dataclass
 class Job:
-    """An app's task function as a job of a sweep: what the sweeper gives to its launcher. It travels pickled.
+    """An app's task function as the job of a sweep. The sweeper gives it to a launcher, which may pickle it.
 
     Args:
         task: the app's; it returns its objective (several: a list), or ``{"state": "pruned" | "complete", "value": ...}``.
@@ -55,15 +56,16 @@ class Job:
     def __call__(self, cfg: DictConfig) -> dict[str, Any]:
         """Run the task as its trial; return ``{"state": ..., "value": ...}``.
 
-        An app that looks at ``current_trial().stopping`` sees there that it was sent SIGTERM or Ctrl-C; others these end.
+        An app that looks at ``current_trial().stopping`` sees there that it was sent SIGTERM or Ctrl-C; others are ended by it.
 
         Raises:
-            Exception: the task's own. After a UserError the trial is failed, as a second attempt would meet it again; after
-                others, and after an exit, the sweeper decides.
-            SystemExit: the scheduler will start this job again; or the job was stopped in its sweeper's process, which is
-                meant too. Other exits are returned, as joblib would end the jobs beside this one for it.
+            Exception: the task's own. After a UserError the trial is failed, since a second attempt would meet it again; after
+                other exceptions, and after an exit, the sweeper decides.
+            SystemExit: the scheduler will start this job again; or the job was stopped in its sweeper's process, so that the
+                sweeper has to stop too. Other exits are returned: joblib would end its other jobs because of them.
         """
-        trial = JobTrial.open(self, cfg.trial)
+        pruner = build_pruner(self.pruner, self.allow_targets)
+        trial = JobTrial.open(cfg.trial, pruner, self.constraints, self.seeds)
         if trial is None:
             say(f"trial {cfg.trial.number} was stopped or given to another job: nothing to do")
             return {"state": "taken over", "value": None}
@@ -71,45 +73,56 @@ class Job:
             hydra: Any = HydraConfig.instance().cfg
             if hydra is not None and (folder := OmegaConf.select(hydra, "hydra.runtime.output_dir")):
                 trial.note(FOLDER, folder)
-            with running(trial), _heeding(trial):
+            with running(trial), _signals_to(trial):
                 returned = self.task(cfg)
-        except (Diverged, optuna.TrialPruned) as error:
-            return trial.tell(TrialState.PRUNED, reason=str(error) if isinstance(error, Diverged) else None)
-        except UserError as error:
-            trial.fail(str(error))
-            raise
-        except Exception as error:
-            # The last line is what people are shown, and OmegaConf's says nothing.
-            said = explain(error) if isinstance(error, MENDABLE) else ""
-            trial.let_go(queue=False, reason=traceback.format_exc(limit=-8) + said)
-            raise
-        except SystemExit as stop:
-            asked = trial.stopping or trial.heard > 0 or stop.code in _STOPPED
-            preempted = stop.code == _PREEMPTED and "SUBMITIT_EXECUTOR" in os.environ
-            trial.let_go(queue=asked and not preempted)
-            if preempted:
-                raise
-            if asked and trial.in_sweeper:
-                raise SystemExit(128 + trial.heard if trial.heard else stop.code) from None
-            return {"state": "exited", "value": stop.code}
-        except KeyboardInterrupt:
-            trial.let_go(queue=True)
-            raise
-        finally:
+        except BaseException as error:
             trial.close()
+            return _unfinished(trial, error)
+        trial.close()
         told = trial.finish(returned)
-        if trial.in_sweeper and trial.heard:
-            raise SystemExit(128 + trial.heard)
+        if trial.in_sweeper and trial.signum:
+            raise SystemExit(128 + trial.signum)
         return told
 
 
-@contextlib.contextmanager
-def _heeding(trial: JobTrial) -> Iterator[None]:
-    """Turn the first signal to stop into ``trial.stopping`` for an app that looks there; any other one ends it, as ever."""
+def _unfinished(trial: JobTrial, error: BaseException) -> dict[str, Any]:
+    """Tell or release a trial whose task raised ``error``; raise again what the launcher has to see."""
+    if isinstance(error, optuna.TrialPruned):
+        return trial.tell(TrialState.PRUNED)
+    if isinstance(error, Diverged):
+        return trial.tell(TrialState.PRUNED, reason=str(error))
+    if isinstance(error, SystemExit):
+        return _exited(trial, error)
+    if isinstance(error, UserError):
+        trial.fail(str(error))
+    elif isinstance(error, Exception):
+        # The last line is what people are shown, and OmegaConf's own says nothing.
+        last = explain(error) if isinstance(error, MENDABLE) else ""
+        trial.release(queue=False, reason=traceback.format_exc(limit=-8) + last)
+    else:  # Ctrl-C
+        trial.release(queue=True)
+    raise error
 
-    def hear(signum: int, frame: FrameType | None) -> None:
-        first, trial.heard = not trial.heard, signum
-        if trial.heeds and first:
+
+def _exited(trial: JobTrial, stop: SystemExit) -> dict[str, Any]:
+    """Release the trial of a task that left by an exit: because it was asked to stop, or of its own accord."""
+    asked = trial.stopping or trial.signum > 0 or stop.code in _STOPPED
+    preempted = stop.code == _PREEMPTED and "SUBMITIT_EXECUTOR" in os.environ
+    trial.release(queue=asked and not preempted)
+    if preempted:
+        raise stop
+    if asked and trial.in_sweeper:
+        raise SystemExit(128 + trial.signum if trial.signum else stop.code) from None
+    return {"state": "exited", "value": stop.code}
+
+
+@contextlib.contextmanager
+def _signals_to(trial: JobTrial) -> Iterator[None]:
+    """Turn the first signal to stop into ``trial.stopping`` if the app looks there; any other signal ends the app as usual."""
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        first, trial.signum = not trial.signum, signum
+        if trial.polled and first:
             trial.stop()
         elif signum == signal.SIGINT:
             raise KeyboardInterrupt
@@ -117,10 +130,10 @@ def _heeding(trial: JobTrial) -> Iterator[None]:
             raise SystemExit(128 + signum)
 
     previous = {}
-    if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids handlers
-        # A handler of whoever started this process, as submitit's, is left alone.
+    if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+        # Handlers of whoever started this process, as submitit's, stay.
         usual = (signal.SIG_DFL, signal.default_int_handler)
-        previous = {number: signal.signal(number, hear) for number in _SIGNALS if signal.getsignal(number) in usual}
+        previous = {number: signal.signal(number, handle) for number in _SIGNALS if signal.getsignal(number) in usual}
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The trial of a job: re-opened from its storage, leased, reported to, and told its end."""
+"""The trial of a job: opened from its storage, leased, reported to, and told how it ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from omegaconf import DictConfig
@@ -17,30 +17,36 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cvae.errors import UserError
 from cvae.process import Process
-from cvae.sweep.storage import absolute, await_storage, patiently, revealed
-from cvae.sweep.strategies import build_pruner
+from cvae.sweep.storage import absolute, open_storage, patient, revealed
 from cvae.sweep.study import CLAIM, FACTS, FAILURE, JOB, LEASE, STOP, SWEEPER, lease_of, locked, owned
 from cvae.trial import NoTrial
 
-if TYPE_CHECKING:
-    from cvae.sweep.job import Job
-
-_BEAT = 2.0  # seconds between looks for a request to stop
+_POLL = 2.0  # seconds between two looks for a request to stop
 _SEEDS = "cvae:seeds"
 
 
 class JobTrial(NoTrial):
-    """The trial of a job, re-opened from its storage, with a lease that a thread renews.
+    """The trial of a job, opened from its storage, with a lease that a thread renews. ``open`` makes one.
 
     Args:
-        job: what it is run by; ``place``: ``number study storage claim`` as the sweeper passed them, and ``steps`` as the app
-            declares them; ``url``: the storage's.
+        place: ``number study storage claim`` as the sweeper passed them, and ``steps`` as the app declares them.
+        study, frozen: the study, and the trial as it is stored.
+        constraints: recorded fact to the most it may be.
+        seeds: jobs a trial; its value is their mean.
     """
 
-    def __init__(self, job: Job, place: DictConfig, study: optuna.Study, frozen: FrozenTrial, url: str) -> None:
+    def __init__(
+        self,
+        place: DictConfig,
+        study: optuna.Study,
+        frozen: FrozenTrial,
+        constraints: Mapping[str, float],
+        seeds: int,
+    ) -> None:
         super().__init__()
-        self._url, self._claim = url, str(place.claim)
-        self.job, self.study, self.number, self.params = job, study, frozen.number, dict(frozen.params)
+        self._url, self._claim = absolute(revealed(place.storage)), str(place.claim)
+        self.study, self.number, self.params = study, frozen.number, dict(frozen.params)
+        self.constraints, self.seeds = constraints, seeds
         self.steps, self.seed = place.get("steps"), int(place.get("seed_index") or 0)
         self._trial = optuna.Trial(study, frozen._trial_id)
         self._storage, self._id = study._storage, frozen._trial_id
@@ -49,16 +55,16 @@ class JobTrial(NoTrial):
         self._by_seed = isinstance(study.pruner, optuna.pruners.WilcoxonPruner)
         self._closed = threading.Event()
         self._me = Process.of()
-        self.heeds = self._stopping = False  # whether the app looks at ``stopping``
-        self.heard = 0  # the last signal to stop
+        self.polled = self._stopping = False  # polled: the app has looked at ``stopping``
+        self.signum = 0  # the last signal to stop
         sweeper = frozen.system_attrs.get(SWEEPER) or {}
         self.in_sweeper = (sweeper.get("host"), sweeper.get("pid")) == (self._me.host, self._me.pid)
         self._renew()
-        threading.Thread(target=self._keep, name="trial-lease", daemon=True).start()
+        threading.Thread(target=self._keep_lease, name="trial-lease", daemon=True).start()
 
     @property
     def stopping(self) -> bool:
-        self.heeds = True
+        self.polled = True
         return self._stopping
 
     def stop(self) -> None:
@@ -66,33 +72,30 @@ class JobTrial(NoTrial):
         self._stopping = True
 
     @classmethod
-    def open(cls, job: Job, place: DictConfig) -> JobTrial | None:
+    @patient
+    def open(
+        cls, place: DictConfig, pruner: optuna.pruners.BasePruner, constraints: Mapping[str, float], seeds: int
+    ) -> JobTrial | None:
         """The trial at ``place``; None if it is finished, was stopped before it began, or was given to another job.
 
         Raises:
             UserError: its storage cannot be opened, or has no such study.
         """
-        pruner = build_pruner(job.pruner, job.allow_targets)
         url = absolute(revealed(place.storage))
-        storage = await_storage(url)
+        # A trial calls its sampler when it is made, and only the sweeper's sampler has work to do.
+        sampler = optuna.samplers.RandomSampler()
         try:
-            # Constructing a trial calls its sampler; only the sweeper's has work to do.
-            sampler = optuna.samplers.RandomSampler()
-            study = optuna.load_study(study_name=place.study, storage=storage, sampler=sampler, pruner=pruner)
-            return patiently(lambda: cls._take(job, place, study, url))
+            study = optuna.load_study(study_name=place.study, storage=open_storage(url), sampler=sampler, pruner=pruner)
+            # Nobody else may claim the trial between the test of its claim and the job's own lease.
+            with locked(url, study.study_name):
+                frozen = study.get_trials(deepcopy=False)[place.number]
+                if frozen.state != TrialState.RUNNING or frozen.system_attrs.get(CLAIM) != place.claim:
+                    return None
+                if frozen.system_attrs.get(STOP):  # its sweep was stopped while it waited for a slot or a scheduler
+                    return None
+                return cls(place, study, frozen, constraints, seeds)
         except (KeyError, IndexError):
             raise UserError(f"trial.storage={place.storage} has no trial {place.number} of a study {place.study}") from None
-
-    @classmethod
-    def _take(cls, job: Job, place: DictConfig, study: optuna.Study, url: str) -> JobTrial | None:
-        # From the look at the claim to the job's own lease nobody else may claim the trial.
-        with locked(url, study.study_name):
-            frozen = study.get_trials(deepcopy=False)[place.number]
-            if frozen.state != TrialState.RUNNING or frozen.system_attrs.get(CLAIM) != place.claim:
-                return None
-            if frozen.system_attrs.get(STOP):  # it waited for a slot or a scheduler while its sweep was stopped
-                return None
-            return cls(job, place, study, frozen, url)
 
     # --- while it runs ----------------------------------------------------------------------------------------------------
 
@@ -134,30 +137,28 @@ class JobTrial(NoTrial):
             what = "a number" if wanted == 1 else f"{wanted} numbers"
             return self.fail(f"the job returned {value!r}, where the study needs {what}")
         numbers = [float(each) for each in values]
-        return self._one_of_seeds(numbers) if self.job.seeds > 1 else self.tell(state, numbers)
+        return self._one_of_seeds(numbers) if self.seeds > 1 else self.tell(state, numbers)
 
     def _one_of_seeds(self, numbers: list[float]) -> dict[str, Any]:
         told = {**self._storage.get_trial_system_attrs(self._id).get(_SEEDS, {}), str(self.seed): numbers}
         self._storage.set_trial_system_attr(self._id, _SEEDS, told)
         before = self._storage.get_trial(self._id).user_attrs.get(FACTS) or {}
-        for key in self.job.constraints:  # each seed has to keep them
+        for key in self.constraints:  # each seed has to keep them
             if key in before and key in self._facts:
                 self._facts[key] = max(before[key], self._facts[key])
         self.note(FACTS, self._facts)
         if self._by_seed:
             self._report(self.seed, numbers[0])
-        if len(told) == self.job.seeds:
+        if len(told) == self.seeds:
             return self.tell(TrialState.COMPLETE, [mean(column) for column in zip(*told.values(), strict=True)])
         if self._by_seed and self._trial.should_prune():
             return self.tell(TrialState.PRUNED)
         self._storage.set_trial_system_attr(self._id, JOB, None)
         return {"state": "running", "value": numbers[0] if len(numbers) == 1 else numbers}
 
+    @patient
     def tell(self, state: TrialState, values: Sequence[float] | None = None, reason: str | None = None) -> dict[str, Any]:
-        """The trial's last state, with what was recorded. Told once more, after a lost answer, it changes nothing."""
-        return patiently(lambda: self._tell(state, values, reason))
-
-    def _tell(self, state: TrialState, values: Sequence[float] | None, reason: str | None) -> dict[str, Any]:
+        """Tell the study the trial's last state and what was recorded. A second call, after a lost answer, changes nothing."""
         with self._ours() as ours:
             if not ours:
                 return {"state": "taken over", "value": None}
@@ -175,8 +176,8 @@ class JobTrial(NoTrial):
         return {"state": state.name.lower(), "value": shown}
 
     def _constrain(self, state: TrialState) -> str | None:
-        """Hold recorded facts to their limits; return what is missing from a complete trial."""
-        for key, most in self.job.constraints.items():
+        """Compare recorded facts with their limits; return what is missing from a complete trial."""
+        for key, most in self.constraints.items():
             if key in self._facts:
                 self._trial.set_constraint(key, self._facts[key] - most)
             elif state == TrialState.COMPLETE:
@@ -186,7 +187,7 @@ class JobTrial(NoTrial):
 
     @contextlib.contextmanager
     def _ours(self) -> Iterator[bool]:
-        """Whether the trial is still this job's, neither queued nor claimed anew: true as long as this is held."""
+        """Whether the trial is still this job's, neither queued nor claimed again. Inside this context that cannot change."""
         with locked(self._url, self.study.study_name):
             trial = self._storage.get_trial(self._id)
             yield trial.state != TrialState.WAITING and trial.system_attrs.get(CLAIM) == self._claim
@@ -195,16 +196,14 @@ class JobTrial(NoTrial):
         """Fail the trial for good."""
         return self.tell(TrialState.FAIL, reason=reason)
 
-    def let_go(self, queue: bool, reason: str | None = None) -> None:
+    @patient
+    def release(self, queue: bool, reason: str | None = None) -> None:
         """Leave it unfinished: to the sweeper that waits for this job, or to the scheduler, which may start the job again.
 
         Args:
-            queue: whether to put it back in the queue if there is no such sweeper any more.
+            queue: put it back into the queue if that sweeper does not live any more.
             reason: of a failed attempt.
         """
-        patiently(lambda: self._let_go(queue, reason))
-
-    def _let_go(self, queue: bool, reason: str | None) -> None:
         with self._ours() as ours, contextlib.suppress(UpdateFinishedTrialError):
             if not ours:
                 return
@@ -217,15 +216,15 @@ class JobTrial(NoTrial):
     # --- the lease --------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Renew the lease no longer."""
+        """Stop renewing the lease."""
         self._closed.set()
 
     def _renew(self) -> None:
         self._storage.set_trial_system_attr(self._id, JOB, lease_of(self._me))
 
-    def _keep(self) -> None:
+    def _keep_lease(self) -> None:
         renewed = time.monotonic()
-        while not self._closed.wait(_BEAT):
+        while not self._closed.wait(_POLL):
             try:
                 if self._storage.get_trial_system_attrs(self._id).get(STOP):
                     self.stop()
@@ -235,11 +234,11 @@ class JobTrial(NoTrial):
             except UpdateFinishedTrialError:
                 return
             except (optuna.exceptions.OptunaError, OSError):
-                continue  # the storage is away; the job itself notices when it reports
+                continue  # the storage does not answer; the job itself notices when it reports
 
 
 def seed_values(attributes: Mapping[str, Any]) -> dict[str, list[float]]:
-    """The values of a trial's seeds that are done, by their index, from its system attributes."""
+    """The values of a trial's finished seeds, by their index, from its system attributes."""
     return dict(attributes.get(_SEEDS, {}))
 
 

@@ -1,7 +1,7 @@
 """Jobs as processes of this machine: a pool of slots, each with its GPU or its share of the CPU.
 
-A job that runs out of memory, crashes or hangs costs itself alone; what it prints goes to ``job.log`` in its folder. Processes
-outlive this one, in sessions of their own: a job that tells its study itself is not lost with its sweeper.
+A job that runs out of memory, crashes or hangs does no harm to other jobs. What it prints goes to ``job.log`` in its folder.
+Each process has its own session and outlives this process: the job tells its study itself and is not lost with its sweeper.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from omegaconf import DictConfig, open_dict
 
 from cvae.errors import UserError
 
-_composing = threading.Lock()  # Hydra's loader is not made for several threads
-_GRACE = 10.0  # seconds between asking a job that overran its time to save and ending it
+_composing = threading.Lock()  # Hydra's loader does not support several threads
+_GRACE = 10.0  # seconds that a job has to save after its time limit
 
 
 class JobFailed(Exception):
@@ -40,12 +40,12 @@ class Pool:
 
     Args:
         n_jobs: slots.
-        gpus: which GPUs to share out, by number; None for all that this process may use.
+        gpus: numbers of the GPUs to use; None for all that this process may use.
         threads: CPU threads a job; None for an equal share.
-        timeout_min: minutes after which a job is asked to save and end, and soon killed; None for none.
+        timeout_min: minutes after which a job is asked to save and end, and is killed soon after; None for no limit.
 
     Raises:
-        UserError: a setting makes no sense.
+        UserError: a number is not above 0.
     """
 
     def __init__(self, n_jobs: int, gpus: Sequence[int] | None, threads: int | None, timeout_min: float | None) -> None:
@@ -65,15 +65,15 @@ class Pool:
         self._lock = threading.Lock()
 
     def run(self, call: Callable[[], JobReturn], log: Path) -> JobReturn:
-        """Run ``call`` in a process of its own, in the next free slot; what it prints is added to ``log``.
+        """Run ``call`` in a process of its own, in the next free slot. What it prints is added to ``log``.
 
         Raises:
-            JobFailed: the process was killed, or overran its time.
+            JobFailed: the process was killed, or reached its time limit.
         """
         environment = self._free.get()
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            # In the job's folder: what a killed sweeper leaves lies where it belongs.
+            # In the job's folder, so that what a killed sweeper leaves is easy to find.
             with tempfile.TemporaryDirectory(prefix=".job-", dir=log.parent) as scratch:
                 return self._run(call, log, environment, Path(scratch))
         finally:
@@ -88,7 +88,7 @@ class Pool:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                # What the app could import, its job must be able to import.
+                # The job must be able to import all that the app could.
                 env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)},
                 start_new_session=True,
             )
@@ -124,7 +124,7 @@ class Pool:
                 process.terminate()
 
     def kill(self) -> None:
-        """End all running jobs, with what they started."""
+        """End all running jobs and the processes that they started."""
         for process in list(self._processes):
             _kill(process)
 
@@ -146,7 +146,7 @@ def _ending(code: int, log: Path) -> str:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; found without loading torch."""
+    """The GPUs that this process may use, named as in CUDA_VISIBLE_DEVICES. It does not import torch."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [gpu.strip() for gpu in given.split(",") if gpu.strip() not in ("", "-1")]
@@ -164,7 +164,7 @@ def launch(
     job_overrides: Sequence[Sequence[str]],
     initial_job_idx: int,
 ) -> list[JobReturn]:
-    """Run jobs, as many at a time as the pool has slots; a job whose process died is a failed one."""
+    """Run jobs, as many at a time as the pool has slots. A job whose process died counts as failed."""
     words = list(sys.argv)
 
     def run(number: int, overrides: Sequence[str]) -> JobReturn:
@@ -197,7 +197,7 @@ def launch(
 def _job(
     context: HydraContext, task: Callable[[DictConfig], Any], config: DictConfig, state: Any, words: Sequence[str]
 ) -> JobReturn:
-    """In the job's process: the app's task, with Hydra's state and command line as they were in the app."""
+    """Run the app's task in the job's process, with Hydra's state and the command line as they were in the app."""
     sys.argv[:] = words
     setup_globals()
     Singleton.set_state(state)

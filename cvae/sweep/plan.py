@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,25 +15,29 @@ from omegaconf.errors import OmegaConfBaseException
 from cvae.config import identity
 from cvae.console import warn
 from cvae.errors import UserError
-from cvae.sweep.space import Space, Value, as_searched, corners, inside, old_distribution, read_space, shown, written
-from cvae.sweep.storage import absolute
+from cvae.sweep.declared import Declared, read_declared, read_directions
+from cvae.sweep.settings import Extend, optional, read_constraints, read_extension, refuse_wrong_shapes, whole_numbers
+from cvae.sweep.space import Space, Value, as_searched, corners, inside, old_distribution, path_of, read_space, shown, written
+from cvae.sweep.storage import absolute, revealed
 from cvae.sweep.strategies import build_pruner, build_sampler, grid_size, read_pruner, warn_of_phases
+from cvae.sweep.study import SweepStudy
 
 Compose = Callable[[Sequence[str]], DictConfig]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep, checked. Names are those of ``hydra.sweeper``; ``seed`` is the first of a trial's seeds."""
+    """A sweep whose settings are checked. Names are those of ``hydra.sweeper``; ``seed`` is the first seed of a trial."""
 
     space: Space
     identity: dict[str, Any]
     study_name: str
-    storage: str
+    storage: str  # with its password
+    objectives: list[str]  # their names; empty if the app declares none
     directions: list[str]
     sampler: optuna.samplers.BaseSampler
     pruner: dict[str, Any] | None
-    extend: Callable[[DictConfig, optuna.Trial], None] | None
+    extend: Extend | None
     n_trials: int
     n_jobs: int
     timeout: float | None
@@ -49,7 +51,11 @@ class Plan:
     top_k_seeds: int
     constraints: dict[str, float]
     allow_targets: list[str]
-    objective: str  # what the app calls what it returns
+
+    @property
+    def objective(self) -> str:
+        """What the app returns, in words."""
+        return ", ".join(self.objectives) or "value"
 
 
 def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: DictConfig, compose: Compose, loader: Any) -> Plan:
@@ -58,121 +64,86 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
     Args:
         settings: ``hydra.sweeper``, as plain values.
         arguments: the command's overrides for the task.
-        config: the app's, with ``hydra``, sweeps left out.
-        compose: a job's whole config from its overrides.
+        config: the app's, with ``hydra``, without what is swept.
+        compose: makes a job's whole config from its overrides.
         loader: Hydra's config loader.
 
     Raises:
         UserError: a setting is bad; the message names it.
-        HydraException: a job's config cannot be composed: a parameter is no key, a group has no such option.
+        HydraException: a job's config cannot be composed: there is no such key, or a group has no such option.
     """
-    _refuse_wrong_shapes(settings)
-    declared = config.get("trial")
-    if declared is not None and not isinstance(declared, DictConfig):
-        raise UserError("this app has a key `trial` that is a plain value: a sweep passes trial.number there; rename the key")
+    refuse_wrong_shapes(settings)
+    app = read_declared(config)
     space = _space(settings, arguments, config, loader)
     if not space.distributions and not settings.get("custom_search_space"):
         raise UserError("this sweep searches nothing: give an interval, a range or choices, as lr='interval(1e-4, 1e-3)'")
-    steps, warmup = _declared(declared, "steps"), _declared(declared, "warmup")
-    pruner = read_pruner(settings.get("pruner"), steps, warmup)
-    directions = _directions(settings.get("direction"), declared, config)
-    app = _first_job(space, compose)
-    seeds, top_k = _whole(settings, "seeds_per_trial", 1), _whole(settings, "top_k", 0)
-    _refuse_unfit(pruner, directions, seeds, top_k, steps, "seed" in app and "seed" not in space.distributions)
-    what = _identity(space, settings, app, seeds)
+    counts, allow_targets = whole_numbers(settings), list(settings.get("allow_targets") or [])
+    pruner = read_pruner(settings.get("pruner"), app.steps, app.warmup)
+    build_pruner(pruner, allow_targets)  # jobs build it again: refuse here what they would refuse
+    job = _compose_jobs(space, compose)
+    what = _identity(space, settings, job, counts["seeds_per_trial"])
     name = str(settings.get("study_name") or _name(config, what))
-    allow_targets = list(settings.get("allow_targets") or [])
-    build_pruner(pruner, allow_targets)
-    warn_of_phases(pruner, space)
-    return Plan(
+    counts["n_trials"] = _trials(counts["n_trials"], settings, space)
+    plan = Plan(
         space=space,
         identity=what,
         study_name=name,
-        storage=absolute(settings.get("storage") or f"journal://multirun/studies/{name}.journal"),
-        directions=directions,
+        storage=absolute(revealed(settings.get("storage") or f"journal://multirun/studies/{name}.journal")),
+        objectives=app.objectives,
+        directions=read_directions(settings.get("direction"), app),
         sampler=build_sampler(settings.get("sampler"), space, allow_targets),
         pruner=pruner,
-        extend=_method(settings.get("custom_search_space")),
-        n_trials=_trials(settings, space),
-        n_jobs=_whole(settings, "n_jobs", 1),
-        timeout=_number(settings, "timeout", 0, math.inf, "seconds above 0"),
+        extend=read_extension(settings.get("custom_search_space")),
+        timeout=optional(settings, "timeout", lambda value: value > 0, "seconds above 0"),
+        max_failure_rate=optional(settings, "max_failure_rate", lambda value: 0 <= value <= 1, "a fraction in [0, 1]"),
         enqueue=_enqueued(settings.get("enqueue") or [], space),
-        seeds_per_trial=seeds,
-        seed=int(app.get("seed") or 0) if seeds > 1 or top_k else 0,
-        retry=_whole(settings, "retry", 0),
-        max_failures=_whole(settings, "max_failures", 1),
-        max_failure_rate=_number(settings, "max_failure_rate", -1, 1, "a fraction in [0, 1]"),
-        top_k=top_k,
-        top_k_seeds=_whole(settings, "top_k_seeds", 2),
-        constraints=_constraints(settings.get("constraints") or {}),
+        seed=int(job.get("seed") or 0) if counts["seeds_per_trial"] > 1 or counts["top_k"] else 0,
+        constraints=read_constraints(settings.get("constraints")),
         allow_targets=allow_targets,
-        objective=_objective(app),
+        **counts,
     )
+    _refuse_unfit(plan, app, seedable="seed" in job and "seed" not in space.distributions)
+    warn_of_phases(pruner, space, app.phases)
+    return plan
 
 
-def _refuse_unfit(
-    pruner: Mapping[str, Any] | None, directions: Sequence[str], seeds: int, top_k: int, steps: int | None, seedable: bool
-) -> None:
+def open_study(plan: Plan) -> SweepStudy:
+    """The study of a plan, with the trials that it enqueues.
+
+    Raises:
+        UserError: its storage cannot be opened, or it holds a study of another identity.
+    """
+    pruner = build_pruner(plan.pruner, plan.allow_targets)
+    study = SweepStudy(
+        plan.study_name, plan.storage, plan.identity, plan.directions, plan.sampler, pruner, plan.retry, plan.objectives
+    )
+    study.enqueue(plan.enqueue)
+    return study
+
+
+def _refuse_unfit(plan: Plan, app: Declared, seedable: bool) -> None:
     """Refuse settings that do not go together."""
-    if (seeds > 1 or top_k) and not seedable:
+    if (plan.seeds_per_trial > 1 or plan.top_k) and not seedable:
         raise UserError("hydra.sweeper.seeds_per_trial and top_k set `seed`: the app needs such a key, and no sweep of it")
-    if top_k and len(directions) > 1:
+    several = len(plan.directions) > 1
+    if plan.top_k and several:
         raise UserError("hydra.sweeper.top_k needs one objective: with several there is no best: hydra.sweeper.top_k=0")
-    if pruner is None:
+    if plan.pruner is None:
         return
-    if len(directions) > 1:
+    if several:
         raise UserError("hydra.sweeper.pruner: Optuna prunes for one objective only: hydra/sweeper/pruner=none")
-    if pruner["_target_"].endswith("WilcoxonPruner"):
-        if seeds < 2:
-            raise UserError("hydra.sweeper.pruner: Wilcoxon's compares seeds, not epochs: hydra.sweeper.seeds_per_trial=5, say")
-    elif seeds > 1 and steps is None:
+    if plan.pruner["_target_"].endswith("WilcoxonPruner"):
+        if plan.seeds_per_trial < 2:
+            raise UserError("hydra.sweeper.pruner: Wilcoxon's compares seeds: give several, as hydra.sweeper.seeds_per_trial=5")
+    elif plan.seeds_per_trial > 1 and app.steps is None:
         raise UserError("hydra.sweeper.seeds_per_trial with a pruner: the app's config must declare trial.steps")
 
 
-def _trials(settings: Mapping[str, Any], space: Space) -> int:
-    n_trials, points = _whole(settings, "n_trials", 1), grid_size(settings.get("sampler"), space)
-    if points < n_trials:
+def _trials(wanted: int, settings: Mapping[str, Any], space: Space) -> int:
+    points = grid_size(settings.get("sampler"), space)
+    if points < wanted:
         warn(f"the grid has {points} points: n_trials={points}")
-    return int(min(points, n_trials))
-
-
-def _number(settings: Mapping[str, Any], key: str, above: float, most: float, wanted: str) -> float | None:
-    value = settings.get(key)
-    if value is not None and not (_is_number(value) and above < value <= most and (above >= 0 or value >= 0)):
-        raise UserError(f"hydra.sweeper.{key} is {value!r}: give {wanted}, or null")
-    return None if value is None else float(value)
-
-
-_SHAPES: dict[str, tuple[type, str]] = {
-    "params": (dict, "{lr: 'interval(1e-4, 1e-3)'}"),
-    "search_space": (dict, "hydra.sweeper.params={lr: 'interval(1e-4, 1e-3)'}"),
-    "conditions": (dict, "{kl_schedule.cycles: kl_schedule=cyclical}"),
-    "constraints": (dict, "{peak_memory: 8e9}"),
-    "sampler": (dict, "hydra/sweeper/sampler=tpe"),
-    "pruner": (dict, "hydra/sweeper/pruner=median"),
-    "enqueue": (list, "[{lr: 1e-3, tfr: 0.5}]"),
-    "allow_targets": (list, "[my_package]"),
-    "storage": (str, "journal://FILE"),
-    "custom_search_space": (str, "my_module.my_function"),
-}
-
-
-def _refuse_wrong_shapes(settings: Mapping[str, Any]) -> None:
-    for key, (shape, example) in _SHAPES.items():
-        value = settings.get(key)
-        if value is not None and not isinstance(value, shape):
-            raise UserError(f"hydra.sweeper.{key} is {value!r}: write {example}, say")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _constraints(given: Mapping[Any, Any]) -> dict[str, float]:
-    for key, most in given.items():
-        if not _is_number(most):
-            raise UserError(f"hydra.sweeper.constraints.{key} is {most!r}: give the most that {key} may be, a number")
-    return {str(key): float(most) for key, most in given.items()}
+    return int(min(points, wanted))
 
 
 # --- the space --------------------------------------------------------------------------------------------------------
@@ -182,7 +153,7 @@ def _space(settings: Mapping[str, Any], arguments: Sequence[str], config: DictCo
     params = dict(settings.get("params") or {})
     old = settings.get("search_space") or {}
     if old:
-        warn("hydra.sweeper.search_space is the old way: write hydra.sweeper.params")
+        warn("hydra.sweeper.search_space is the old name: write hydra.sweeper.params")
     conditions = settings.get("conditions") or {}
     choices = {str(key): str(value) for key, value in config.hydra.runtime.choices.items()}
     for text in conditions.values():
@@ -192,14 +163,14 @@ def _space(settings: Mapping[str, Any], arguments: Sequence[str], config: DictCo
     space = read_space(arguments, params, conditions, choices, loader)
     for key, (other, _) in space.conditions.items():
         if other not in space.distributions and other not in space.choices:
-            raise UserError(f"hydra.sweeper.conditions.{key} needs {other}, which is no key of the app: check the spelling")
+            raise UserError(f"hydra.sweeper.conditions.{key} needs {other}, which the app does not have: check the spelling")
     for key in [str(key) for key in old if str(key) not in {*space.distributions, *space.fixed}]:
         space.distributions[key] = old_distribution(key, old[key])
     return space
 
 
 def _plain_value(config: DictConfig, key: str) -> str | None:
-    """A value of the app's config as an override would have it; None if there is no such key, or a group of them."""
+    """A value of the app's config as an override has it; None if there is no such key, or if it is a group of keys."""
     try:
         value = OmegaConf.select(config, key)
     except OmegaConfBaseException:
@@ -207,56 +178,45 @@ def _plain_value(config: DictConfig, key: str) -> str | None:
     return None if value is None or OmegaConf.is_config(value) else written(value)
 
 
-def _first_job(space: Space, compose: Compose) -> DictConfig:
-    """Compose jobs that together have every parameter and every choice, before the first one starts; the first one's config."""
-    rounds = max((len(corners(distribution)) for distribution in space.distributions.values()), default=1)
-    jobs: list[DictConfig] = []
-    for number in range(rounds):
-        values = {key: corners(each)[number % len(corners(each))] for key, each in space.distributions.items()}
-        unconditional = {key: value for key, value in values.items() if key not in space.conditions}
-        jobs.append(compose(space.overrides(unconditional)))
+def _compose_jobs(space: Space, compose: Compose) -> DictConfig:
+    """Compose jobs that together have every parameter and every choice, so that no later job fails at it.
+
+    Returns:
+        The first job's config, without ``hydra``.
+    """
+    ends = {key: corners(each) for key, each in space.distributions.items()}
+    usual = {key: values for key, values in ends.items() if key not in space.conditions}
+    jobs = [
+        compose(space.overrides({key: values[number % len(values)] for key, values in usual.items()}))
+        for number in range(max(map(len, usual.values()), default=1))
+    ]
     for key, (other, wanted) in space.conditions.items():
-        value = corners(space.distributions[key])[0]
-        if other in space.distributions or other in space.choices:
-            compose([*space.overrides({}), f"{other}={wanted}", *Space({}).overrides({key: value})])
+        compose([*space.overrides({}), f"{other}={wanted}", f"{key}={written(ends[key][0])}"])
     return OmegaConf.masked_copy(jobs[0], [str(key) for key in jobs[0] if key != "hydra"])
 
 
 def _enqueued(points: Sequence[Any], space: Space) -> list[dict[str, Value]]:
-    for number, point in enumerate(points):
+    for index, point in enumerate(points):
         if not isinstance(point, Mapping):
-            raise UserError(f"hydra.sweeper.enqueue[{number}] is {point!r}: write a mapping, as {{lr: 1e-3, tfr: 0.5}}")
+            raise UserError(f"hydra.sweeper.enqueue[{index}] is {point!r}: write a mapping, as {{lr: 1e-3}}")
         for key, value in point.items():
             distribution = space.distributions.get(key)
             if distribution is None:
                 known = ", ".join(space.distributions)
-                raise UserError(f"hydra.sweeper.enqueue[{number}]: this sweep does not search {key}; it searches {known}")
+                raise UserError(f"hydra.sweeper.enqueue[{index}]: this sweep does not search {key}; it searches {known}")
             if not inside(distribution, as_searched(distribution, value)):
-                raise UserError(f"hydra.sweeper.enqueue[{number}]: {key}={value} lies outside of what is searched")
+                raise UserError(f"hydra.sweeper.enqueue[{index}]: {key}={value} is outside of what is searched")
     return [{key: as_searched(space.distributions[key], value) for key, value in point.items()} for point in points]
-
-
-def _method(path: str | None) -> Callable[[DictConfig, optuna.Trial], None] | None:
-    if not path:
-        return None
-    module, _, name = path.lstrip(".").rpartition(".")  # the published example begins with a dot, without a meaning
-    try:
-        found: Callable[[DictConfig, optuna.Trial], None] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"hydra.sweeper.custom_search_space={path} cannot be imported ({error}): check the path") from error
-    if not callable(found):
-        raise UserError(f"hydra.sweeper.custom_search_space={path} is no function: give a function of (cfg, trial)")
-    return found
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------
 
 
 def _identity(space: Space, settings: Mapping[str, Any], app: DictConfig, seeds: int) -> dict[str, Any]:
-    """What makes two trials comparable: the space and every setting that is not searched, unresolved, paths left out."""
+    """What makes two trials comparable: the space, and every setting that is not searched, unresolved and without paths."""
     kept = identity(app, resolve=False)
     for key in space.distributions:
-        _drop(kept, key.lstrip("+~").split("@")[0].replace("/", ".").split("."))
+        _drop(kept, path_of(key).split("."))
     what: dict[str, Any] = {
         "space": {key: shown(distribution) for key, distribution in space.distributions.items()},
         "settings": kept,
@@ -281,39 +241,3 @@ def _name(config: DictConfig, what: dict[str, Any]) -> str:
     title = config.hydra.runtime.choices.get("experiment") or config.hydra.job.name
     digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:8]
     return f"{str(title).replace('/', '-')}-{digest}"
-
-
-# --- direction ------------------------------------------------------------------------------------------------------
-
-
-def _declared(trial: DictConfig | None, key: str) -> int | None:
-    """What the app declares of its jobs in ``trial.steps`` (reports a job makes) and ``trial.warmup`` (none prunes before)."""
-    value = None if trial is None else trial.get(key)
-    return None if value is None else int(value)
-
-
-def _objective(app: DictConfig) -> str:
-    names = app.get("objective")
-    return ", ".join(map(str, names)) if OmegaConf.is_list(names) else str(names or "value")
-
-
-def _directions(given: Any, declared: DictConfig | None, config: DictConfig) -> list[str]:
-    if given is None:
-        direction = None if declared is None else declared.get("direction")
-        objectives = config.get("objective")
-        count = len(objectives) if OmegaConf.is_list(objectives) else 1
-        given = [direction if direction in ("maximize", "minimize") else "minimize"] * count
-    names = [str(getattr(each, "name", each)) for each in (given if isinstance(given, (list, tuple)) else [given])]
-    for name in names:
-        if name not in ("maximize", "minimize"):
-            raise UserError(f"hydra.sweeper.direction is {name!r}: choose maximize or minimize, one an objective")
-    if not names:
-        raise UserError("hydra.sweeper.direction is empty: give maximize or minimize, one an objective")
-    return names
-
-
-def _whole(settings: Mapping[str, Any], key: str, least: int) -> int:
-    value = settings.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"hydra.sweeper.{key} is {value!r}: give a whole number of at least {least}")
-    return value

@@ -1,4 +1,4 @@
-"""A sweep as others see it, finished or going on: its trials, its best settings, and figures of them."""
+"""A sweep read back, finished or still running: its trials, its best settings, and figures of them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from cvae.sweep.board import counts, numbers, ranked, settings
+from cvae.sweep.board import counts, numbers, settings
 from cvae.sweep.storage import read_journal
-from cvae.sweep.study import FAILURE, OF, owned
-from cvae.sweep.summary import Top
+from cvae.sweep.study import FAILURE, OF, owned, ranked
+from cvae.sweep.top import Top
 
 _CURVES = 200  # drawn at most, the best trials first
-_QUOTED = re.compile(r"\"'([^'\"\\]*)'\"")  # as slices show a category: by its repr
+_QUOTED = re.compile(r"\"'([^'\"\\]*)'\"")  # slices show a category by its repr
 _UNPRUNED, _PRUNED = "#8b949e", "#d1602a"
 _FIGURES = (
     ("History", "Every complete trial's value, and the best so far.", "plot_optimization_history"),
@@ -48,18 +48,18 @@ class Figure:
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """A study, read and never written."""
+    """A study, read and never changed."""
 
     name: str
     storage: str
     study: optuna.Study
     objective: str
-    command: str  # that completes it; empty while its first sweep goes on
-    winner: tuple[int, str] | None  # the best trial on fresh seeds, its number and in words, if that was asked for
+    command: str  # that completes it; empty while its first sweep is running, and if it may not be shown
+    winner: tuple[int, str] | None  # the best trial on fresh seeds, by its number and in words, if there were such runs
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells it from other studies."""
+        """What distinguishes it from other studies."""
         return self.name, self.storage
 
     @property
@@ -67,7 +67,7 @@ class SweepRecord:
         return {trial.number: trial for trial in self.study.get_trials(deepcopy=False)}
 
     def ending(self, number: int) -> tuple[str, str]:
-        """``pruned`` or ``failed`` for a trial that ended so, and the reason; ``running`` while somebody works at it."""
+        """``pruned`` or ``failed`` for a trial that ended so, with the reason; ``running`` while it has an owner."""
         trial = self.trials.get(number)
         state = {TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}.get(trial.state, "") if trial else ""
         if trial and trial.state == TrialState.RUNNING and owned(trial):
@@ -77,7 +77,7 @@ class SweepRecord:
 
     @property
     def summary(self) -> str:
-        """How far it is."""
+        """How many trials are complete, pruned, failed and running."""
         trials = list(self.trials.values())
         finished = [trial for trial in trials if trial.state.is_finished()]
         going_on = sum(trial.state == TrialState.RUNNING for trial in trials)
@@ -85,9 +85,9 @@ class SweepRecord:
 
     @property
     def best(self) -> str:
-        """Its best trial in words; empty where there is none, or where several objectives leave no single best.
+        """Its best trial in words; empty if there is none, or no single one because of several objectives.
 
-        The best of a study that runs the best trials again is a lucky seed, and not said.
+        It is empty too for a study that runs the best trials again: its best trial has only a lucky seed.
         """
         if self.winner:
             return self.winner[1]
@@ -98,7 +98,7 @@ class SweepRecord:
 
     @property
     def best_trial(self) -> int | None:
-        """The number of the trial that ``best`` tells of."""
+        """The number of the trial that ``best`` describes."""
         if self.winner:
             return self.winner[0]
         trials = list(self.trials.values())
@@ -132,7 +132,7 @@ class SweepRecord:
         return _figure(title, about, lambda: draw(self.study, target_name=self.objective))
 
     def _curves(self, curves: Mapping[int, Mapping[int, float]]) -> Figure | None:
-        """Optuna's own plot of these does not say which trials were pruned."""
+        """Every trial's reports. Optuna's own plot does not tell which trials were pruned."""
         traces = []
         trials = self.trials
         best = {trial.number: rank for rank, trial in enumerate(ranked(list(trials.values()), self.study.directions))}
@@ -164,12 +164,12 @@ class SweepRecord:
 
 
 def _figure(title: str, about: str, draw: Callable[[], Any]) -> Figure | None:
-    """One of Optuna's figures; None where it has nothing to draw."""
+    """One of Optuna's figures; None if it has nothing to draw."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             figure = json.loads(_QUOTED.sub(r'"\1"', draw().to_json()))
-    except Exception:  # of too few or too odd trials; the other figures stand
+    except Exception:  # too few or too unusual trials; the other figures are still drawn
         return None
     figure["layout"].pop("template", None)
     figure["layout"].pop("title", None)
@@ -179,26 +179,33 @@ def _figure(title: str, about: str, draw: Callable[[], Any]) -> Figure | None:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_sweep(name: str, storage: str, folders: Iterable[Path], objective: str) -> SweepRecord | None:
-    """A study by its name: from its journal, which is ahead while it goes on, or from a sweep.json in one of ``folders``.
+def read_sweep(
+    name: str, storage: str, folders: Iterable[Path], objective: str, programs: Sequence[Sequence[str]]
+) -> SweepRecord | None:
+    """A study by its name; None if neither its journal nor a sweep.json can be read.
 
-    ``objective`` is what its runs call their value, where no sweep.json says so. None if neither can be read: a database is
-    not asked, since it may be far away or gone.
+    While a sweep is running, its journal is ahead of sweep.json. A database is not asked: it may be far away or gone.
+
+    Args:
+        folders: where its sweep.json may be.
+        objective: what its runs call their value, if there is no sweep.json that says so.
+        programs: how a command may begin that is shown as the sweep's own. A sweep.json may come from a stranger, and people
+            paste what is shown.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it announces every study that it makes, be it in memory
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it announces every study, also one in memory
     record = next(filter(None, (_sweep_json(folder / "sweep.json", name) for folder in folders)), {})
     study = _from_journal(name, storage) or (_from_record(record) if record else None)
     if study is None:
         return None
     objective = str(record.get("objective") or objective)
-    return SweepRecord(name, storage, study, objective, _command(record), _winner(record, objective))
+    return SweepRecord(name, storage, study, objective, _command(record, programs), _winner(record, objective))
 
 
-def _command(record: Mapping[str, Any]) -> str:
-    """The sweep's command, if it is one of ours and nothing besides: it is there to be pasted."""
+def _command(record: Mapping[str, Any], programs: Sequence[Sequence[str]]) -> str:
+    """The sweep's command with all its words quoted, so that a shell runs this one command and nothing else."""
     with contextlib.suppress(ValueError):
         words = shlex.split(str(record.get("command") or ""))
-        if words[:3] == ["python", "-m", "cvae.train"] or words[:1] == ["cvae-train"]:
+        if any(words[: len(program)] == list(program) for program in programs):
             return shlex.join(words)
     return ""
 
@@ -225,7 +232,7 @@ def _from_journal(name: str, storage: str) -> optuna.Study | None:
     try:
         study = optuna.load_study(study_name=name, storage=read_journal(storage))
         study.get_trials(deepcopy=False)
-    except Exception:  # Optuna's readers raise many kinds for a damaged journal; sweep.json may still be whole
+    except Exception:  # Optuna raises errors of many kinds for a damaged journal; sweep.json may still be readable
         return None
     return study
 
@@ -236,7 +243,7 @@ def _from_record(record: Mapping[str, Any]) -> optuna.Study | None:
         study = optuna.create_study(directions=record["directions"])
         entries = sorted(record["trials"], key=lambda entry: int(entry["number"]))
         spaces = {key: _distribution(key, entries, str(record["space"].get(key, ""))) for key in _parameters(entries)}
-        for entry in entries:  # unfinished ones too, so that numbers stay what they are
+        for entry in entries:  # unfinished ones too, so that all keep their numbers
             state = TrialState[entry["state"].upper()]
             trial = optuna.trial.create_trial(
                 state=state if state.is_finished() else TrialState.WAITING,
@@ -246,7 +253,7 @@ def _from_record(record: Mapping[str, Any]) -> optuna.Study | None:
                 user_attrs={FAILURE: entry["failure"]} if entry.get("failure") else {},
             )
             study.add_trial(trial)
-    except Exception:  # whatever a damaged sweep.json leads Optuna to raise
+    except Exception:  # a damaged sweep.json leads Optuna to errors of many kinds
         return None
     return study
 

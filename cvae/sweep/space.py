@@ -2,9 +2,9 @@
 
 The grammar is Hydra's own, with the meaning that the published Optuna sweeper gave it:
 
-    kl_schedule=cyclical,monotonic        one of these               batch_size=int(interval(4, 32))      whole numbers
-    lr=tag(log, interval(1e-4, 5e-3))     log-uniform                epochs=range(20, 60, step=20)        20, 40 or 60
-    tfr=interval(0, 1)                    uniform                    width=choice(0.25, 0.5, 1)           one of these
+    optim=adam,sgd                        one of these               batch_size=int(interval(4, 32))      whole numbers
+    lr=tag(log, interval(1e-4, 5e-3))     log-uniform                layers=range(2, 6, step=2)           2, 4 or 6
+    dropout=interval(0.0, 1.0)            uniform                    width=choice(0.25, 0.5, 1)           one of these
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Value = str | int | float | bool | None
 class Space:
     """Parameters by key, each with its distribution; fixed overrides as they were written; conditions of parameters.
 
-    ``conditions`` maps a parameter to the one choice under which it exists, as ``key=value``: a parameter whose condition
-    does not hold is neither suggested nor passed. ``choices`` are the values of keys that nothing suggests.
+    ``conditions`` maps a parameter to the one choice, a key and its value, under which it exists. A parameter whose condition
+    does not hold is neither suggested nor passed. ``choices`` are the values of keys that are not searched.
     """
 
     distributions: dict[str, BaseDistribution]
@@ -41,7 +41,7 @@ class Space:
     choices: dict[str, str] = field(default_factory=dict)
 
     def suggest(self, trial: BaseTrial) -> dict[str, Value]:
-        """Ask a trial for a value of each parameter that exists under the others' values, in an order that allows that."""
+        """A trial's value of each parameter whose condition holds. What a condition depends on is suggested first."""
         values: dict[str, Value] = {}
         waiting = dict(self.distributions)
         while waiting:
@@ -64,7 +64,7 @@ class Space:
         other, wanted = self.conditions[key]
         if other in values:
             return written(values[other]) == wanted
-        # Another parameter that does not exist itself has no value: what depends on it does not exist either.
+        # The other one may be a parameter without a value, since its own condition fails: then this one fails too.
         return other not in self.distributions and self.choices.get(other) == wanted
 
 
@@ -75,13 +75,13 @@ def read_space(
     choices: Mapping[str, str] | None = None,
     config_loader: Any = None,
 ) -> Space:
-    """Read a sweep's command line and its ``hydra.sweeper.params``; for a key in both, the command line counts.
+    """Read a sweep's command line and its ``hydra.sweeper.params``. If a key is in both, the command line counts.
 
     Args:
         arguments: overrides; those that sweep become parameters, the others are fixed.
-        params: the same as a mapping from key to what stands behind its equals sign.
+        params: the same as a mapping: key to what stands after its equals sign.
         conditions: parameter to ``key=value``.
-        choices: the chosen option of each config group, for conditions on groups that are not swept.
+        choices: the chosen option of each config group, for conditions on groups that are not searched.
         config_loader: Hydra's, for ``glob``.
 
     Raises:
@@ -115,9 +115,9 @@ def _condition(key: str, text: str, distributions: Mapping[str, BaseDistribution
     name = f"hydra.sweeper.conditions.{key}"
     other, equals, wanted = (part.strip() for part in str(text).partition("="))
     if not (equals and other and wanted):
-        raise UserError(f"{name} is {text!r}: write the key and the value it needs, as kl_schedule=cyclical")
+        raise UserError(f"{name} is {text!r}: write the key and the value it needs, as optim=sgd")
     if key not in distributions:
-        raise UserError(f"{name}: this sweep does not search {key}: remove the condition, or sweep {key}")
+        raise UserError(f"{name}: this sweep does not search {key}: remove the condition, or search {key}")
     distribution = distributions.get(other)
     if isinstance(distribution, CategoricalDistribution):
         offered = [written(choice) for choice in distribution.choices]
@@ -132,9 +132,7 @@ def _refuse_circles(conditions: Mapping[str, tuple[str, str]]) -> None:
         while key in conditions:
             key = conditions[key][0]
             if key in seen:
-                raise UserError(
-                    f"hydra.sweeper.conditions go in a circle through {key}: let one of them stand without condition"
-                )
+                raise UserError(f"hydra.sweeper.conditions form a circle through {key}: remove one of them")
             seen.add(key)
 
 
@@ -148,11 +146,9 @@ def _distribution(override: Override) -> BaseDistribution | None:
         return None
     value, line = override.value(), override.input_line
     try:
-        if override.is_interval_sweep():
-            assert isinstance(value, IntervalSweep)
+        if isinstance(value, IntervalSweep):
             return _interval(value, str(line))
-        if override.is_range_sweep() and not value.shuffle:  # type: ignore[union-attr]
-            assert isinstance(value, RangeSweep)
+        if isinstance(value, RangeSweep) and not value.shuffle:
             return _range(value, str(line))
         if isinstance(value, ChoiceSweep):
             return CategoricalDistribution([_choice(each) for each in value.list])
@@ -163,14 +159,14 @@ def _distribution(override: Override) -> BaseDistribution | None:
 
 
 def _choice(value: Any) -> Any:
-    """A choice as an override's text has it: strings in quotes where they would be read as something else."""
+    """A choice as it stands in an override: a string in quotes if it would be read as something else without them."""
     if isinstance(value, (str, QuotedString)):
         return as_word(value.text if isinstance(value, QuotedString) else value)
     return Transformer.encode(value)
 
 
 def as_word(text: str) -> str:
-    """A string as an override has it, in quotes only if it would be read as something else without."""
+    """A string as it stands in an override, in quotes only if it would be read as something else without them."""
     try:
         (read,) = OverridesParser.create().parse_overrides([f"key={text}"])
         if not read.is_sweep_override() and read.value() == text:
@@ -187,8 +183,8 @@ def _interval(sweep: IntervalSweep, line: str) -> BaseDistribution:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise UserError(f"{line}: an interval needs two finite ends")
     if low >= high:
-        mend = f"write interval({high:g}, {low:g})" if low > high else "give two ends that differ, or one value"
-        raise UserError(f"{line}: the interval is upside down or empty: {mend}")
+        hint = f"write interval({high:g}, {low:g})" if low > high else "give two ends that differ, or one value"
+        raise UserError(f"{line}: the interval is upside down or empty: {hint}")
     if log and low <= 0:
         raise UserError(f"{line}: a logarithmic interval needs ends above 0")
     if isinstance(low, int) and isinstance(high, int):
@@ -230,11 +226,16 @@ def written(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
+def path_of(key: str) -> str:
+    """The place of an override's key in the config: ``+model/head@out`` is at ``model.head``."""
+    return key.lstrip("+~").split("@")[0].replace("/", ".")
+
+
 # --- distributions ---------------------------------------------------------------------------------------------------
 
 
 def old_distribution(key: str, entry: Any) -> BaseDistribution:
-    """``{type: categorical | int | float, choices | low, high, step, log}``, as sweeps were written before ``params``."""
+    """``{type: categorical | int | float, choices | low, high, step, log}``, the form of ``search_space`` before ``params``."""
     try:
         kind, rest = entry["type"], {name: value for name, value in entry.items() if name != "type" and value is not None}
         kinds: dict[str, type[BaseDistribution]] = {
@@ -258,7 +259,7 @@ def corners(distribution: BaseDistribution) -> list[Any]:
 
 
 def as_searched(distribution: BaseDistribution, value: Any) -> Any:
-    """A value of a config file as the command line's grammar has it among a distribution's choices."""
+    """A value of a config file, as it stands among a distribution's choices, which have the command line's form."""
     if not isinstance(distribution, CategoricalDistribution):
         return value
     text = as_word(value) if isinstance(value, str) else written(value).replace(", ", ",")
@@ -266,7 +267,7 @@ def as_searched(distribution: BaseDistribution, value: Any) -> Any:
 
 
 def inside(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a value can be suggested."""
+    """Whether a distribution can suggest a value."""
     try:
         return distribution._contains(distribution.to_internal_repr(value))
     except (ValueError, TypeError):
@@ -274,7 +275,7 @@ def inside(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def shown(distribution: BaseDistribution) -> str:
-    """A distribution in a few words."""
+    """A distribution in a short form."""
     if isinstance(distribution, CategoricalDistribution):
         return f"choice({', '.join(map(str, distribution.choices))})"
     assert isinstance(distribution, (FloatDistribution, IntDistribution))

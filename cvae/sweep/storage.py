@@ -1,7 +1,7 @@
-"""Where a study lives: a journal file that survives its writers, or a database that several hosts share.
+"""Where a study is kept: in a journal file on one host, or in a database that several hosts share.
 
-A storage is named by a URL: ``journal:///ABSOLUTE`` and ``journal://RELATIVE`` (to the working folder) are this module's, for
-one host; all others are SQLAlchemy's. A URL with a password is not for files that people share: ``hidden`` is what goes into
+A storage is named by a URL. ``journal:///ABSOLUTE`` and ``journal://RELATIVE`` (to the working folder) are journal files; all
+others are SQLAlchemy's. A URL with a password must not stand in files that people share: ``hidden`` gives what goes into
 them, and ``revealed`` finds the password again in a process that the sweeper started.
 """
 
@@ -15,9 +15,8 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 
-from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import make_url
@@ -26,31 +25,32 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlche
 from cvae.console import warn
 from cvae.errors import UserError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
-PATIENCE = 600.0  # seconds that a database may be away before what needs it fails
+PATIENCE = 600.0  # seconds to wait for a database that does not answer
 _JOURNAL, _SQLITE = "journal://", "sqlite:///"
 _VARIABLE = "CVAE_STORAGE"  # holds the URL with its password, for the jobs of a sweep
 
 
 def absolute(url: str) -> str:
-    """The URL as it holds in any working folder."""
+    """The URL with an absolute path, so that it holds in any working folder."""
     if url.startswith(_SQLITE) and not url.startswith((_SQLITE + "/", _SQLITE + ":memory:")):
         return f"{_SQLITE}{Path(url.removeprefix(_SQLITE)).absolute()}"
     if not url.startswith(_JOURNAL):
         return url
     path = Path(url.removeprefix(_JOURNAL)).expanduser()
     if path.name in ("", ".", ".."):
-        raise UserError(f"storage={url} names no file: journal://multirun/studies/NAME.journal, say")
+        raise UserError(f"storage={url} names no file: write it as journal://multirun/studies/NAME.journal")
     return f"{_JOURNAL}{path.absolute()}"
 
 
 @functools.cache
 def open_storage(url: str) -> BaseStorage:
-    """Open a storage, creating what is not there; once a process, since a journal is read from its beginning.
+    """Open a storage; create it if it does not exist. It is opened once a process, since a journal is read from its beginning.
 
     Raises:
-        UserError: it cannot be reached, read or written; the message shows no password.
+        UserError: it cannot be reached, read or written. The message shows no password.
     """
     if absolute(url) != url:
         return open_storage(absolute(url))
@@ -67,31 +67,19 @@ def open_storage(url: str) -> BaseStorage:
         raise UserError(f"storage={hidden(url)} cannot be opened ({reason}): check the URL and that its server runs") from error
 
 
-def await_storage(url: str) -> BaseStorage:
-    """``open_storage``, tried again while the database is away, for up to ``PATIENCE`` seconds."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return open_storage(url)
-        except UserError as error:
-            if not _away(error) or time.monotonic() > deadline:
-                raise
-        time.sleep(1.0)
-
-
 def _open_database(url: str) -> RDBStorage:
     url = _with_driver(url)
     for pause in (0.2, 0.5, 1.0):
-        # A connection that a restarted server has closed is noticed and made anew.
+        # pool_pre_ping: a connection that a restarted server has closed is noticed and replaced.
         with contextlib.suppress(SQLAlchemyError):
             return _Patient(url, engine_kwargs={"pool_pre_ping": True})
-        # Of several processes that make the tables at once Optuna lets one succeed; the others find them the next time.
+        # If several processes create the tables at once, only one succeeds; the others find them at the next attempt.
         time.sleep(pause)
     return _Patient(url, engine_kwargs={"pool_pre_ping": True})
 
 
 def _with_driver(url: str) -> str:
-    """The URL with a driver that is installed, if it names none: which one that means differs between SQLAlchemy's versions."""
+    """The URL with an installed driver if it names none. SQLAlchemy's own choice differs between its versions."""
     given = make_url(url)
     found = next((name for name in ("psycopg", "psycopg2") if find_spec(name)), None)
     if given.drivername != "postgresql" or found is None:
@@ -99,23 +87,24 @@ def _with_driver(url: str) -> str:
     return given.set(drivername=f"postgresql+{found}").render_as_string(hide_password=False)
 
 
-class _Patient(RDBStorage):
-    """A database that may be away for a while, as while it is restarted: all its methods wait for it."""
+def patient(call: Callable[P, T]) -> Callable[P, T]:
+    """``call``, tried again while the database is away, for up to ``PATIENCE`` seconds."""
 
+    @functools.wraps(call)
+    def try_again(*args: P.args, **kwargs: P.kwargs) -> T:
+        deadline, pause = time.monotonic() + PATIENCE, 0.1
+        while True:
+            try:
+                return call(*args, **kwargs)
+            except Exception as error:
+                if not _away(error) or time.monotonic() > deadline:
+                    raise
+                if 1.0 < pause < 3.0:  # once, and not for a short interruption
+                    warn("the sweep's storage does not answer: waiting for it")
+            time.sleep(pause)
+            pause = min(2 * pause, 5.0)
 
-def patiently(call: Callable[[], T]) -> T:
-    """What ``call`` returns, tried again while the database is away, for up to ``PATIENCE`` seconds."""
-    deadline, pause = time.monotonic() + PATIENCE, 0.1
-    while True:
-        try:
-            return call()
-        except (SQLAlchemyError, StorageInternalError) as error:
-            if not _away(error) or time.monotonic() > deadline:
-                raise
-            if 1.0 < pause < 3.0:  # once, when it is more than a hiccup
-                warn("the sweep's storage does not answer: waiting for it")
-        time.sleep(pause)
-        pause = min(2 * pause, 5.0)
+    return try_again
 
 
 def _away(error: BaseException | None) -> bool:
@@ -127,16 +116,14 @@ def _away(error: BaseException | None) -> bool:
     return False
 
 
-def _waiting(method: Callable[..., T]) -> Callable[..., T]:
-    @functools.wraps(method)
-    def call(*args: Any, **kwargs: Any) -> T:
-        return patiently(lambda: method(*args, **kwargs))
+class _Patient(RDBStorage):
+    """A database that may be away for a while, for example while it is restarted: all its methods wait for it."""
 
-    return call
+    _METHODS = BaseStorage.__abstractmethods__ | {"_get_trials", "get_trial_system_attrs"}
 
-
-for _name in (*BaseStorage.__abstractmethods__, "_get_trials", "get_trial_system_attrs"):
-    setattr(_Patient, _name, _waiting(getattr(RDBStorage, _name)))
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        return patient(found) if name in _Patient._METHODS else found
 
 
 def _open_journal(path: Path) -> JournalStorage:
@@ -145,14 +132,14 @@ def _open_journal(path: Path) -> JournalStorage:
         return JournalStorage(_Journal(path))
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"storage=journal://{path} cannot be used ({error}): restore it from a copy, or name another"
+            f"storage=journal://{path} cannot be used ({error}): restore it from a copy, or choose another file"
         ) from error
 
 
 def read_journal(url: str) -> JournalStorage:
-    """A journal to look at: nothing is written, made or locked, whatever its file turns out to be.
+    """Open a journal for reading only: nothing is written, created or locked.
 
-    Optuna leaves out a last line that is not whole yet.
+    Optuna ignores a last line that is not complete yet.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -165,42 +152,43 @@ def read_journal(url: str) -> JournalStorage:
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's journal file, under a lock that a killed writer cannot leave behind, and mended where a full disk tore it."""
+    """Optuna's journal file, with a lock that ends with its process, and repaired after a write that a full disk cut off."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path), lock_obj=_Flock(path))  # type: ignore[arg-type]
         self._path = path
-        self._mend()
+        self._repair()
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        self._mend()
+        self._repair()
         super().append_logs(logs)
 
-    def _mend(self) -> None:
-        """Cut off a last line without an end: Optuna would append to it, and no later reader could read the study."""
+    def _repair(self) -> None:
+        """Remove an incomplete last line: Optuna would append to it, and nobody could read the study any more."""
         with self._path.open("rb") as file:
-            if _ends_whole(file):
+            if _is_complete(file):
                 return
         lock = _Flock(self._path)
         lock.acquire()
         try:
             with self._path.open("rb+") as file:
-                if not _ends_whole(file):
+                if not _is_complete(file):
                     file.seek(0)
                     file.truncate(file.read().rfind(b"\n") + 1)
         finally:
             lock.release()
 
 
-def _ends_whole(file: Any) -> bool:
+def _is_complete(file: BinaryIO) -> bool:
+    """Whether a journal ends with a whole line."""
     if file.seek(0, os.SEEK_END) == 0:
         return True
     file.seek(-1, os.SEEK_END)
-    return bool(file.read(1) == b"\n")
+    return file.read(1) == b"\n"
 
 
 class _Flock:
-    """Optuna's lock interface over flock(2) on a file beside the journal: the kernel drops it when its holder dies.
+    """Optuna's lock interface over flock(2), on a file beside the journal. The kernel releases it when its process dies.
 
     Not for NFS.
     """
@@ -229,16 +217,16 @@ def hidden(url: str) -> str:
     try:
         parsed = make_url(url)
         if any("password" in key.lower() for key in parsed.query):
-            raise UserError("storage has its password behind a question mark: write USER:PASSWORD@HOST, or use PGPASSWORD")
+            raise UserError("storage has its password after the question mark: write USER:PASSWORD@HOST, or set PGPASSWORD")
         return parsed.render_as_string(hide_password=True)
     except ArgumentError as error:
         raise UserError(
-            f"storage is no URL: write journal://FILE, sqlite:///FILE or postgresql://USER@HOST/NAME ({error})"
+            f"storage is not a URL: write journal://FILE, sqlite:///FILE or postgresql://USER@HOST/NAME ({error})"
         ) from None
 
 
 def hide(url: str) -> str:
-    """``hidden(url)``, after the password was put where this process and its children find it with ``revealed``."""
+    """``hidden(url)``; the whole URL is put into the environment, where ``revealed`` finds it, in child processes too."""
     shown = hidden(url)
     if shown != url:
         os.environ[_VARIABLE] = url
@@ -246,7 +234,7 @@ def hide(url: str) -> str:
 
 
 def revealed(shown: str) -> str:
-    """The URL that ``hide`` made ``shown`` of.
+    """The whole URL that belongs to ``shown``, what ``hide`` returned.
 
     Raises:
         UserError: its password is not known here.
@@ -256,4 +244,4 @@ def revealed(shown: str) -> str:
         return shown
     if url and hidden(url) == shown:
         return url
-    raise UserError(f"storage={shown}: its password is not known here; set {_VARIABLE} to the whole URL, or use PGPASSWORD")
+    raise UserError(f"storage={shown}: its password is not known here: set {_VARIABLE} to the whole URL, or set PGPASSWORD")

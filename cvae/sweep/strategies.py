@@ -15,7 +15,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from cvae.config import build
 from cvae.console import warn
 from cvae.errors import UserError
-from cvae.sweep.space import Space, shown
+from cvae.sweep.space import Space, path_of, shown
 
 
 def build_sampler(given: Any, space: Space, allow_targets: Sequence[str]) -> optuna.samplers.BaseSampler:
@@ -26,9 +26,10 @@ def build_sampler(given: Any, space: Space, allow_targets: Sequence[str]) -> opt
     """
     spec = _given(_spec(given, "sampler") or {"_target_": "optuna.samplers.TPESampler"})
     kind = spec["_target_"].rpartition(".")[2]
-    if kind == "MOTPESampler" and not hasattr(optuna.samplers, kind):
-        warn("hydra/sweeper/sampler=motpe is gone from Optuna: NSGA-II takes its place")
-        spec = {"_target_": "optuna.samplers.NSGAIISampler", **({"seed": spec["seed"]} if "seed" in spec else {})}
+    if kind == "MOTPESampler":
+        raise UserError(
+            "hydra/sweeper/sampler=motpe is not in Optuna any more: tpe takes several objectives: hydra/sweeper/sampler=tpe"
+        )
     if kind == "CmaEsSampler" and find_spec("cmaes") is None:
         raise UserError("hydra/sweeper/sampler=cmaes needs a package of its own: pip install cmaes")
     if kind == "GridSampler" and "search_space" not in spec:
@@ -59,9 +60,9 @@ def grid_size(given: Any, space: Space) -> float:
 
 
 def read_pruner(given: Any, steps: int | None, warmup: int | None) -> dict[str, Any] | None:
-    """A pruner's config, with what is left open filled in by what the app declares of its jobs.
+    """A pruner's config; what is null in it is taken from what the app declares of its runs, where that says it.
 
-    Jobs whose schedules move are compared only once these have come to rest: earlier values are of another phase.
+    No run is pruned before ``warmup``: earlier values say little of later ones.
     """
     spec = _spec(given, "pruner")
     if spec is None or spec["_target_"].endswith("NopPruner"):
@@ -70,7 +71,7 @@ def read_pruner(given: Any, steps: int | None, warmup: int | None) -> dict[str, 
     if "max_resource" in open_keys:
         if steps is None:
             raise UserError(
-                "hydra.sweeper.pruner.max_resource is open: give the number of reports that a job makes, "
+                "hydra.sweeper.pruner.max_resource is null: give the number of reports that a job makes, "
                 "or let the app's config declare trial.steps"
             )
         spec["max_resource"] = steps
@@ -111,12 +112,17 @@ def _built(name: str, spec: dict[str, Any], allow_targets: Sequence[str], kind: 
     return found
 
 
-def warn_of_phases(pruner: Mapping[str, Any] | None, space: Space) -> None:
-    schedules = [key for key in space.distributions if "schedule" in key]
-    if pruner and schedules and not pruner["_target_"].endswith("WilcoxonPruner"):
+def warn_of_phases(pruner: Mapping[str, Any] | None, space: Space, phases: Sequence[str]) -> None:
+    """Warn if a pruner compares runs that are in different phases at the same step.
+
+    Args:
+        phases: the keys whose choices, and the choices below them, put runs into different phases.
+    """
+    keys = [key for key in space.distributions if any(f"{path_of(key)}.".startswith(f"{phase}.") for phase in phases)]
+    if pruner and keys and not pruner["_target_"].endswith("WilcoxonPruner"):
         warn(
-            f"{', '.join(schedules)} is searched under a pruner: at one epoch such trials are in different phases, and those "
-            "that learn late are pruned; hydra/sweeper/pruner=none compares them fairly"
+            f"{', '.join(keys)} is searched with a pruner: at the same step such trials are in different phases, and the "
+            "pruner stops those that learn late; hydra/sweeper/pruner=none compares them fairly"
         )
 
 
@@ -132,5 +138,5 @@ def _spec(given: Any, name: str) -> dict[str, Any] | None:
 
 
 def _given(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is null: there Optuna's own default holds."""
+    """Without what is null: Optuna's own default is used there."""
     return {key: value for key, value in spec.items() if value is not None and key != "_partial_"}

@@ -1,9 +1,9 @@
 """One study that any number of processes and hosts work on: who runs which trial, and what becomes of it if they die.
 
-A sweeper claims a trial under a lock and holds a lease on it; the job that it starts holds one of its own. A trial is owned
-as long as either lives: on this host that is looked up by process id and start time, on another one by the lease's end. A
-trial that nobody owns is put back in the queue as it is, with its number, parameters, reports and run folder, until it has
-been tried often enough. A claim has a token, by which a job that comes late sees that its trial was given to another.
+A sweeper claims a trial under a lock and holds a lease on it; the job that it starts holds a second lease. A trial has an owner
+as long as one of these two processes lives: on this host their process ids and start times tell it, on another host the time
+at which the lease ends. A trial without an owner goes back into the queue with its number, parameters, reports and run folder,
+until it has been tried often enough. Each claim has a token: it tells a late job that its trial was given to another one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import fcntl
 import json
 import secrets
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,31 +24,33 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from cvae.config import flat
 from cvae.errors import UserError
 from cvae.process import Process
-from cvae.sweep.storage import absolute, hidden, open_storage, patiently
+from cvae.sweep.storage import absolute, hidden, open_storage, patient
 
-LEASE = 120.0  # seconds that an owner may be silent; it speaks up every quarter of that
+LEASE = 120.0  # seconds after which an owner that did not renew its lease has lost it
 _IDENTITY = "cvae:identity"
 _QUEUED = "enqueued"
 # Attributes of a trial, the system's:
 CLAIM, STOP, ATTEMPTS = "cvae:claim", "cvae:stop", "cvae:attempts"
-SWEEPER, JOB = "cvae:sweeper", "cvae:job"  # leases
-PLACE = "cvae:sweep_dir"  # where its jobs' folders are
+SWEEPER, JOB = "cvae:sweeper", "cvae:job"  # the two leases
+PLACE = "cvae:sweep_dir"  # the folder that holds its jobs' folders
 # and the user's:
 FOLDER, FAILURE, FACTS = "folder", "failure", "facts"
 OF = "of"  # the number of the trial that this one repeats
 
 
 class SweepStudy:
-    """An Optuna study with claims.
+    """An Optuna study whose trials are claimed.
 
     Args:
-        name, url: where it lives; it is created if it is not there.
-        identity: what makes results comparable (search space, fixed settings); a study of the same name with another one
-            is refused.
+        name, url: of the study; it is created if it does not exist.
+        identity: what makes results comparable: search space and fixed settings. A study of the same name with another
+            identity is refused.
         directions: ``maximize`` or ``minimize``, one an objective.
-        retry: how often a trial that was cut off is tried again.
+        retry: how often a trial that failed or was interrupted is tried again.
+        objectives: their names, for the dashboard and for tables; none if the app declares none.
 
     Raises:
         UserError: the storage cannot be opened, or the study is of another identity or direction.
@@ -62,6 +65,7 @@ class SweepStudy:
         sampler: optuna.samplers.BaseSampler | None = None,
         pruner: optuna.pruners.BasePruner | None = None,
         retry: int = 1,
+        objectives: Sequence[str] = (),
     ) -> None:
         self.name, self.url, self.retry = name, absolute(url), retry
         self.storage = open_storage(self.url)
@@ -76,17 +80,16 @@ class SweepStudy:
                 load_if_exists=True,
             )
             self._identify(identity, directions)
+            self._name_objectives(objectives)
 
     # --- claims -----------------------------------------------------------------------------------------------------------
 
+    @patient
     def claim(self, n_trials: int) -> Trial | None:
         """The next trial to run, leased to this process; None if ``n_trials`` are finished or running.
 
         Trials that lost their owner come first, then enqueued ones, then new ones.
         """
-        return patiently(lambda: self._claim(n_trials))
-
-    def _claim(self, n_trials: int) -> Trial | None:
         with self._locked():
             self._reconcile()
             trials = self.study.get_trials(deepcopy=False)
@@ -94,7 +97,7 @@ class SweepStudy:
             if begun >= n_trials:
                 return None
             trial = self.study.ask()
-            # An earlier attempt's last words; a fresh trial is spared the writing.
+            # Clear what an earlier attempt left.
             for key in {STOP, JOB} & self.storage.get_trial_system_attrs(trial._trial_id).keys():
                 self.storage.set_trial_system_attr(trial._trial_id, key, None)
             if FAILURE in trial.user_attrs:
@@ -104,7 +107,7 @@ class SweepStudy:
             return trial
 
     def enqueue(self, points: Sequence[dict[str, Any]], **attributes: Sequence[Any]) -> None:
-        """Queue trials with given parameters, and an attribute each, once, however many sweepers ask for it."""
+        """Queue trials with given parameters and attributes. Each is queued once, also if several sweepers ask for it."""
         with self._locked():
             for index, point in enumerate(points):
                 own = {key: values[index] for key, values in attributes.items()}
@@ -113,17 +116,15 @@ class SweepStudy:
                     self.study.enqueue_trial(point, user_attrs={_QUEUED: index, **own})
 
     def lease(self, trial_id: int, role: str, owner: Process | None = None) -> None:
-        """Say that ``owner`` (this process) has a running trial, as its sweeper or its job, for the next ``LEASE`` seconds."""
+        """Give ``owner`` (default: this process) a running trial for ``LEASE`` seconds, as its ``SWEEPER`` or its ``JOB``."""
         self.storage.set_trial_system_attr(trial_id, role, lease_of(owner or Process.of()))
 
+    @patient
     def give_up(self, number: int, claim: str, reason: str, attempt: bool) -> None:
-        """Queue a claimed trial that its job left unfinished; fail it if this was an ``attempt`` and there were enough.
+        """Queue a claimed trial that its job left unfinished; fail it if this was the last ``attempt`` that it may have.
 
-        A job that lives on, though its launcher lost sight of it, keeps its trial: another one would run beside it.
+        A job that still runs, although its launcher lost it, keeps its trial: else two jobs would run the same trial.
         """
-        patiently(lambda: self._give_up(number, claim, reason, attempt))
-
-    def _give_up(self, number: int, claim: str, reason: str, attempt: bool) -> None:
         with self._locked():
             trial = self.study.get_trials(deepcopy=False)[number]
             if trial.system_attrs.get(CLAIM) != claim or trial.state.is_finished():
@@ -141,7 +142,7 @@ class SweepStudy:
                 self.storage.set_trial_system_attr(trial_id, STOP, True)
 
     def job_lost(self, number: int) -> bool:
-        """Whether a trial's job had begun and is silent now, though its launcher still waits for it."""
+        """Whether a trial's job had begun and does not renew its lease any more, while its launcher still waits for it."""
         lease = self.study.get_trials(deepcopy=False)[number].system_attrs.get(JOB)
         return lease is not None and time.time() > lease["until"] and not _lives(lease)
 
@@ -150,7 +151,7 @@ class SweepStudy:
         return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
     def _reconcile(self) -> None:
-        """Queue or fail the running trials that nobody owns."""
+        """Queue or fail the running trials without an owner."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if not owned(trial):
                 self._queue_or_fail(trial, "its process died", attempt=_counts(trial))
@@ -161,14 +162,14 @@ class SweepStudy:
         if attempts > self.retry:
             if trial.state == TrialState.WAITING:
                 self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-            reason = trial.user_attrs.get(FAILURE) or reason  # the job's own says more
+            reason = trial.user_attrs.get(FAILURE) or reason  # the job's own reason says more
             text = reason if attempts <= 1 else f"tried {attempts} times; {reason}"
             self.storage.set_trial_user_attr(trial._trial_id, FAILURE, text)
             self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         elif trial.state == TrialState.RUNNING:
             self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
-    # --- identity and lock ------------------------------------------------------------------------------------------------
+    # --- identity, names and lock -----------------------------------------------------------------------------------------
 
     def _identify(self, identity: dict[str, Any], directions: Sequence[str]) -> None:
         given = json.loads(json.dumps({**identity, "directions": list(directions)}, sort_keys=True))
@@ -181,13 +182,20 @@ class SweepStudy:
                 "give this sweep another hydra.sweeper.study_name, or the study's own settings"
             )
 
+    def _name_objectives(self, names: Sequence[str]) -> None:
+        """Keep the objectives' names with the study. They are an extra: a storage that refuses them does no harm."""
+        if len(names) == len(self.study.directions) and self.study.metric_names is None:
+            with warnings.catch_warnings(), contextlib.suppress(Exception):
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self.study.set_metric_names(list(names))
+
     def _locked(self) -> contextlib.AbstractContextManager[None]:
         return locked(self.url, self.name)
 
 
 @contextlib.contextmanager
 def locked(url: str, name: str) -> Iterator[None]:
-    """Hold what all who claim in this study wait for. It is let go when its holder dies."""
+    """Hold the lock under which trials of this study are claimed. It is released when its process dies."""
     storage = open_storage(url)
     if isinstance(storage, JournalStorage):
         path = Path(url.removeprefix("journal://"))
@@ -220,18 +228,18 @@ def _locked_in_database(storage: BaseStorage, url: str, study: str) -> Iterator[
         try:
             yield
         finally:
-            # A server that was restarted has let the lock go by itself.
+            # A server that was restarted has released the lock already.
             with contextlib.suppress(SQLAlchemyError):
                 connection.execute(text(release), name)
 
 
 def lease_of(owner: Process) -> dict[str, Any]:
-    """A lease from now on, as it is kept with a trial."""
+    """A lease that begins now, as it is kept with a trial."""
     return {**asdict(owner), "until": time.time() + LEASE}
 
 
 def _counts(trial: FrozenTrial) -> bool:
-    """Whether a lost trial was an attempt: its job had begun, and nobody asked it to stop."""
+    """Whether a lost trial counts as an attempt: its job had begun, and nobody asked it to stop."""
     return bool(trial.system_attrs.get(JOB)) and not trial.system_attrs.get(STOP)
 
 
@@ -246,15 +254,24 @@ def _lives(lease: dict[str, Any]) -> bool:
 
 
 def _difference(known: dict[str, Any], given: dict[str, Any]) -> str:
-    """Which keys differ, theirs before ours, in one line."""
-    flat = [dict(_leaves(each)) for each in (known, given)]
-    keys = sorted(key for key in flat[0].keys() | flat[1].keys() if flat[0].get(key) != flat[1].get(key))
-    return "; ".join(f"{key}: {flat[0].get(key, 'nothing')} there, {flat[1].get(key, 'nothing')} here" for key in keys)
+    """Which keys differ, in one line: the study's value, then the sweep's."""
+    theirs, ours = flat(known), flat(given)
+    keys = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+    return "; ".join(f"{key}: {theirs.get(key, 'nothing')} there, {ours.get(key, 'nothing')} here" for key in keys)
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, below in value.items():
-            yield from _leaves(below, f"{prefix} {key}".strip())
-    else:
-        yield prefix, value
+# --- the best trials --------------------------------------------------------------------------------------------------
+
+
+def ranked(trials: list[FrozenTrial], directions: list[StudyDirection]) -> list[FrozenTrial]:
+    """The complete trials that keep all constraints, best first; none of a study with several objectives."""
+    if len(directions) > 1:
+        return []
+    sign = 1 if directions[0] == StudyDirection.MAXIMIZE else -1
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and feasible(trial)]
+    return sorted(complete, key=lambda trial: -sign * trial.values[0])
+
+
+def feasible(trial: FrozenTrial) -> bool:
+    """Whether a trial keeps all constraints."""
+    return all(value <= 0 for value in trial.constraints.values())

@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: its last words, sweep.json, best.yaml, and what the best trials score on fresh seeds."""
+"""The summary of a sweep: its lines on the screen, sweep.json, best.yaml and optimization_results.yaml."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +17,23 @@ from optuna.trial import FrozenTrial
 
 from cvae.console import command, program, say, short
 from cvae.errors import write_whole
-from cvae.evaluation.intervals import mean_interval
-from cvae.sweep.board import counts, feasible, numbers, ranked
+from cvae.sweep.board import counts, numbers
 from cvae.sweep.plan import Plan
-from cvae.sweep.study import ATTEMPTS, FACTS, FAILURE, FOLDER, PLACE
+from cvae.sweep.study import ATTEMPTS, FACTS, FAILURE, FOLDER, PLACE, feasible, ranked
+from cvae.sweep.top import Top
 
-_SURE = 30  # complete trials; by fewer, importances are mostly chance
-
-
-@dataclass(frozen=True)
-class Top:
-    """The best trials once more: the values that each one scored on seeds which the sweep had not seen, best mean first."""
-
-    seeds: list[int]
-    values: dict[int, list[float]]  # by trial
-
-    def lines(self, objective: str) -> list[str]:
-        """A line a trial, the winner first."""
-        lines: list[str] = []
-        for number, values in self.values.items():
-            mean, low, high = mean_interval(values)
-            name = "          " if lines else "winner    "
-            lines.append(f"{name} trial {number}: {objective} {mean:.4g} [{low:.4g}, {high:.4g}] on {len(values)} fresh seeds")
-        return lines
+_SURE = 30  # complete trials; with fewer, importances are mostly chance
 
 
-class Scribe:
-    """Writes down what came of a study."""
+class Summary:
+    """Says and writes the outcome of a study."""
 
     def __init__(self, plan: Plan, study: optuna.Study, storage: str, config: DictConfig, loader: Any) -> None:
         self.plan, self.study, self.storage = plan, study, storage
         self.config, self.loader = config, loader
 
-    def conclude(self, top: Top | None) -> None:
-        """Say the outcome, and write it into the sweep's folder: where its last trial is."""
+    def write(self, top: Top | None) -> None:
+        """Say the outcome, and write it into the sweep's folder: the one that holds its last trial."""
         trials = self.study.get_trials(deepcopy=False)
         finished = [trial for trial in trials if trial.state.is_finished()]
         best = _best(trials, self.study)
@@ -72,7 +54,7 @@ class Scribe:
         folders = [Path(trial.system_attrs[PLACE]) for trial in trials if PLACE in trial.system_attrs]
         folder = next((each for each in reversed(folders) if each.is_dir()), None)
         if folder is not None:
-            self._write(folder, best, winner, top, importances)
+            self._write_files(folder, best, winner, top, importances)
             say(f"results    {short(folder / 'sweep.json')}" + (f", {short(folder / 'best.yaml')}" if winner else ""))
         place = '"$CVAE_STORAGE"' if "***" in self.storage else shlex.quote(self.storage.removeprefix("journal://"))
         say(f"look       optuna-dashboard {place}")
@@ -82,7 +64,7 @@ class Scribe:
             return self.study.get_trials(deepcopy=False)[next(iter(top.values))]
         return best[0] if len(best) == 1 else None
 
-    def _write(
+    def _write_files(
         self, folder: Path, best: list[FrozenTrial], winner: FrozenTrial | None, top: Top | None, importances: dict[str, float]
     ) -> None:
         trials = self.study.get_trials(deepcopy=False)
@@ -99,15 +81,15 @@ class Scribe:
             "top_k": None if top is None else {"seeds": top.seeds, "values": top.values},
             "trials": [_entry(trial) for trial in trials],
         }
-        mend = "free some space, then run the command once more: only this is missing"
-        write_whole(folder / "sweep.json", json.dumps(record, indent=2) + "\n", mend)
-        write_whole(folder / "optimization_results.yaml", OmegaConf.to_yaml(_published(best, self.plan)), mend)
+        hint = "free some space, then run the command once more: only this is missing"
+        write_whole(folder / "sweep.json", json.dumps(record, indent=2) + "\n", hint)
+        write_whole(folder / "optimization_results.yaml", OmegaConf.to_yaml(_published(best, self.plan)), hint)
         if winner is not None:
-            write_whole(folder / "best.yaml", self._experiment(winner), mend)
+            write_whole(folder / "best.yaml", self._experiment(winner), hint)
 
     def _again(self, trial: FrozenTrial) -> list[str]:
         """The overrides of a single run with a trial's settings."""
-        words = self.plan.space.overrides(trial.params)
+        words = [*self._search_path(), *self.plan.space.overrides(trial.params)]
         # With -m Hydra notes the mode among the overrides; without, a config file set it.
         by_file = "hydra.mode=MULTIRUN" not in self.config.hydra.overrides.hydra
         return [*words, "hydra.mode=RUN"] if by_file else words
@@ -115,26 +97,32 @@ class Scribe:
     def _experiment(self, trial: FrozenTrial) -> str:
         """A trial's settings as an experiment file of their own: chosen options, then every value that differs from them."""
         job = self.loader.load_sweep_config(self.config, self.plan.space.overrides(trial.params))
-        usual = _choices(self._compose([]))
-        chosen = {group: option for group, option in _choices(job).items() if option != usual.get(group)}
-        base = self._compose([f"{group}={option}" for group, option in chosen.items()])
+        usual = self._compose([])
+        chosen = {group: option for group, option in _choices(job).items() if option != _choices(usual).get(group)}
+        further = chosen.keys() - {str(group) for group in usual.hydra.runtime.choices}  # groups that +group=option added
+        base = self._compose([f"{'+' if group in further else ''}{group}={option}" for group, option in chosen.items()])
         values = _changes(_plain(base), _plain(job))
         lines = [
             "# @package _global_",
             f"# Trial {trial.number} of {self.study.study_name}: {self.plan.objective} {numbers(trial.values)}",
         ]
         if chosen:
-            lines += ["defaults:", *(f"  - override /{group}: {option}" for group, option in chosen.items()), ""]
+            verbs = {group: "" if group in further else "override " for group in chosen}
+            lines += ["defaults:", *(f"  - {verbs[group]}/{group}: {option}" for group, option in chosen.items()), ""]
         return "\n".join(lines) + "\n" + OmegaConf.to_yaml(OmegaConf.create(values))
 
     def _compose(self, words: Sequence[str]) -> DictConfig:
         name = self.config.hydra.job.config_name
-        config: DictConfig = self.loader.load_configuration(name, list(words), RunMode.RUN)
+        config: DictConfig = self.loader.load_configuration(name, [*self._search_path(), *words], RunMode.RUN)
         return config
+
+    def _search_path(self) -> list[str]:
+        """The word of the command that says where further options are, if any."""
+        return [word for word in self.config.hydra.overrides.hydra if word.lstrip("+").startswith("hydra.searchpath=")]
 
 
 def _best(trials: list[FrozenTrial], study: optuna.Study) -> list[FrozenTrial]:
-    """The best trial; with several objectives those that no other one beats in all."""
+    """The best trial; with several objectives those that no other trial beats in all."""
     if len(study.directions) > 1:
         return [trial for trial in study.best_trials if feasible(trial)]
     return ranked(trials, study.directions)[:1]
@@ -179,7 +167,7 @@ def _published(best: list[FrozenTrial], plan: Plan) -> dict[str, Any]:
 
 
 def _config_flags(words: Sequence[str]) -> list[str]:
-    """Those words of a command line that choose another config: a flag with its value, or both in one."""
+    """The words of a command line that choose another config: a flag and its value, or both in one word."""
     names = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd")
     flags: list[str] = []
     for word, after in zip(words, [*words[1:], ""], strict=True):
@@ -202,7 +190,7 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``after`` has that ``before`` has not, or otherwise."""
+    """The values of ``after`` that ``before`` does not have, or has with another value."""
     changes: dict[str, Any] = {}
     for key, value in after.items():
         if isinstance(value, dict) and isinstance(before.get(key), dict):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from cvae.config import build, signature
 from cvae.console import say, short, warn
+from cvae.data.contract import Dataset, check_lengths, condition_statistics
 from cvae.data.layout import IMAGE_SIZE
-from cvae.data.store import VideoData
 from cvae.errors import UserError
+from cvae.evaluation.metrics import FrameMetric, checked
+from cvae.evaluation.validation import BUILT_IN
+from cvae.metrics import OWN_KEYS, Metric, objectives, table
 from cvae.model.cvae import CVAE
 from cvae.model.objective import Objective
 from cvae.model.recurrent import StandardNormal
 from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
 from cvae.training.distributed import current
-from cvae.training.recorder import Onlooker, Recorder, read_metrics
+from cvae.training.recorder import Recorder, SilentRecorder, read_metrics
 from cvae.training.runtime import choose_device, choose_precision, device_name, peak_memory
 from cvae.training.settings import Settings
 from cvae.training.terminal import start_table
@@ -80,15 +85,16 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     device = processes.place(choose_device(cfg.device))
     precision, autocast = choose_precision(cfg.precision, device)
     likelihood = build(cfg.likelihood, cfg.allow_targets)
-    settings = _settings(cfg, likelihood.default_beta if cfg.beta is None else cfg.beta)
+    metrics = table(cfg.metrics)
+    settings = _settings(cfg, likelihood.default_beta if cfg.beta is None else cfg.beta, metrics)
+    frame_metrics = _frame_metrics(cfg)
     kl_schedule, tf_schedule = (build(cfg[key], cfg.allow_targets) for key in ("kl_schedule", "tf_schedule"))
     objective = Objective(likelihood, cfg.free_bits, cfg.kl_balance, processes.mean)
     learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay)
     mirror = build(cfg.logger, cfg.allow_targets)
 
-    data: VideoData = build(cfg.data, cfg.allow_targets)
-    for split in (data.train, data.validate):
-        split.require(cfg.n_past, cfg.n_future)
+    data: Dataset = build(cfg.data, cfg.allow_targets)
+    check_lengths(data, cfg.n_past, cfg.n_future)
     torch.manual_seed(cfg.seed)
     model = _model(cfg, data).to(memory_format=torch.channels_last).to(device)
     if cfg.kl_balance is not None and isinstance(model.prior, StandardNormal):
@@ -107,10 +113,11 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
         tf_schedule,
         learning_rate,
         data,
+        frame_metrics,
         device,
         precision,
         autocast,
-        Recorder(folder, mirror) if processes.first else Onlooker(folder, mirror),
+        (Recorder if processes.first else SilentRecorder)(folder, mirror, metrics),
         processes,
     )
 
@@ -123,7 +130,7 @@ def _restore(trainer: Trainer, folder: Path) -> None:
         say("this run was stopped before its first checkpoint: it starts from the beginning")
 
 
-def load_model(folder: Path, name: str = "best") -> tuple[CVAE, VideoData, DictConfig]:
+def load_model(folder: Path, name: str = "best") -> tuple[CVAE, Dataset, DictConfig]:
     """The model of a run folder with the weights of its best or last checkpoint, in eval mode on the CPU, and its data.
 
     Raises:
@@ -134,30 +141,41 @@ def load_model(folder: Path, name: str = "best") -> tuple[CVAE, VideoData, DictC
         raise UserError(f"{folder} is no run folder: it has no .hydra/config.yaml; runs are in multirun/single/")
     cfg = OmegaConf.load(path)
     assert isinstance(cfg, DictConfig)
-    data: VideoData = build(cfg.data)
+    data: Dataset = build(cfg.data)
     model = _model(cfg, data)
     model.load_state_dict(checkpoint.load(folder / "checkpoints" / f"{name}.pt")["model"])
     return model.to(memory_format=torch.channels_last).eval(), data, cfg
 
 
-def _model(cfg: DictConfig, data: VideoData) -> CVAE:
-    model: CVAE = build(cfg.model, cfg.allow_targets, cond_dim=data.cond_dim)
-    mean_A, std_A = data.condition_statistics()
+def _model(cfg: DictConfig, data: Dataset) -> CVAE:
+    model: CVAE = build(cfg.model, cfg.allow_targets, cond_dim=data.train.cond_NA.shape[1])
+    mean_A, std_A = condition_statistics(data)
     model.normalise_conditions(torch.from_numpy(mean_A), torch.from_numpy(std_A))
     return model
 
 
-def _settings(cfg: DictConfig, beta: float) -> Settings:
-    names = [field.name for field in dataclasses.fields(Settings) if field.name != "further"]
-    first, *further = list(cfg.objective) if OmegaConf.is_list(cfg.objective) else [cfg.objective]
-    return Settings(**{**{name: cfg[name] for name in names}, "beta": beta, "objective": first}, further=tuple(further))
+def _settings(cfg: DictConfig, beta: float, metrics: Sequence[Metric]) -> Settings:
+    names = [field.name for field in dataclasses.fields(Settings) if field.name not in ("beta", "objectives")]
+    chosen = objectives(cfg.objective, metrics, cfg.n_samples)
+    return Settings(**{name: cfg[name] for name in names}, beta=beta, objectives=chosen)
+
+
+def _frame_metrics(cfg: DictConfig) -> dict[str, FrameMetric]:
+    """What validation computes: the package's functions and the user's own. What is no key of a row is its function's."""
+    found, own = dict(BUILT_IN), copy.deepcopy(cfg.metrics)
+    OmegaConf.set_struct(own, False)
+    for name in own:
+        for key in OWN_KEYS:
+            own[name].pop(key, None)
+        found[str(name)] = checked(str(name), build(own[name], cfg.allow_targets, _partial_=True))
+    return found
 
 
 def facts(trainer: Trainer) -> dict[str, float]:
     """The numbers of a run's best epoch, and ``peak_memory`` in GiB."""
     objective = trainer.settings.objective
-    rows = [row for row in read_metrics(trainer.recorder.folder / "metrics.jsonl") if objective in row]
-    best = max(rows, key=lambda row: row[objective], default={})
+    rows = [row for row in read_metrics(trainer.recorder.folder / "metrics.jsonl") if objective.key in row]
+    best = min(rows, key=lambda row: objective.rank(row[objective.key]), default={})
     return {**best, "peak_memory": round(peak_memory(trainer.device), 3)}
 
 
@@ -175,7 +193,7 @@ def _compile(model: CVAE, choice: str, device: torch.device, processes: int) -> 
         raise UserError("compile=graphs replays CUDA graphs and this run trains on the CPU: compile=auto")
     if choice == "graphs" and processes > 1:
         raise UserError(f"compile=graphs is for one process and this run has {processes}: compile=true, or one process")
-    if model.backbone.encoder.checkpointing:
+    if getattr(model.backbone.encoder, "checkpointing", False):
         raise UserError(f"model.backbone.checkpointing=true and compile={choice} do not go together: leave one out")
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
@@ -187,15 +205,16 @@ def _compile(model: CVAE, choice: str, device: torch.device, processes: int) -> 
 def _say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path) -> None:
     settings, data, likelihood = trainer.settings, trainer.data, trainer.objective.likelihood
     sigma = likelihood.implied_sigma(settings.beta, 3 * IMAGE_SIZE**2)
-    backbone = cfg.model.backbone
+    backbone, parameters = cfg.model.backbone, sum(each.numel() for each in trainer.model.parameters())
     start_table(
         {
             "run": short(folder),
-            "data": f"{data.root}  ({len(data.train)} train, {len(data.validate)} validate)",
+            "data": f"{data}: {len(data.train)} train, {len(data.validate)} validate",
             "training": f"{settings.epochs} epochs x {settings.epoch_size} iterations x {settings.batch_size} windows of "
             f"{settings.n_past}+{settings.n_future}",
-            "model": f"{_name(backbone)} width {backbone.width:g}, {_parameters(trainer.model) / 1e6:.2f} M parameters, "
-            f"condition {data.condition} ({data.cond_dim})",
+            "model": _name(backbone)
+            + (f" width {backbone.width:g}" if "width" in backbone else "")
+            + f", {parameters / 1e6:.2f} M parameters, {data.train.cond_NA.shape[1]} values a condition",
             "schedules": f"KL {trainer.kl_schedule}, forcing {trainer.tf_schedule}",
             "objective": f"{type(likelihood).__name__}, beta {settings.beta:g}, implied sigma "
             + ("learned" if sigma is None else f"{sigma:.3g}"),
@@ -217,10 +236,6 @@ def _warn_of_settings(trainer: Trainer, sigma: float | None, kl_schedule: Schedu
         )
     if settings.schedule_step == "epoch" and not any(kl_schedule(e / settings.epochs) for e in range(settings.epochs)):
         warn("the KL weight is 0 in every epoch: more epochs are needed, fewer cycles, or schedule_step=iteration")
-
-
-def _parameters(model: CVAE) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _name(node: DictConfig) -> str:

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from cvae.console import say
-from cvae.data.store import Split
+from cvae.data.contract import Split
+from cvae.data.layout import IMAGE_SIZE
 from cvae.errors import UserError
 from cvae.evaluation.validation import to_unit
 
+_FRAME = 3 * IMAGE_SIZE**2  # bytes
 _SHARE = 0.5  # of the GPU's free memory that frames may take: the rest is the model's and its activations'
 
 Batch = tuple[Tensor, Tensor]
@@ -31,15 +33,16 @@ class Feed:
     On a CPU the memory map is the device's memory already.
 
     Raises:
-        UserError: ``resident=gpu`` without a GPU, or with one that is too small.
+        UserError: ``resident`` has no such value, or is ``gpu`` without a GPU, or with one that is too small.
     """
 
     def __init__(self, split: Split, length: int, device: torch.device, resident: str = "auto") -> None:
         self.split, self.length, self.device = split, length, device
         self._frames_NHWC: Tensor | None = None
         self._cond_NA: Tensor | None = None
+        self._firsts = np.cumsum(split.lengths) - split.lengths  # where each sequence begins among all frames
         if _fits(split, device, resident):
-            say(f"data: {split.frames_NHWC.nbytes / 2**30:.1f} GiB of frames go to the GPU and stay there")
+            say(f"data: {_FRAME * split.lengths.sum() / 2**30:.1f} GiB of frames go to the GPU and stay there")
             self._hold()
 
     def batches(self, wanted: list[Wanted]) -> Iterator[Batch]:
@@ -52,17 +55,20 @@ class Feed:
             yield from (self._moved(self._gathered(each)) for each in wanted)
 
     def _hold(self) -> None:
-        self._frames_NHWC = torch.empty(self.split.frames_NHWC.shape, dtype=torch.uint8, device=self.device)
+        size = (int(self.split.lengths.sum()), IMAGE_SIZE, IMAGE_SIZE, 3)
+        self._frames_NHWC = torch.empty(size, dtype=torch.uint8, device=self.device)
         self._cond_NA = torch.from_numpy(self.split.cond_NA.copy()).to(self.device)
-        # In pieces: reading a memory map whole would take as much host memory again.
-        for first in range(0, len(self._frames_NHWC), 8192):
-            piece = slice(first, first + 8192)
-            self._frames_NHWC[piece] = torch.from_numpy(np.array(self.split.frames_NHWC[piece])).to(self.device)
+        # One by one: reading a memory map whole would take as much host memory again.
+        for index, (first, length) in enumerate(zip(self._firsts, self.split.lengths, strict=True)):
+            frames_1THWC, _ = self.split.gather(np.array([index]), 0, int(length))
+            self._frames_NHWC[first : first + length] = torch.from_numpy(frames_1THWC[0]).to(self.device)
 
     def _on_device(self, wanted: Wanted) -> Batch:
         assert self._frames_NHWC is not None
         assert self._cond_NA is not None
-        rows_BT = torch.from_numpy(self.split.rows(*wanted, self.length)).to(self.device, non_blocking=True)
+        indices_B, starts_B = wanted
+        rows = (self._firsts[indices_B] + starts_B)[:, None] + np.arange(self.length)
+        rows_BT = torch.from_numpy(rows).to(self.device, non_blocking=True)
         return to_unit(self._frames_NHWC[rows_BT]), self._cond_NA[rows_BT]
 
     def _ahead(self, wanted: list[Wanted]) -> Iterator[Batch]:
@@ -86,12 +92,14 @@ class Feed:
 
 
 def _fits(split: Split, device: torch.device, resident: str) -> bool:
+    if resident not in ("auto", "gpu", "host"):
+        raise UserError(f"data.resident is {resident!r}: choose auto, gpu or host")
     if resident == "host" or (resident == "auto" and device.type != "cuda"):
         return False
     if device.type != "cuda":
         raise UserError("data.resident=gpu, but this run trains on the CPU: data.resident=auto")
     free, _ = torch.cuda.mem_get_info(device)
-    needed = split.frames_NHWC.nbytes
+    needed = _FRAME * int(split.lengths.sum())
     if resident == "gpu" and needed > free:
         raise UserError(
             f"data.resident=gpu needs {needed / 2**30:.1f} GiB and this GPU has {free / 2**30:.1f} GiB free: data.resident=host"

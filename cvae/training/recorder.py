@@ -9,7 +9,7 @@ import os
 import platform
 import secrets
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -21,12 +21,13 @@ import numpy as np
 from cvae import pictures
 from cvae.console import command, say, short, warn
 from cvae.errors import UserError, write_whole, writing
+from cvae.metrics import BUILT_IN, Metric, as_record, panels
 from cvae.process import Process
-from cvae.training.terminal import Advance, epoch_line, live_bar
+from cvae.training.terminal import epoch_line
 
 __all__ = ["NoMirror"]
 
-_MEND = "free some space or choose another run folder"
+_HINT = "free some space or choose another run folder"
 _PACKAGES = ("cvae", "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "optuna", "wandb", "pillow")
 
 
@@ -40,6 +41,7 @@ class RunInfo:
     name: str
     tags: list[str]
     config: dict[str, Any]
+    metrics: Sequence[Metric] = BUILT_IN
 
 
 class Mirror(Protocol):
@@ -51,20 +53,18 @@ class Mirror(Protocol):
     def finish(self, exit_code: int, state: str | None = None) -> None: ...
 
 
-class NoMirror:
+class NoMirror(Mirror):
     """``logger=none``."""
-
-    def start(self, info: RunInfo) -> None: ...
-    def log(self, row: dict[str, Any]) -> None: ...
-    def sample(self, gif: Path, epoch: int) -> None: ...
-    def finish(self, exit_code: int, state: str | None = None) -> None: ...
 
 
 class Recorder:
-    """Writes a run's folder. metrics.jsonl is the truth; terminal, pictures and the mirror are views of it."""
+    """Writes a run's folder. metrics.jsonl is the truth; terminal, pictures and the mirror are views of it.
 
-    def __init__(self, folder: Path, mirror: Mirror) -> None:
-        self.folder, self.mirror = folder, mirror
+    ``metrics`` is the run's table, by which all of them show it.
+    """
+
+    def __init__(self, folder: Path, mirror: Mirror, metrics: Sequence[Metric] = BUILT_IN) -> None:
+        self.folder, self.mirror, self.metrics = folder, mirror, metrics
 
     def start(
         self,
@@ -103,23 +103,17 @@ class Recorder:
                 "versions": _versions(),
                 **_git(),
                 **facts,
+                "metrics": as_record(self.metrics),
             }
-        write_whole(path, json.dumps(record, indent=2) + "\n", _MEND)
-        self.mirror.start(
-            RunInfo(record["id"], self.folder, record["group"], name, tags, {**config, "signature": record["signature"]})
-        )
+        write_whole(path, json.dumps(record, indent=2) + "\n", _HINT)
+        config = {**config, "signature": record["signature"]}
+        self.mirror.start(RunInfo(record["id"], self.folder, record["group"], name, tags, config, self.metrics))
 
     def truncate(self, epoch: int) -> None:
         """Drop rows after ``epoch`` and a torn last line: a resumed run writes them again, identically."""
         path = self.folder / "metrics.jsonl"
         rows = [row for row in read_metrics(path) if row["epoch"] <= epoch]
-        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows), _MEND)
-
-    @contextlib.contextmanager
-    def live(self, iterations: int, done: int) -> Iterator[Advance]:
-        """A live bar over the whole run; yields what a training step reports to."""
-        with live_bar(iterations, done) as advance:
-            yield advance
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows), _HINT)
 
     def epoch(self, row: dict[str, Any], epochs: int, best: bool) -> None:
         """Add an epoch's line to metrics.jsonl, on the disk before the checkpoint that follows it, and show it.
@@ -132,7 +126,7 @@ class Recorder:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        epoch_line(row, epochs, best)
+        epoch_line(row, self.metrics, epochs, best)
         self.mirror.log(row)
 
     def sample(self, epoch: int, true_STHWC: np.ndarray, predicted_STHWC: np.ndarray, n_past: int, names: list[str]) -> None:
@@ -153,15 +147,16 @@ class Recorder:
         rows = read_metrics(self.folder / "metrics.jsonl")
         try:
             if rows:
-                pictures.curves(rows, self.folder / "curves.png")
+                drawn = [[(metric.key, metric.title) for metric in together] for together in panels(self.metrics)]
+                pictures.curves(rows, drawn, self.folder / "curves.png")
         except OSError as error:  # the run itself may be whole, or end by an error that says more
             warn(f"curves.png was not drawn ({error.strerror})")
         self.mirror.finish(exit_code, state)
         say(f"run folder  {short(self.folder)}")
 
 
-class Onlooker(Recorder):
-    """The recorder of a process that is not the run's first: that one records for all."""
+class SilentRecorder(Recorder):
+    """Records nothing: for a process that is not the run's first, which records for all."""
 
     def start(self, **_: Any) -> None: ...
     def truncate(self, epoch: int) -> None: ...

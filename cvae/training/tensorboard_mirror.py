@@ -8,10 +8,11 @@ import os
 import platform
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cvae.config import flat
 from cvae.console import say, short, warn
 from cvae.errors import UserError
 from cvae.training.recorder import RunInfo, read_metrics
@@ -30,10 +31,12 @@ class TensorboardMirror:
         if importlib.util.find_spec("tensorboard") is None:
             raise UserError("logger=tensorboard needs a package of its own: pip install -e '.[report]', or logger=none")
         self._folder = Path()
+        self._titles: dict[str, str] = {}
         self._records: Any = None
 
     def start(self, info: RunInfo) -> None:
         self._folder = info.folder / "tensorboard"
+        self._titles = {metric.key: metric.title for metric in info.metrics}
         with self._or_dropped():
             from tensorboard.compat.proto.event_pb2 import SessionLog
             from tensorboard.plugins.hparams.summary_v2 import hparams_pb
@@ -47,15 +50,20 @@ class TensorboardMirror:
             # What a run had written beyond the checkpoint that it goes on from is forgotten.
             rows = read_metrics(info.folder / "metrics.jsonl")
             self._write(step=rows[-1]["epoch"] + 1 if rows else 1, session_log=SessionLog(status=SessionLog.START))
-            self._write(summary=hparams_pb(dict(_leaves(info.config)), trial_id=info.id))
+            plain = {
+                key: value if isinstance(value, (bool, int, float, str)) else str(value)
+                for key, value in flat(info.config).items()
+            }
+            self._write(summary=hparams_pb(plain, trial_id=info.id))
 
     def log(self, row: dict[str, Any]) -> None:
         if self._records is None:
             return
         with self._or_dropped():
-            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 
-            values = [Summary.Value(tag=key, simple_value=value) for key, value in row.items() if key != "epoch"]
+            about = {key: SummaryMetadata(summary_description=self._titles.get(key, key)) for key in row}
+            values = [Summary.Value(tag=key, simple_value=row[key], metadata=about[key]) for key in row if key != "epoch"]
             self._write(step=row["epoch"], summary=Summary(value=values))
 
     def sample(self, gif: Path, epoch: int) -> None:
@@ -96,12 +104,3 @@ class TensorboardMirror:
             records, self._records = self._records, None
             with contextlib.suppress(Exception):
                 records.close()
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | float | str]]:
-    """Settings by their full keys, as TensorBoard takes them."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, (bool, int, float, str)) else str(value)

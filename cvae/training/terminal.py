@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from cvae.console import console, say
+from cvae.metrics import Metric
 
 Advance = Callable[[Tensor, Tensor, int], None]
 """Called once an iteration with its MSE, its KL in nats a step, and the frames it went through."""
@@ -57,16 +58,11 @@ def live_bar(iterations: int, done: int) -> Iterator[Advance]:
         yield advance
 
 
-def epoch_line(row: dict[str, Any], epochs: int, best: bool) -> None:
-    """Print an epoch's row."""
-    parts = [
-        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}",
-        f"MSE {row['train/mse']:.5f}",
-        f"KL {row['train/kld']:6.2f}",
-    ]
-    if "val/psnr" in row:
-        parts += [f"PSNR {row['val/psnr']:.2f} dB (copy {row['val/psnr_copy']:.2f})", f"SSIM {row['val/ssim']:.3f}"]
-    if "val/psnr_best" in row:
-        parts.append(f"best of N {row['val/psnr_best']:.2f} dB")
-    parts += [f"KL weight {row['kl_weight']:.2g}", f"forcing {row['tf_ratio']:.2f}", f"{row['seconds']:.1f} s"]
-    say("  ".join(parts) + ("  *" if best else ""))
+def epoch_line(row: dict[str, Any], metrics: Sequence[Metric], epochs: int, best: bool) -> None:
+    """Print an epoch's row: the metrics that have a short name, and a star if it is the best epoch so far."""
+    parts = [f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"]
+    # What not every epoch has comes last, so that lines stay in columns.
+    for metric in sorted(metrics, key=lambda metric: metric.key.startswith("val/")):
+        if metric.short and metric.key in row:
+            parts.append(f"{metric.short} {metric.text(row[metric.key]):>5} {metric.unit}".rstrip())
+    say("  ".join([*parts, f"{row['seconds']:.1f} s"]) + ("  *" if best else ""))

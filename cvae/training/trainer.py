@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from cvae.console import say, warn
-from cvae.data.store import VideoData, training_windows
+from cvae.data.contract import Dataset, training_windows
 from cvae.errors import Diverged, UserError
-from cvae.evaluation.validation import Scores, free_run, score_copy, validate
+from cvae.evaluation.metrics import FrameMetric
+from cvae.evaluation.validation import free_run, score_copy, validate
 from cvae.model.cvae import CVAE
 from cvae.model.objective import Losses, Objective
 from cvae.schedules import LearningRate, Schedule
@@ -24,11 +28,12 @@ from cvae.training.recorder import Recorder
 from cvae.training.runtime import Autocast, Stopped, StopRequest, reset_peak_memory
 from cvae.training.settings import Settings
 from cvae.training.sums import EpochSums
-from cvae.training.terminal import Advance
+from cvae.training.terminal import Advance, live_bar
 from cvae.trial import NoTrial, Trial
 
-_DEAD_LATENT = 0.1  # nats a step
+_COLLAPSED = 0.1  # nats a step, below which the posterior says next to nothing
 _SHOWN = 4  # sequences in a sample picture
+_NUMBERS = ("epoch", "iteration", "elapsed", "best")  # in a checkpoint
 
 
 def draw_forced(ratio: float, coin: str, length: int, batch: int, generator: torch.Generator) -> Tensor:
@@ -42,6 +47,7 @@ def draw_forced(ratio: float, coin: str, length: int, batch: int, generator: tor
     return tossed.expand(length) if coin == "per_sequence" else tossed
 
 
+@dataclass(eq=False)
 class Trainer:
     """Trains a model epoch by epoch, validates it free-running, and keeps last.pt and best.pt.
 
@@ -49,35 +55,32 @@ class Trainer:
     from (seed, epoch). So a run that is killed and resumed ends with the same weights as one that was not.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        model: CVAE,
-        objective: Objective,
-        optimizer: torch.optim.Optimizer,
-        kl_schedule: Schedule,
-        tf_schedule: Schedule,
-        learning_rate: LearningRate,
-        data: VideoData,
-        device: torch.device,
-        precision: str,
-        autocast: Autocast,
-        recorder: Recorder,
-        processes: Processes,
-    ) -> None:
-        self.settings, self.model, self.objective, self.optimizer = settings, model, objective, optimizer
-        self.kl_schedule, self.tf_schedule, self.learning_rate = kl_schedule, tf_schedule, learning_rate
-        self.data, self.device, self.recorder = data, device, recorder
-        self.precision, self.autocast = precision, autocast
-        self.processes, self.rows = processes, processes.rows(settings.batch_size)
-        self.feed = Feed(data.train, settings.length, device, data.resident)
-        self.network: nn.Module = model  # what a step calls: the model, or what joins it to the other processes' models
-        self.lr = float(optimizer.param_groups[0]["lr"])  # before a checkpoint brings back a scheduled one
+    settings: Settings
+    model: CVAE
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    kl_schedule: Schedule
+    tf_schedule: Schedule
+    learning_rate: LearningRate
+    data: Dataset
+    frame_metrics: Mapping[str, FrameMetric]
+    device: torch.device
+    precision: str
+    autocast: Autocast
+    recorder: Recorder
+    processes: Processes
+
+    def __post_init__(self) -> None:
+        settings, data = self.settings, self.data
+        self.rows = self.processes.rows(settings.batch_size)
+        self.feed = Feed(data.train, settings.length, self.device, data.resident)
+        self.network: nn.Module = self.model  # what a step calls: the model, or what joins it to the other processes' models
+        self.lr = float(self.optimizer.param_groups[0]["lr"])  # before a checkpoint brings back a scheduled one
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.epoch = 0  # completed epochs
         self.iteration = 0  # completed iterations of the epoch after them
-        self.sums = EpochSums(device)
-        self.best = float("-inf")
+        self.sums = EpochSums(self.device)
+        self.best = math.inf if settings.objective.better == "min" else -math.inf
         self.elapsed = 0.0  # seconds spent on the current epoch before an interruption
         self.psnr_copy, self.copy_rmse = score_copy(data.validate, settings.n_past, settings.length)
 
@@ -100,17 +103,17 @@ class Trainer:
         with (
             StopRequest(trial) as stop,
             self.processes.in_step(),
-            self.recorder.live(settings.epochs * settings.epoch_size, done) as advance,
+            live_bar(settings.epochs * settings.epoch_size, done) as advance,
         ):
             self.network = self.processes.wrap(self.model)
             while not (self.finished or trial.pruned):
                 row = self._run_epoch(stop, advance)
-                if settings.objective in row:
-                    trial.report(self.epoch, row[settings.objective])
-        if self.finished and row and row["train/kld"] < _DEAD_LATENT:
+                if settings.objective.key in row:
+                    trial.report(self.epoch, row[settings.objective.key])
+        if self.finished and row and row["train/kld"] < _COLLAPSED:
             warn(
-                f"the latent is dead: the last epoch's KL is {row['train/kld']:.3f} nats a step; the model predicts "
-                f"without it. Lower beta (now {settings.beta:g}) or use likelihood=sigma_optimal"
+                f"posterior collapse: the last epoch's KL is {row['train/kld']:.3f} nats a step; the model predicts "
+                f"without its latent. Lower beta (now {settings.beta:g}) or use likelihood=sigma_optimal"
             )
         return self.best
 
@@ -198,26 +201,25 @@ class Trainer:
         settings = self.settings
         row: dict[str, Any] = {"epoch": epoch, "step": epoch * settings.epoch_size, **self.sums.means()}
         if self.processes.first and (epoch % settings.validate_every == 0 or epoch == settings.epochs):
-            scores = self._validate()
-            row |= {"val/psnr": scores.psnr, "val/ssim": scores.ssim, "val/psnr_copy": self.psnr_copy}
-            if settings.n_samples > 1:
-                row["val/psnr_best"] = scores.best
+            row |= {f"val/{name}": value for name, value in self._validate().items()}
+            row["val/psnr_copy"] = self.psnr_copy
         row["frames_per_second"] = settings.epoch_size * settings.batch_size * settings.length / seconds
         return row
 
-    def _validate(self) -> Scores:
-        settings = self.settings
+    def _validate(self) -> dict[str, float]:
+        settings, split = self.settings, self.data.validate
+        how = (settings.length, settings.n_samples, settings.seed, self.device)
         with self.autocast():
-            return validate(self.model, self.data.validate, settings.length, settings.n_samples, settings.seed, self.device)
+            return validate(self.model, split, *how, functions=self.frame_metrics)
 
     def _finish_epoch(self, row: dict[str, Any], began: float) -> None:
         """Record, then best.pt, then last.pt: whatever a kill cuts off is done again, identically, on resume."""
-        settings = self.settings
+        settings, objective = self.settings, self.settings.objective
         self.epoch, self.iteration, self.elapsed = row["epoch"], 0, 0.0
         self.sums = EpochSums(self.device)
-        better = row.get(settings.objective, float("-inf")) > self.best
+        better = objective.rank(row.get(objective.key)) < objective.rank(self.best)
         if better:
-            self.best = row[settings.objective]
+            self.best = row[objective.key]
         row["seconds"] = time.monotonic() - began
         self.recorder.epoch(row, settings.epochs, best=better)
         if self.processes.first and settings.sample_every and (self.epoch % settings.sample_every == 0 or self.finished):
@@ -251,10 +253,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "sums": self.sums.state(),
-            "epoch": self.epoch,
-            "iteration": self.iteration,
-            "elapsed": self.elapsed,
-            "best": self.best,
+            **{name: getattr(self, name) for name in _NUMBERS},
         }
 
     def restore(self, path: Path) -> None:
@@ -269,8 +268,8 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.generator.set_state(state["generator"].cpu())
             self.sums.load(state["sums"])
-            self.epoch, self.iteration, self.elapsed = state["epoch"], state["iteration"], state["elapsed"]
-            self.best = state["best"]
+            for name in _NUMBERS:
+                setattr(self, name, state[name])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"{path} does not fit its run's config ({reason}): restore both from a copy") from error

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import psutil
+
 from cvae.console import say, short, warn
 from cvae.errors import UserError
 from cvae.training.recorder import RunInfo
@@ -51,7 +53,7 @@ class WandbMirror:
         self._calls: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._exit_code = 0
-        self._farewell = ""
+        self._sync_hint = ""
         self._given_up = False
 
     def start(self, info: RunInfo) -> None:
@@ -83,8 +85,8 @@ class WandbMirror:
             warn("W&B does not answer: its view of this run may lack the end; metrics.jsonl is complete")
             _kill_service()
             self._thread.join(5)
-        elif self._farewell:
-            say(self._farewell)
+        elif self._sync_hint:
+            say(self._sync_hint)
 
     def _work(self, info: RunInfo) -> None:
         try:
@@ -95,14 +97,14 @@ class WandbMirror:
             if run.settings.mode == "offline":
                 # A run that was stopped and resumed is in several folders; wandb sends them in order, and none twice.
                 parts = f"{shlex.quote(short(Path(run.settings.sync_dir).parent))}/offline-run-*"
-                self._farewell = f"W&B      offline run; send it with: wandb sync {parts}"
+                self._sync_hint = f"W&B      offline run; send it with: wandb sync {parts}"
         except Exception as error:  # whatever W&B raises, training goes on
             if not self._given_up:
                 warn(f"W&B stopped ({reason(error)}); training goes on, metrics.jsonl is complete")
             _tear_down()
 
     def _init(self, info: RunInfo) -> Any:
-        hush()
+        silence()
         if "wandb" not in sys.modules:
             # A service inherited from the process that started this one could not be torn down, and may die with it.
             os.environ.pop("WANDB_SERVICE", None)
@@ -120,8 +122,9 @@ class WandbMirror:
             run = self._open(wandb, info, "offline")
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
-        for key in ("val/psnr", "val/ssim", "val/psnr_best"):
-            run.define_metric(key, step_metric="epoch", summary="max")
+        for metric in info.metrics:
+            if metric.better is not None and metric.key.startswith("val/"):
+                run.define_metric(metric.key, step_metric="epoch", summary=metric.better)
         return run
 
     def _open(self, wandb: Any, info: RunInfo, mode: str) -> Any:
@@ -148,7 +151,7 @@ class WandbMirror:
         )
 
 
-def hush() -> None:
+def silence() -> None:
     """Keep W&B from printing and from reporting its own errors, before it is imported."""
     os.environ.setdefault("WANDB_SILENT", "true")  # its lines would tear the progress bar
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to a server of its own, which it waits for at exit
@@ -190,13 +193,7 @@ def _tear_down() -> None:
 
 def _kill_service() -> None:
     """End a wandb-core that hangs: W&B's exit handler would wait for it for ever."""
-    import signal
-
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            pid, _, rest = status.read_text().partition(" ")
-            name, _, fields = rest.rpartition(")")
-            if name == "(wandb-core" and int(fields.split()[1]) == os.getpid():
-                os.kill(int(pid), signal.SIGKILL)
-        except (OSError, ValueError):
-            continue
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if child.name() == "wandb-core":
+                child.kill()

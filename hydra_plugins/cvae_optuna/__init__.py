@@ -1,6 +1,6 @@
 """``hydra/sweeper=optuna``: the names and defaults of its settings. The sweeper itself is ``cvae.sweep``.
 
-Hydra imports this file at every start of every app, so it loads nothing heavy.
+Hydra imports this file at every start of every app, so it imports nothing slow.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _SWEEPER: dict[str, Any] = {
     "_target_": "hydra_plugins.cvae_optuna.OptunaSweeper",
     "_recursive_": False,  # sampler and pruner are built by the sweeper
     "defaults": [{"sampler": "tpe"}, {"pruner": "none"}],
-    "params": None,  # parameter to what stands behind its equals sign on a command line
-    "conditions": None,  # parameter to the key=value under which it exists
+    "params": None,  # parameter to what stands after its equals sign on a command line
+    "conditions": None,  # parameter to the key=value under which it is searched
     "direction": None,  # maximize, minimize, or a list; null: what the app declares as trial.direction, else minimize
     "study_name": None,  # null: the experiment's or app's name and a hash of what is searched
     "storage": None,  # null: journal://multirun/studies/<study_name>.journal
@@ -30,14 +30,14 @@ _SWEEPER: dict[str, Any] = {
     "timeout": None,  # seconds after which no more trials are started
     "enqueue": None,  # points to try first, as {lr: 1e-3}
     "seeds_per_trial": 1,  # a trial's value is their mean
-    "retry": 1,  # how often a trial that was cut off or crashed is tried again
+    "retry": 1,  # how often a trial that crashed or was interrupted is tried again
     "max_failures": 5,  # in a row
     "max_failure_rate": None,  # of n_trials
     "top_k": 0,  # best trials to run again on fresh seeds at the end
     "top_k_seeds": 5,
     "constraints": None,  # recorded fact to the most it may be
     "custom_search_space": None,  # a function of (cfg, trial)
-    "search_space": None,  # old name of params
+    "search_space": None,  # old form of params
     "allow_targets": [],  # packages besides Optuna that sampler and pruner may come from
 }
 # What is null is left to Optuna; the keys are there to be set.
@@ -59,11 +59,7 @@ _SAMPLERS: dict[str, dict[str, Any]] = {
         "_target_": "optuna.samplers.NSGAIISampler",
         **dict.fromkeys(("seed", "population_size", "mutation_prob", "crossover_prob", "swapping_prob", "constraints_func")),
     },
-    "motpe": {
-        "_target_": "optuna.samplers.MOTPESampler",
-        **dict.fromkeys(("seed", "consider_prior", "prior_weight", "consider_magic_clip", "consider_endpoints")),
-        **dict.fromkeys(("n_startup_trials", "n_ehvi_candidates")),
-    },
+    "motpe": {"_target_": "optuna.samplers.MOTPESampler", "seed": None},  # of earlier Optunas: refused with advice
     "grid": {"_target_": "optuna.samplers.GridSampler", "search_space": None, "seed": None},
 }
 # null: filled in from trial.steps and trial.warmup, which an app may declare; else left to Optuna.
@@ -100,7 +96,7 @@ _register()
 
 
 class OptunaName(SearchPathPlugin):
-    """Takes the name ``optuna`` back from the published plugin, which would silently win it by being found later."""
+    """Keeps the name ``optuna``: the published plugin is found later and would replace this one without a message."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         if _published():

@@ -188,11 +188,11 @@ def test_a_link_to_nowhere_is_named(root, name):
 @pytest.mark.parametrize("spelling", ["endeffector_positions.csv", "endeffecter_positions.csv"])
 def test_both_spellings_of_positions_are_read(tmp_path, spelling):
     (tmp_path / spelling).write_text("1,2,3\n4,5,6\n")
-    table = read_table(tmp_path, 3, 2)
+    table = read_table(tmp_path, "endeffector_positions.csv", 2)
     assert table is not None
     assert table.dtype == np.float32
     assert table.tolist() == [[1, 2, 3], [4, 5, 6]]
-    assert read_table(tmp_path, 4, 2) is None  # there are no actions
+    assert read_table(tmp_path, "actions.csv", 2) is None  # there are no actions
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_both_spellings_of_positions_are_read(tmp_path, spelling):
 )
 def test_tables_from_other_programs_are_read(tmp_path, text):
     (tmp_path / "actions.csv").write_bytes(text)
-    table = read_table(tmp_path, 4, 2)
+    table = read_table(tmp_path, "actions.csv", 2)
     assert table is not None
     assert table.tolist() == np.array([[0.1, -2, 0.03, 4], [5, 6, 7, 8]], np.float32).tolist()
 
@@ -221,7 +221,7 @@ def test_tables_from_other_programs_are_read(tmp_path, text):
 def test_missing_rows_are_named(tmp_path, text):
     (tmp_path / "actions.csv").write_text(text)
     with pytest.raises(UserError, match=f"{text.count('1')} rows for 2 frames") as caught:
-        read_table(tmp_path, 4, 2)
+        read_table(tmp_path, "actions.csv", 2)
     assert str(tmp_path / "actions.csv") in str(caught.value)
 
 
@@ -229,7 +229,7 @@ def test_missing_rows_are_named(tmp_path, text):
 def test_a_value_that_is_no_finite_number_is_named(tmp_path, cell):
     (tmp_path / "actions.csv").write_text(f"1,2,3,4\n1,{cell},3,4\n")
     with pytest.raises(UserError, match="row 2") as caught:
-        read_table(tmp_path, 4, 2)
+        read_table(tmp_path, "actions.csv", 2)
     assert str(tmp_path / "actions.csv") in str(caught.value)
     assert repr(cell) in str(caught.value)
 
@@ -238,7 +238,7 @@ def test_a_value_that_is_no_finite_number_is_named(tmp_path, cell):
 def test_a_table_that_is_no_text_is_named(tmp_path, content):
     (tmp_path / "actions.csv").write_bytes(content)
     with pytest.raises(UserError) as caught:
-        read_table(tmp_path, 4, 1)
+        read_table(tmp_path, "actions.csv", 1)
     assert str(tmp_path / "actions.csv") in str(caught.value)
 
 

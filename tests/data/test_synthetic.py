@@ -252,5 +252,14 @@ def test_numbers_too_small_are_refused(argument: str) -> None:
 
 def test_the_data_group_makes_its_world_in_the_cache(tmp_path: Path) -> None:
     data = synthetic_push(train=2, validate=1, test=0, cache_dir=str(tmp_path / "cache"))
-    assert (len(data.train), len(data.validate), data.cond_dim) == (2, 1, 7)
+    data.check()
     assert data.root == tmp_path / "cache/synthetic/push-v1-seed0-2-1-0"
+    assert not data.root.exists()  # a world is made when it is used
+    assert (len(data.train), len(data.validate), data.train.cond_NA.shape) == (2, 1, (60, 7))
+    data.check()
+
+
+def test_a_root_that_holds_another_world_is_refused_before_it_is_used(tmp_path: Path) -> None:
+    make(tmp_path / "world")
+    with pytest.raises(UserError, match="other data"):
+        synthetic_push(train=3, validate=1, test=1, root=str(tmp_path / "world")).check()

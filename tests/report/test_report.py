@@ -76,10 +76,10 @@ def test_markdown_has_groups_with_paired_differences_and_a_picture(command, runs
     assert result.code == 0, result.err
     text = Path("report.md").read_text()
     assert text.startswith("# Rates\n")
-    assert "| lr=0.002 | 2 | 23.00 [10.29, 35.71] | 1 [1, 1] | +2.00 [+2.00, +2.00], 2 seeds |" in text
+    assert "| lr=0.002 | 2 | 23.00 [10.29, 35.71] | 0.01 [0.01, 0.01] | 1 [1, 1] | +2.00 [+2.00, +2.00], 2 seeds |" in text
     (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
-    assert "| 3 | 0.002 | 2 | finished | 24 | 2 | 24.00 | 0.01 | 1 |" in text
+    assert "| 3 | 0.002 | 2 | finished | 24.00 | 2 | 24.00 | 0.01000 | 1.00 |" in text
     assert "no .hydra/config.yaml" in text
     assert "\npython -m cvae.train lr=0.002 seed=2\n" in text
 

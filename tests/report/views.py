@@ -6,11 +6,14 @@ import base64
 import io
 import itertools
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from scipy import stats
+
+from cvae.metrics import BUILT_IN, Metric
 
 HOSTILE = (
     "<script>window.pwned = 1</script>",
@@ -63,7 +66,7 @@ def hostile() -> dict[str, Any]:
     layout = {"xaxis": {"title": {"text": HOSTILE[1]}}, "title": {"text": HOSTILE[0]}}
     figure = {"title": HOSTILE[0], "about": HOSTILE[1], "figure": {"data": [trace], "layout": layout}}
     view["sweeps"] = [{"name": HOSTILE[0], "note": HOSTILE[1], "best": HOSTILE[2], "command": HOSTILE[3], "figures": [figure]}]
-    view["metrics"] += [{"key": HOSTILE[0], "label": HOSTILE[1], "unit": HOSTILE[0], "better": None}]
+    view["metrics"] += [asdict(Metric(HOSTILE[0], HOSTILE[1], HOSTILE[0], short=HOSTILE[2]))]
     view["runs"][0]["curves"][HOSTILE[0]] = [1.0, 2.0, 3.0, 4.0]
     return view
 
@@ -76,17 +79,6 @@ _STATES = {
     "failed": "train/kld is not finite: lower lr, or clip the gradient",
     "diverged": "",
 }
-_METRICS = (
-    ("val/psnr", "validation PSNR", "dB", "higher"),
-    ("train/mse", "MSE", "", "lower"),
-    ("train/kld", "KL", "nats", None),
-    ("kl_weight", "KL weight", "", None),
-    ("tf_ratio", "teacher forcing", "", None),
-    ("lr", "learning rate", "", None),
-    ("val/ssim", "validation SSIM", "", "higher"),
-    ("val/psnr_copy", "PSNR of the last frame", "dB", None),
-    ("frames_per_second", "frames per second", "", "higher"),
-)
 
 
 def _view(runs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -99,7 +91,7 @@ def _view(runs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         "live": None,
         "settings": list(_SETTINGS),
         "common": {"model": "small", "optim": "adam", "batch_size": 16, "beta": 1e-4, "grad_clip": None, "data.n_past": 2},
-        "metrics": [dict(zip(("key", "label", "unit", "better"), each, strict=True)) for each in _METRICS],
+        "metrics": [asdict(metric) for metric in BUILT_IN if metric.key in runs[0]["curves"]],
         "t95": [None, None, *(float(stats.t.ppf(0.975, n - 1)) for n in range(2, 201))],
         "runs": runs,
         "videos": [_truth()],

@@ -84,7 +84,8 @@ def test_what_is_saved(server, monkeypatch, capsys):
     lines = panels(curves, "Run History Line Plot")
     assert {line["xAxis"] for line in lines} == {"epoch"}
     shown = [line["metrics"] for line in lines]
-    assert shown == [["val/psnr", "val/psnr_copy"], ["train/mse"], ["train/kld"], ["kl_weight"], ["tf_ratio"], ["lr"]]
+    psnrs = ["val/psnr", "val/psnr_copy", "val/psnr_best"]
+    assert shown == [psnrs, ["train/mse"], ["train/kld"], ["kl_weight"], ["tf_ratio"], ["lr"]]
     assert [bar["metrics"] for bar in panels(curves, "Bar Chart")] == [["val/psnr.max"], ["train/kld"]]
     (parallel,) = panels(runs, "Parallel Coordinates Plot")
     settings = ["lr.value", "tfr.value", "beta.value", "kl_schedule.value._target_", "tf_schedule.value._target_"]

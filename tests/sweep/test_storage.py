@@ -113,7 +113,7 @@ def test_a_job_waits_for_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(storage, "PATIENCE", 1.5)
     began = time.monotonic()
     with pytest.raises(UserError, match="cannot be opened"):
-        storage.await_storage("postgresql://ann@127.0.0.1:9/studies")
+        storage.patient(open_storage)("postgresql://ann@127.0.0.1:9/studies")
     assert time.monotonic() - began > 1.5
 
 
@@ -138,7 +138,7 @@ def test_a_password_that_is_not_known_is_asked_for(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("url", "parts"),
     [
-        ("studies", ("no URL", "journal://")),
+        ("studies", ("not a URL", "journal://")),
         ("journal://", ("names no file",)),
         ("journal:///proc/1/nowhere/a", ("journal:///proc/1/nowhere/a",)),
         ("sqlite:////nowhere/at/all.db", ("sqlite:////nowhere/at/all.db",)),

@@ -247,13 +247,13 @@ def test_owners_elsewhere_live_as_long_as_their_lease() -> None:
 @pytest.mark.parametrize(
     ("identity", "directions", "parts"),
     [
-        ({"space": {"x": "interval(0,2)"}}, ["maximize"], ("space x: interval(0,1) there, interval(0,2) here",)),
+        ({"space": {"x": "interval(0,2)"}}, ["maximize"], ("space.x: interval(0,1) there, interval(0,2) here",)),
         (
             {"space": {"y": "interval(0,1)"}},
             ["maximize"],
-            ("space x: interval(0,1) there, nothing here", "space y: nothing there"),
+            ("space.x: interval(0,1) there, nothing here", "space.y: nothing there"),
         ),
-        ({"fixed": {"epochs": "4"}}, ["maximize"], ("fixed epochs: 3 there, 4 here",)),
+        ({"fixed": {"epochs": "4"}}, ["maximize"], ("fixed.epochs: 3 there, 4 here",)),
     ],
 )
 def test_a_study_of_something_else_is_refused_with_the_difference(url: str, identity, directions, parts) -> None:

@@ -17,8 +17,8 @@ from conftest import App, tiny
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from cvae.cli import unfold
 from cvae.errors import UserError
+from cvae.start import unfold
 from cvae.sweep.storage import absolute, open_storage
 
 JOURNAL = "journal://multirun/studies/s.journal"
@@ -367,7 +367,7 @@ def test_no_file_holds_the_storage_s_password(app: App, monkeypatch: pytest.Monk
         opened.append(url)
         return open_storage(absolute(JOURNAL))
 
-    for module, name in ((job_trial, "await_storage"), (studies, "open_storage")):
+    for module, name in ((job_trial, "open_storage"), (studies, "open_storage")):
         monkeypatch.setattr(module, name, instead)
         monkeypatch.setattr(module, "locked", lambda *place: contextlib.nullcontext())
     url = "postgresql://bob:s3cret@db.example/studies"
@@ -460,7 +460,7 @@ def test_a_sweep_of_runs(train, drawn: Path) -> None:
     )
     done = train(*SWEPT, *[word for word in tiny(drawn) if not word.startswith(("kl_schedule", "epochs"))], *words)
     assert (done.code, done.err) == (0, ""), done.out
-    assert "warning: kl_schedule is searched under a pruner" in done.out
+    assert "warning: kl_schedule is searched with a pruner" in done.out
     record = json.loads(next(Path("multirun").glob("*/sweep.json")).read_text())
     assert record["directions"] == ["maximize"]
     assert record["objective"] == "val/psnr"

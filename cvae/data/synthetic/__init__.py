@@ -12,10 +12,10 @@ from cvae.console import progress
 from cvae.data.cache import cache_root, make_once
 from cvae.data.layout import SPLITS
 from cvae.data.pool import map_in_processes
-from cvae.data.store import VideoData
+from cvae.data.store import PackedSplit, VideoData
 from cvae.data.synthetic.drawing import render
 from cvae.data.synthetic.world import play
-from cvae.errors import UserError, expanded
+from cvae.errors import UserError
 
 __all__ = ["synthetic_push"]
 
@@ -33,20 +33,17 @@ def synthetic_push(
     test: int = 60,
     world_seed: int = 0,
     root: str | None = None,
-    condition: str = "actions_positions",
-    normalise: bool = True,
-    random_start: bool = True,
-    resident: str = "auto",
     cache_dir: str | None = None,
-    workers: int | None = None,
+    **others: Any,
 ) -> VideoData:
-    """The push world with so many sequences in each split, made on first use; the other arguments are ``VideoData``'s.
+    """The push world with so many sequences in each split, made when one is first used.
 
     Args:
         root: where to make it; None for a folder of the cache whose name tells these numbers.
+        others: those of ``VideoData``.
 
     Raises:
-        UserError: a number is bad, or the world cannot be written.
+        UserError: a number is bad; when data are used: the world cannot be written.
     """
     counts = dict(zip(SPLITS, (train, validate, test), strict=True))
     for name, least in (("train", 1), ("validate", 1), ("test", 0)):
@@ -55,9 +52,23 @@ def synthetic_push(
     if world_seed < 0:
         raise UserError(f"data.world_seed is {world_seed}: give a whole number of at least 0")
     name = f"push-v{VERSION}-seed{world_seed}-{train}-{validate}-{test}"
-    folder = expanded(root, "data.root") if root else cache_root(cache_dir) / "synthetic" / name
-    write_world(folder, counts, world_seed, workers)
-    return VideoData(str(folder), condition, normalise, random_start, resident, cache_dir, workers)
+    folder = root or str(cache_root(cache_dir) / "synthetic" / name)
+    return _PushData(counts, world_seed, folder, cache_dir=cache_dir, **others)
+
+
+class _PushData(VideoData):
+    """A world that need not be there yet."""
+
+    def __init__(self, counts: dict[str, int], seed: int, root: str, **others: Any) -> None:
+        super().__init__(root, **others)
+        self.counts, self.seed = counts, seed
+
+    def check(self) -> None:
+        _is_made(self.root, self.counts)
+
+    def _open(self, name: str) -> PackedSplit:
+        write_world(self.root, self.counts, self.seed, self.workers)
+        return super()._open(name)
 
 
 def write_world(root: Path, counts: dict[str, int], seed: int, workers: int | None = None) -> None:

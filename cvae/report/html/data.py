@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -18,27 +17,14 @@ from PIL import Image
 from cvae import __version__
 from cvae.console import short
 from cvae.evaluation.intervals import quantile
+from cvae.metrics import Metric
 from cvae.pages.document import Heading, to_html
 from cvae.pictures import read_gif
-from cvae.runs.collection import Collection, differing, main_objective
+from cvae.runs.collection import Collection, all_metrics, differing, main_objective
 from cvae.runs.evaluations import evaluations_of
 from cvae.runs.run import Run
 from cvae.study.answers import find_answers
 
-# Shown first, with their units and which way is better; others follow as they come.
-METRICS: dict[str, tuple[str, str, str | None]] = {
-    "val/psnr": ("validation PSNR", "dB", "higher"),
-    "train/mse": ("MSE a step", "", "lower"),
-    "train/kld": ("KL a step", "nats", None),
-    "kl_weight": ("KL weight", "", None),
-    "tf_ratio": ("teacher-forcing ratio", "", None),
-    "lr": ("learning rate", "", None),
-    "val/psnr_best": ("PSNR, best sample", "dB", "higher"),
-    "val/ssim": ("SSIM", "", "higher"),
-    "train/loss": ("loss", "", "lower"),
-    "frames_per_second": ("frames a second", "", "higher"),
-}
-_HIDDEN = ("epoch", "step", "seconds", "val/psnr_copy")
 _SEEDS = 200  # an interval over more seeds takes the last quantile
 _MAX_FRAMES = 60  # of a sample video
 
@@ -58,7 +44,7 @@ def page_data(
     """
     runs, objective = found.runs, main_objective(found.runs)
     settings = differing(runs)
-    keys = [key for key in dict.fromkeys([*METRICS, *_further(runs)]) if any(key in row for run in runs for row in run.rows)]
+    metrics = list(dict.fromkeys([*all_metrics(runs), objective]))
     truths, predictions = _videos(runs, settings, videos)
     common = _common(runs, settings)
     return {
@@ -66,25 +52,18 @@ def page_data(
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
         "version": __version__,
-        "objective": objective,
+        "objective": objective.key,
         "live": version,
         "settings": settings,
         "common": common,
-        "metrics": [
-            dict(zip(("label", "unit", "better"), METRICS.get(key, (key, "", None)), strict=True)) | {"key": key}
-            for key in keys
-        ],
+        "metrics": [asdict(metric) for metric in metrics],
         "t95": [None, None, *(round(quantile(count), 4) for count in range(2, _SEEDS + 1))],
-        "runs": [_run(run, objective, settings, common, keys, predictions.get(run.name)) for run in runs],
+        "runs": [_run(run, objective, settings, common, metrics, predictions.get(run.name)) for run in runs],
         "videos": truths,
         "unreadable": [{"folder": short(folder), "reason": reason} for folder, reason in found.unreadable],
         "sweeps": _sweeps(found),
         "answers": _answers(runs, bair),
     }
-
-
-def _further(runs: Sequence[Run]) -> list[str]:
-    return [key for run in runs for key in (run.rows[-1] if run.rows else {}) if key not in _HIDDEN]
 
 
 def _common(runs: Sequence[Run], settings: Sequence[str]) -> dict[str, Any]:
@@ -104,15 +83,16 @@ def _repeats(value: Any, run: Run) -> bool:
 
 def _run(
     run: Run,
-    objective: str,
+    objective: Metric,
     settings: Sequence[str],
     common: Mapping[str, Any],
-    keys: Sequence[str],
+    metrics: Sequence[Metric],
     video: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    best = run.best(objective)
+    best = run.best(objective.key)
     epochs = [int(row["epoch"]) for row in run.rows]
-    curves = {key: [row.get(key) for row in run.rows] for key in (*keys, "val/psnr_copy")}
+    keys = [metric.key for metric in metrics]
+    curves = {key: [row.get(key) for row in run.rows] for key in keys}
     return {
         "name": run.name,
         "folder": short(run.folder),
@@ -189,7 +169,8 @@ def _videos(runs: Sequence[Run], settings: Sequence[str], most: int) -> tuple[li
 def _best_of_each_group(runs: Sequence[Run], settings: Sequence[str]) -> list[Run]:
     """All runs: first the best one of each group of settings, then the second best ones, and so on."""
     groups: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: -(run.best(run.objective) or (-math.inf, 0))[0]):
+    objective = main_objective(runs)
+    for run in sorted(runs, key=lambda run: objective.rank((run.best(objective.key) or [None])[0])):
         groups.setdefault(str([run.settings.get(key) for key in settings if key != "seed"]), []).append(run)
     ranks = zip_longest(*groups.values())
     return [run for rank in ranks for run in rank if run is not None]

@@ -1,18 +1,20 @@
 // A small chart for each metric, drawn when it is scrolled into view.
 
-const FIRST = [objective.key, "val/psnr", "train/mse", "train/kld", "kl_weight", "tf_ratio", "lr"];
-const COPY = "val/psnr_copy";
 const CROWD = 60; // lines from which on each is thinned
 const POINTS = 150;
 
 const charts = [];
-const copyLevel = levelOfCopy();
+const levels = baselineLevels();
 const lastEpoch = runs.reduce((last, run) => Math.max(last, run.epoch), 0);
 const coarse = matchMedia("(pointer: coarse)").matches; // on a touch screen a drag scrolls the page
 
 function makeCharts() {
-  const keys = [...new Set([...FIRST, ...metrics.keys()])].filter((key) => metrics.has(key) && hasCurve(key) && !(key === COPY && copyLevel));
-  for (const key of keys) charts.push(makeChart(metrics.get(key), FIRST.includes(key)));
+  const first = (metric) => metric === objective || ["table", "curve"].includes(metric.shown);
+  const ordered = [...new Set([objective, ...[...metrics.values()].filter(first), ...metrics.values()])];
+  for (const metric of ordered) {
+    const marked = levels.has(metric.beside) && metric.shown === "baseline"; // beside another one, so without a chart
+    if (hasCurve(metric.key) && !marked) charts.push(makeChart(metric, first(metric)));
+  }
   byId("charts").append(...charts.map((chart) => chart.figure));
   const seen = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {
@@ -45,9 +47,9 @@ function makeChart(metric, first) {
   const about = `Chart: ${visible(`${metric.label}${unit}`)} over the epochs; the table of runs, or the dialog behind a run's name, has its last value`;
   const plot = el("div", { class: "plot", role: "img", "aria-label": cut(about, 300) });
   const caption = el("figcaption", {}, el("h3", {}, said(metric.label, 40)));
-  const hint = [metric.unit, metric.better ? `${metric.better} is better` : ""].filter(Boolean).join(", ");
+  const hint = [metric.unit, { max: "higher is better", min: "lower is better" }[metric.better]].filter(Boolean).join(", ");
   caption.append(el("span", { class: "muted" }, visible(hint)));
-  if (metric.key === "train/kld") caption.append(logToggle());
+  if (metric.log) caption.append(logToggle());
   const figure = el("figure", { class: "chart", "data-metric": metric.key }, caption, plot);
   return { metric, first, figure, plot, near: false, stale: true };
 }
@@ -60,12 +62,15 @@ function logToggle() {
   return button;
 }
 
-// What repeating the last frame scores: a mark of the data, if the runs agree on it.
-function levelOfCopy() {
-  const known = (value) => value != null;
-  const levels = runs.map((run) => run.last.get(COPY) ?? run.curves.get(COPY)?.findLast(known)).filter(known);
-  if (!levels.length || Math.max(...levels) - Math.min(...levels) > 0.05) return null;
-  return levels[0];
+// What a metric's baseline scores, repeating the last frame say, by the metric's key: a mark of the data, if the runs agree on it.
+function baselineLevels() {
+  const found = new Map();
+  for (const { key, label, beside } of [...metrics.values()].filter((metric) => metric.shown === "baseline")) {
+    const scores = runs.map((run) => run.last.get(key)).filter((value) => value != null);
+    const [low, high] = [Math.min(...scores), Math.max(...scores)];
+    if (scores.length && high - low <= 3e-3 * Math.abs(high)) found.set(beside, { level: scores[0], label });
+  }
+  return found;
 }
 
 function redrawCharts() {
@@ -95,9 +100,9 @@ function draw(chart) {
   const traces = drawn.map((line) => (state.by.length ? groupTraces : runTraces)(line, chart.metric, points)).flat();
   traces.sort((a, b) => a.meta.layer - b.meta.layer); // intervals below all means
   const layout = layoutOf(chart.metric);
-  const marked = chart.metric.key === "val/psnr" && copyLevel && traces.length;
-  if (marked) markCopy(layout);
-  if (layout.yaxis.type === "linear") layout.yaxis.range = rangeOf(traces, marked ? [copyLevel] : []);
+  const mark = traces.length ? levels.get(chart.metric.key) : undefined;
+  if (mark) markLevel(layout, mark);
+  if (layout.yaxis.type === "linear") layout.yaxis.range = rangeOf(traces, mark ? [mark.level] : []);
   const config = { displayModeBar: false, responsive: true, doubleClick: "reset" };
   const before = chart.plot.classList.contains("js-plotly-plot");
   Plotly.react(chart.plot, traces, layout, config);
@@ -120,7 +125,7 @@ function runTraces(line, metric, points) {
     y: kept.map((point) => point.value),
     line: { color: colours()[line.colour], width: lines.length > CROWD ? 1 : 1.5, dash: DASHES[line.dash].plotly },
     meta: { line: line.id, layer: 1, about }, // once a line: a text for each point of two hundred lines takes its time
-    hovertemplate: `%{meta.about}<br>epoch %{x}: <b>%{y:${metric.unit === "dB" ? ".2f" : ".4~g"}}</b><extra></extra>`,
+    hovertemplate: `%{meta.about}<br>epoch %{x}: <b>%{y:${metric.form}}</b><extra></extra>`,
   }];
 }
 
@@ -133,9 +138,9 @@ function groupTraces(line, metric, points) {
     x: curve.map((point) => point.epoch),
     y: curve.map((point) => point.mean),
     line: { color: colours()[line.colour], width: 2, dash: DASHES[line.dash].plotly },
-    text: curve.map((point) => `${about}<br>epoch ${point.epoch}: ${meanText(point, metric.unit)}`),
+    text: curve.map((point) => `${about}<br>epoch ${point.epoch}: ${meanText(point, metric.form)}`),
   };
-  const logarithmic = metric.key === "train/kld" && state.log; // which has no place for zero and below
+  const logarithmic = metric.log && state.log; // which has no place for zero and below
   const low = ({ mean, half }) => (logarithmic ? Math.max(mean - half, 0.01 * mean) : mean - half);
   const bands = stretches(curve).map((part, i) => ({
     ...traceOf(line, 0),
@@ -151,9 +156,9 @@ function groupTraces(line, metric, points) {
   return [...bands, mean];
 }
 
-function meanText({ mean, half, n }, unit) {
-  const range = half == null ? "" : ` [${number(mean - half, unit)}, ${number(mean + half, unit)}]`;
-  return `<b>${number(mean, unit)}</b>${range}, ${count(n, "seed")}`;
+function meanText({ mean, half, n }, form) {
+  const range = half == null ? "" : ` [${number(mean - half, form)}, ${number(mean + half, form)}]`;
+  return `<b>${number(mean, form)}</b>${range}, ${count(n, "seed")}`;
 }
 
 // The parts of a curve where two seeds or more give an interval.
@@ -180,7 +185,7 @@ function layoutOf(metric) {
     dragmode: coarse ? false : "zoom",
     uirevision: `${metric.key} ${state.log}`,
     xaxis: { ...axis, title: { text: "epoch", standoff: 6 }, dtick: lastEpoch <= 10 ? 1 : null }, // no fractions of an epoch
-    yaxis: { ...axis, type: metric.key === "train/kld" && state.log ? "log" : "linear", nticks: 6, exponentformat: "e" },
+    yaxis: { ...axis, type: metric.log && state.log ? "log" : "linear", nticks: 6, exponentformat: "e" },
   };
 }
 
@@ -196,12 +201,12 @@ function rangeOf(traces, marks) {
   return [Math.max(Math.min(low, bandLow), low - 0.3 * span) - 0.05 * span, Math.min(Math.max(high, bandHigh), high + 0.3 * span) + 0.05 * span];
 }
 
-function markCopy(layout) {
+function markLevel(layout, { level, label }) {
   const mark = { xref: "paper", yref: "y" };
   const line = { color: layout.font.color, width: 1, dash: "dash" };
-  const words = { text: "repeating the last frame", showarrow: false, font: { size: 11 } };
-  layout.shapes = [{ ...mark, type: "line", x0: 0, x1: 1, y0: copyLevel, y1: copyLevel, line }];
-  layout.annotations = [{ ...mark, ...words, x: 1, y: copyLevel, xanchor: "right", yanchor: "bottom" }];
+  const words = { text: plotText(label), showarrow: false, font: { size: 11 } };
+  layout.shapes = [{ ...mark, type: "line", x0: 0, x1: 1, y0: level, y1: level, line }];
+  layout.annotations = [{ ...mark, ...words, x: 1, y: level, xanchor: "right", yanchor: "bottom" }];
 }
 
 // By CSS classes: to restyle two hundred lines in Plotly is too slow for a moving pointer.

@@ -24,12 +24,12 @@ function openDetails(run) {
 }
 
 function lastValue([key, value]) {
-  const { label = key, unit = "" } = metrics.get(key) ?? {};
-  return [label, `${number(value, unit)} ${unit}`];
+  const { label, unit, form } = metrics.get(key);
+  return [label, `${number(value, form)} ${unit}`];
 }
 
 function stateLine(run) {
-  const score = `${number(run.best, objective.unit)} ${objective.unit}`;
+  const score = `${number(run.best, objective.form)} ${objective.unit}`;
   const best = run.best == null ? "" : `, best ${objective.label} ${score} in epoch ${run.best_epoch ?? "–"}`;
   return el("p", {}, badge(run.state), `, epoch ${run.epoch ?? "–"} of ${run.epochs ?? "–"}${visible(best)}`);
 }

@@ -8,9 +8,6 @@ const FIELDS = new Map([
   ["trial", (run) => run.provenance.trial],
   ["epoch", (run) => run.epoch],
   ["best", (run) => run.best],
-  ["psnr", (run) => run.last.get("val/psnr")],
-  ["mse", (run) => run.last.get("train/mse")],
-  ["kl", (run) => run.last.get("train/kld")],
 ]);
 
 // A function that tests a run, and the unknown keys of the query: words with these match no run.
@@ -33,7 +30,9 @@ function parsed(word) {
 
 const fields = new Map([...common.keys()].map((key) => [key.toLowerCase(), () => common.get(key)]));
 for (const run of runs) for (const key of run.other.keys()) fields.set(key.toLowerCase(), (each) => each.other.get(key));
-for (const key of metrics.keys()) fields.set(key.toLowerCase(), (run) => run.last.get(key));
+for (const { key, short } of metrics.values()) {
+  for (const name of [key, short]) fields.set(name.toLowerCase(), (run) => run.last.get(key));
+}
 for (const [key, field] of FIELDS) fields.set(key, field);
 for (const key of view.settings) fields.set(key.toLowerCase(), (run) => run.settings.get(key));
 

@@ -1,7 +1,5 @@
 // The legend of all charts: a table of the groups with their results, or without groups a button for each run.
 
-const CHOSEN = ["val/psnr", "train/kld", "train/mse"]; // the KL beside the PSNR: this one alone rewards a latent switched off
-
 function makeLegend() {
   const chips = byId("chips");
   if (view.settings.length) {
@@ -64,12 +62,11 @@ function showHidden() {
 function groupsTable(drawn) {
   const reference = drawn.find((line) => line.id === state.reference) ?? drawn[0];
   const several = drawn.length > 1; // one group alone differs from none
-  const chosen = CHOSEN.filter((key) => metrics.has(key)).map((key) => metrics.get(key));
   const heads = [
     el("th", { scope: "col" }, el("bdi", { dir: "auto" }, state.by.map((key) => cut(visible(key), 24)).join(" · "))),
     numericHead("n", "finished runs"),
     numericHead(`best ${objective.label}`, objective.unit),
-    ...chosen.map((metric) => numericHead(`last ${metric.label}`, metric.unit)),
+    ...inTables.map((metric) => numericHead(`last ${metric.label}`, metric.unit)),
     several ? numericHead(`Δ last ${objective.label}`, "paired by seed") : null,
   ];
   const rows = drawn.map((line) => {
@@ -77,8 +74,8 @@ function groupsTable(drawn) {
     const done = finished(members);
     const cells = [
       size(done, members),
-      spread(done, (run) => run.best, objective.unit),
-      ...chosen.map((metric) => spread(done, (run) => run.last.get(metric.key), metric.unit)),
+      spread(done, (run) => run.best, objective.form),
+      ...inTables.map((metric) => spread(done, (run) => run.last.get(metric.key), metric.form)),
       ...(several ? [difference(members, reference === line ? null : reference.runs.filter(ticked))] : []),
     ];
     return el("tr", {}, el("th", { scope: "row" }, entry(line)), ...cells.map((cell) => el("td", { class: "numeric" }, cell)));
@@ -107,12 +104,12 @@ function countSeeds(some) {
   return new Set(some.map(seedOf)).size;
 }
 
-function spread(done, value, unit) {
+function spread(done, value, form) {
   const { n, mean, half } = overSeeds(done.map((run) => [seedOf(run), value(run)]));
   if (mean == null) return "–";
-  const range = half == null ? "" : ` ± ${halfWidth(half, mean, unit)}`;
+  const range = half == null ? "" : ` ± ${halfWidth(half, mean, form)}`;
   const told = n < countSeeds(done) ? ` ${count(n, "seed")}` : "";
-  return el("span", {}, number(mean, unit), el("span", { class: "muted" }, range, told));
+  return el("span", {}, number(mean, form), el("span", { class: "muted" }, range, told));
 }
 
 function difference(members, others) {
@@ -121,10 +118,10 @@ function difference(members, others) {
   const told = [n ? count(n, "seed") : "–", alone ? `${count(alone, "run")} without a partner` : ""].filter(Boolean).join(", ");
   const seeds = el("span", { class: "muted" }, ` ${told}`);
   if (!n) return seeds;
-  if (half == null) return el("span", {}, signed(mean, objective.unit), seeds);
+  if (half == null) return el("span", {}, signed(mean, objective.form), seeds);
   const sure = Math.abs(mean) > half; // the interval leaves out zero
-  const range = ` [${signed(mean - half, objective.unit)}, ${signed(mean + half, objective.unit)}]`;
-  return el("span", {}, el(sure ? "strong" : "span", {}, signed(mean, objective.unit)), range, seeds);
+  const range = ` [${signed(mean - half, objective.form)}, ${signed(mean + half, objective.form)}]`;
+  return el("span", {}, el(sure ? "strong" : "span", {}, signed(mean, objective.form)), range, seeds);
 }
 
 function referenceBar(drawn, reference) {

@@ -24,6 +24,8 @@ function makeLinks() {
   });
 }
 
+const DB = ".2f"; // decibels, as protocols score them
+
 function makeEvaluations() {
   const rows = runs.flatMap((run) => run.evals.map((each) => ({ run, ...each })));
   byId("evaluations").hidden = !rows.length;
@@ -34,9 +36,9 @@ function makeEvaluations() {
   const body = rows.map(({ run, protocol, videos, psnr, low, high, copy, note }) => {
     const open = el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, saidName(run.name));
     const known = psnr != null && copy != null;
-    const range = low == null || high == null ? "–" : `[${number(low, "dB")}, ${number(high, "dB")}]`;
-    const gain = known ? signed(psnr - copy, "dB") : "–";
-    const cells = [said(protocol, 40), open, String(videos ?? "–"), number(psnr, "dB"), range, number(copy, "dB"), gain, said(note || "", 80)];
+    const range = low == null || high == null ? "–" : `[${number(low, DB)}, ${number(high, DB)}]`;
+    const gain = known ? signed(psnr - copy, DB) : "–";
+    const cells = [said(protocol, 40), open, String(videos ?? "–"), number(psnr, DB), range, number(copy, DB), gain, said(note || "", 80)];
     return el("tr", {}, ...cells.map((child, i) => cell("td", i, child)));
   });
   const table = el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((head, i) => cell("th", i, head)))), el("tbody", {}, ...body));

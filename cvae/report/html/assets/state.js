@@ -6,7 +6,8 @@ const view = JSON.parse(byId("view").textContent);
 const toMap = (object) => new Map(Object.entries(object ?? {}));
 const common = toMap(view.common);
 const metrics = new Map(view.metrics.map((metric) => [metric.key, metric]));
-const objective = metrics.get(view.objective) ?? { key: view.objective, label: view.objective, unit: "", better: "higher" };
+const objective = metrics.get(view.objective);
+const inTables = [...metrics.values()].filter((metric) => metric.shown === "table");
 const runs = view.runs.map((run, index) => ({
   ...run,
   index,

@@ -5,20 +5,19 @@ const columns = [
   { id: "state", label: "state", value: (run) => run.state, cell: stateCell },
   ...view.settings.map((key) => ({ id: `s:${key}`, label: key, value: (run) => run.settings.get(key), cell: settingCell })),
   { id: "best", label: `best ${objective.label}`, ...better(objective), value: (run) => run.best, cell: bestCell },
-  ...["val/psnr", "train/mse", "train/kld"].filter((key) => metrics.has(key)).map(metricColumn),
+  ...inTables.map(metricColumn),
   { id: "epoch", label: "epoch", numeric: true, value: (run) => run.epoch, cell: epochCell },
 ];
 const rowOf = new Map();
 let shownRuns = [];
 
-function metricColumn(key) {
-  const metric = metrics.get(key);
-  const value = (run) => run.last.get(key);
-  return { id: key, label: `last ${metric.label}`, ...better(metric), value, cell: (run) => number(value(run), metric.unit) };
+function metricColumn(metric) {
+  const value = (run) => run.last.get(metric.key);
+  return { id: metric.key, label: `last ${metric.label}`, ...better(metric), value, cell: (run) => number(value(run), metric.form) };
 }
 
 function better(metric) {
-  return { numeric: true, unit: metric.unit, bestFirst: metric.better === "higher" };
+  return { numeric: true, unit: metric.unit, bestFirst: metric.better === "max" };
 }
 
 function stateCell(run) {
@@ -32,7 +31,7 @@ function settingCell(run, column) {
 
 function bestCell(run) {
   if (run.best == null) return "–";
-  return el("span", {}, number(run.best, objective.unit), el("span", { class: "at", title: "its epoch" }, ` @ ${run.best_epoch ?? "–"}`));
+  return el("span", {}, number(run.best, objective.form), el("span", { class: "at", title: "its epoch" }, ` @ ${run.best_epoch ?? "–"}`));
 }
 
 function epochCell(run) {

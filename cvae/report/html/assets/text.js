@@ -61,27 +61,29 @@ function saidWhole(value) {
   return el("bdi", { dir: "auto", class: "whole" }, visible(value, true));
 }
 
-function number(value, unit = "") {
+// As a metric's form says: ".2f" has two decimals, ".4g" four digits.
+function number(value, form = ".4g") {
   if (value == null) return "–";
   const size = Math.abs(value);
+  const [, digits, kind] = form.match(/(\d+)([a-z])$/);
   let text;
   if (value === 0) text = "0";
-  else if (unit === "dB") text = value.toFixed(2);
-  else if (size !== 0 && size < 1e-3) text = value.toExponential(2);
-  else if (size >= 1e4) text = Math.round(value).toLocaleString("en");
-  else text = value.toPrecision(4);
+  else if (kind === "f" && size < 1e4) text = value.toFixed(digits);
+  else if (kind === "e" || size < 1e-3) text = value.toExponential(2);
+  else if (size >= Math.min(1e4, 10 ** digits)) text = Math.round(value).toLocaleString("en");
+  else text = value.toPrecision(digits);
   return text.replace("-", "−");
 }
 
 // As many decimals as its mean is shown with.
-function halfWidth(half, mean, unit) {
-  const shown = number(mean, unit);
+function halfWidth(half, mean, form) {
+  const shown = number(mean, form);
   const decimals = shown.split(".")[1]?.length ?? 0;
   return shown.includes("e") ? half.toExponential(1).replace("-", "−") : half.toFixed(decimals);
 }
 
-function signed(value, unit) {
-  return (value > 0 ? "+" : "") + number(value, unit);
+function signed(value, form) {
+  return (value > 0 ? "+" : "") + number(value, form);
 }
 
 // 2026-11-23 18:18 in the reader's time zone; the Swedish locale writes dates so.

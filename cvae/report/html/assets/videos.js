@@ -101,7 +101,8 @@ function runCard(run) {
     const name = el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, saidName(run.name));
     const { epoch } = run.video;
     const then = (key) => run.curves.get(key)?.[run.curves.get("epoch")?.indexOf(epoch)];
-    const scores = [`epoch ${epoch}`, `${number(then(objective.key), objective.unit)} ${objective.unit}`, `KL ${number(then("train/kld"))}`];
+    const shown = [...new Set([objective, ...inTables])].filter(({ key }) => then(key) != null);
+    const scores = [`epoch ${epoch}`, ...shown.map(({ key, short, form, unit }) => `${short} ${number(then(key), form)} ${unit}`.trim())];
     const about = [el("span", {}, visible(scores.join(", "))), el("span", { class: "muted" }, said(settingsText(run), 120))];
     cardOf.set(run, makeCard(run.video.image, run.video.truth, el("div", { class: "title" }, name), about));
   }

@@ -1,0 +1,1 @@
+"""The configuration as a module, for Hydra's ``initialize_config_module("cvae.conf")``."""

@@ -1,0 +1,118 @@
+"""``resume=RUN``: the config that a run folder holds, as far as a folder may be trusted that may come from a stranger.
+
+Whether and where anything is sent, and every place that is written to, come from the user's command and environment. A folder
+says what its run computes, and which data it read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import GrammarParseError
+from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
+from omegaconf.grammar_parser import parse
+
+from cvae.cli import override_values
+from cvae.config import RunConfig, flat
+from cvae.console import warn
+from cvae.errors import UserError, expanded
+from cvae.start import compose
+
+_RESUMABLE = ("device", "precision", "compile", "logger", "data.resident", "allow_targets")
+_NO_SETTINGS = ("hydra.searchpath",)  # of a run: it says where options are found
+_RESOLVERS = ("cvae.settled", "cvae.direction", "cvae.nonce", "oc.select")  # they read nothing but the config itself
+_LOGGER = ("_target_", "project", "group", "name", "tags")  # what a folder may say of its view
+
+
+def reopen(words: Sequence[str]) -> tuple[DictConfig, Path]:
+    """The config and folder of ``resume=RUN``, with the overrides that a resumed run may take.
+
+    Raises:
+        UserError: RUN is not a run folder, or an override would change what the run computes.
+    """
+    values = override_values(words)
+    folder = expanded(values.pop("resume"), "resume")
+    for key in values:
+        if not {key, key.split(".")[0].split("@")[0]} & {*_RESUMABLE, *_NO_SETTINGS}:
+            raise UserError(
+                f"{key} cannot change in a resumed run: only {', '.join(_RESUMABLE[:-1])} can; start a new run to change it"
+            )
+    cfg = recorded_config(folder, say_entity=not {"logger", "logger.entity"} & values.keys())
+    fresh = compose([word for word in words if not word.lstrip("+").startswith("resume=")])
+    for key in sorted(values.keys() - set(_NO_SETTINGS)):  # logger before logger.mode
+        OmegaConf.update(cfg, key, OmegaConf.select(fresh, key), merge=False)
+    # allow_targets is the user's word, given anew; a run folder's own does not count.
+    cfg.allow_targets = fresh.allow_targets
+    return cfg, folder
+
+
+def recorded_config(folder: Path, say_entity: bool = False) -> DictConfig:
+    """The config of a run folder without what it must not decide: see the module's text.
+
+    Raises:
+        UserError: it is not a run folder, its config is damaged, or reads the environment for more than ``data.root``.
+    """
+    path = folder / ".hydra" / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a run folder: it has no .hydra/config.yaml; runs are in multirun/single/")
+    try:
+        recorded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        assert isinstance(recorded, dict)
+        logger = recorded.get("logger") or {}
+        recorded["logger"] = {key: logger[key] for key in _LOGGER if key in logger and not list(_resolvers(logger[key]))}
+        _refuse_environment(recorded, path)
+        if "cache_dir" in recorded.get("data", {}):
+            recorded["data"]["cache_dir"] = None
+        cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), recorded)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file leads YAML and OmegaConf to raise
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:160]}): restore it from a copy") from error
+    assert isinstance(cfg, DictConfig)
+    _refuse_new_place(cfg, path)
+    if logger.get("entity") is not None and say_entity:
+        warn(f"{path} sends to the W&B entity {logger['entity']}, which only a command can name: recording offline")
+        OmegaConf.update(cfg, "logger.mode", "offline", force_add=True)
+    return cfg
+
+
+def _refuse_environment(recorded: Mapping[Any, Any], path: Path) -> None:
+    """The environment holds secrets: a folder may read it to say where its data lie, and for nothing else."""
+    for key, value in flat(recorded).items():
+        known = (*_RESOLVERS, "oc.env") if key == "data.root" else _RESOLVERS
+        if unknown := next((name for name in _resolvers(value) if name not in known), None):
+            raise UserError(
+                f"{path}: {key}={value} asks for ${{{unknown}:...}}, which a run folder may not: write the value there"
+            )
+
+
+def _resolvers(value: Any) -> Iterator[str]:
+    """The names of all resolvers that a config value calls, those of lists included."""
+    if isinstance(value, (list, tuple)):
+        for below in value:
+            yield from _resolvers(below)
+    elif isinstance(value, dict):
+        for below in (*value.keys(), *value.values()):
+            yield from _resolvers(below)
+    elif isinstance(value, str) and "${" in value:
+        try:
+            yield from _called(parse(value))
+        except GrammarParseError:
+            yield value  # what cannot be read is none of those known
+
+
+def _called(node: Any) -> Iterator[str]:
+    if isinstance(node, OmegaConfGrammarParser.InterpolationResolverContext):
+        yield node.resolverName().getText()  # type: ignore[no-untyped-call]  # generated code
+    for below in getattr(node, "children", None) or []:
+        yield from _called(below)
+
+
+def _refuse_new_place(cfg: DictConfig, path: Path) -> None:
+    """A folder's ``data.root`` is read; where it is not there, the synthetic world would be written to it."""
+    root = OmegaConf.select(cfg, "data.root", throw_on_missing=False)
+    if root is not None and not (Path(root).is_dir() and any(Path(root).iterdir())):
+        raise UserError(f"{path} has data.root={root}, which is not there: bring the data back to it")

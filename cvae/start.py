@@ -1,0 +1,203 @@
+"""What a command line of cvae.train asks for, before Hydra makes a run folder: a start, or ``show=``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from cvae.cli import is_multirun, only_prints, override_values, quoted
+from cvae.config import CONF, build, flat
+from cvae.console import say
+from cvae.errors import UserError, expanded
+
+_OF_THE_COMMAND = ("logger", "trial", "allow_targets", "resume", "show")
+
+
+def action(arguments: Sequence[str]) -> str | None:
+    """``resume`` or ``show`` if the command line asks for it, else None: a run or a multirun.
+
+    Raises:
+        UserError: it asks for one of them in a multirun.
+    """
+    if only_prints(arguments):
+        return None
+    asked = [key for key in ("resume", "show") if override_values(arguments).get(key, "null") != "null"]
+    if asked and is_multirun(arguments):
+        raise UserError(f"{asked[0]}= acts on one run: leave -m out")
+    return asked[0] if asked else None
+
+
+def under_torchrun() -> bool:
+    """Whether this is one of the processes that torchrun starts."""
+    return {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys()
+
+
+def refuse_torchrun(multirun: bool) -> None:
+    """Raise UserError if a multirun stands under torchrun, whose processes train one model together."""
+    if multirun and under_torchrun():
+        raise UserError("a multirun starts its own jobs, while torchrun's processes share one run: leave torchrun out")
+
+
+def compose(words: Sequence[str]) -> DictConfig:
+    """Compose the training config as a command line asks for it, outside of a Hydra job: no folder is made.
+
+    Args:
+        words: overrides and Hydra's flags (``--config-dir``, ``--config-name``, ``--config-path``). What sweeps is left out.
+
+    Raises:
+        HydraException: there is no such key or option, or the words cannot be read.
+        UserError: ``--config-dir`` is not a folder.
+    """
+    cfg = _load(args := _parsed(words), args.overrides)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    return get_args_parser().parse_args(list(words))
+
+
+def _load(args: argparse.Namespace, overrides: list[str]) -> DictConfig:
+    """The config with its ``hydra`` node, found where the flags say."""
+    setup_globals()
+    search_path = create_config_search_path(args.config_path or str(CONF))
+    if args.config_dir is not None:
+        folder = expanded(args.config_dir, "--config-dir")
+        if not folder.is_dir():
+            raise UserError(f"--config-dir={folder} is not a folder: check the path")
+        search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))  # as Hydra does
+    return ConfigLoaderImpl(search_path).load_configuration(args.config_name or "config", overrides, RunMode.MULTIRUN)
+
+
+def refuse_start(words: Sequence[str]) -> None:
+    """Raise UserError before Hydra makes a folder, if the command is no start.
+
+    That is a multirun under torchrun or without its data, or a folder that the user names and that already holds a run: Hydra
+    would write its config over the old.
+    """
+    if only_prints(words):
+        return
+    args = _parsed(words)
+    try:
+        cfg = _load(args, args.overrides)
+    except HydraException:  # without the swept words it need not compose; Hydra itself will say what is wrong
+        cfg = _load(args, [word for word in args.overrides if word.startswith(("hydra", "experiment="))])
+        OmegaConf.update(cfg, "data", None, merge=False)
+    hydra = cfg.hydra
+    multirun = is_multirun(words) or hydra.mode == RunMode.MULTIRUN
+    refuse_torchrun(multirun)
+    if multirun and cfg.data is not None:
+        _check_data(cfg, args.overrides)
+    if multirun and "n_trials" in hydra.sweeper:
+        return  # a study goes on in the folders where its trials began
+    folder = Path(hydra.sweep.dir if multirun else hydra.run.dir)
+    used = next(iter(sorted(folder.glob("*/run.json" if multirun else "run.json"))), None)
+    if used is not None:
+        raise UserError(
+            f"{used.parent} already holds a run: choose another folder, or go on with {resume_command(used.parent)}"
+        )
+
+
+def _check_data(cfg: DictConfig, overrides: list[str]) -> None:
+    """Raise UserError if no job of a multirun can find its data: every one of them would fail."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
+    swept += cfg.hydra.sweeper.get("params") or {}
+    chosen_by_jobs = swept and "${" in str(OmegaConf.to_container(cfg.data))
+    on_other_hosts = "submitit" in str(cfg.hydra.launcher.get("_target_"))  # which may see other folders
+    if not (chosen_by_jobs or on_other_hosts or any(key.split(".")[0] == "data" for key in swept)):
+        build(cfg.data, cfg.allow_targets).check()
+
+
+def resume_command(folder: Path, allow_targets: Sequence[str] = ()) -> str:
+    """The command that goes on with a run, as it can be pasted."""
+    allowed = [f"allow_targets=[{','.join(allow_targets)}]"] * bool(allow_targets)
+    return shlex.join(["python", "-m", "cvae.train", f"resume={folder}", *allowed])
+
+
+# --- a sweep's best settings -------------------------------------------------------------------------------------------
+
+
+def unfold(arguments: Sequence[str]) -> list[str]:
+    """The command line with ``experiment=FILE.yaml`` (a sweep's best.yaml, say) replaced by the overrides that it amounts to.
+
+    So the run's own record says what it was, whatever becomes of the file. What the user gave besides counts more. The file may
+    come from a stranger: it sets the app's own keys and nothing else, and names no package that components may come from.
+
+    Raises:
+        UserError: the file cannot be read, or sets more than the app's own keys.
+    """
+    value = override_values(arguments).get("experiment", "")
+    if not value.endswith((".yaml", ".yml")):
+        return list(arguments)
+    path = expanded(value.strip("'\""), "experiment")
+    try:
+        file = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except Exception as error:
+        raise UserError(f"experiment={path} cannot be read ({' '.join(str(error).split())[:160]}): check the path") from error
+    if not isinstance(file, dict):
+        raise UserError(f"experiment={path} is not a list of settings: write key: value, a line each")
+    defaults = file.pop("defaults", None) or []
+    choices = [_choice(entry, path) for entry in (defaults if isinstance(defaults, list) else [defaults])]
+    if foreign := [key for key in (*file, *(choice.lstrip("+") for choice in choices)) if re.match(r"hydra|[+~-]", str(key))]:
+        raise UserError(f"experiment={path} sets {foreign[0]}, which is no key of a run: put the file into conf/experiment/")
+    words = [*choices, *(f"{key}={_as_word(value)}" for key, value in flat(file).items())]
+    left_out = [word for word in words if re.match(rf"\+?({'|'.join(_OF_THE_COMMAND)})[.=]", word)]
+    if left_out:
+        keys = ", ".join(word.partition("=")[0] for word in left_out)
+        say(f"experiment={path}: left out {keys}, which only a command can set")
+    rest = [word for word in arguments if not word.startswith("experiment=")]
+    # Before the user's own, and beside them: Hydra wants all overrides in one row, not parted by flags.
+    first = arguments.index(_parsed(arguments).overrides[0])
+    return [*rest[:first], *(word for word in words if word not in left_out), *rest[first:]]
+
+
+def _choice(entry: Any, path: Path) -> str:
+    """The override for an entry of an experiment file's defaults: another option of a group, or a group more."""
+    key, option = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else (entry, None)
+    found = re.fullmatch(r"(override )?/([\w/@.-]+)", str(key))
+    if found is None or not isinstance(option, str):
+        raise UserError(f"experiment={path}: cannot read {entry!r} in its defaults: write `override /group: option`")
+    return f"{'' if found[1] else '+'}{found[2]}={option}"
+
+
+def _as_word(value: Any) -> str:
+    if value is None or isinstance(value, (bool, int, float)):
+        return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_as_word, value))}]"
+    return quoted(str(value))
+
+
+# --- show -----------------------------------------------------------------------------------------------------------------
+
+
+def show(cfg: DictConfig) -> None:
+    """``show=schedules``: draw both schedules into the current folder.
+
+    Raises:
+        UserError: there is nothing else to show.
+    """
+    from cvae.pictures import schedules
+
+    if cfg.show != "schedules":
+        raise UserError(f"show={cfg.show}: choose schedules")
+    kl, forcing = (build(cfg[key], cfg.allow_targets) for key in ("kl_schedule", "tf_schedule"))
+    path = Path("schedules.png").absolute()
+    schedules(kl, forcing, (f"KL weight / beta: {kl}", f"teacher forcing / tfr: {forcing}"), path)
+    say(f"drawn {path}")

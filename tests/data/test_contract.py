@@ -1,0 +1,132 @@
+"""A class with the contract's members, and no others, is a dataset."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tiny
+
+from cvae.data.arrays import ArraySplit
+from cvae.data.contract import check_lengths, condition_statistics
+from cvae.errors import UserError
+
+# Written from the docstrings of cvae/data/contract.py alone.
+STRANGER = '''
+import numpy as np
+
+
+class Flashes:
+    """Grey frames whose brightness is the condition; sequences of different lengths, made when they are asked for."""
+
+    __slots__ = ("count",)
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    @property
+    def lengths(self):
+        return 9 + np.arange(self.count) % 3
+
+    @property
+    def cond_NA(self):
+        return np.concatenate([self._rows(i, 0, n) for i, n in enumerate(self.lengths)])
+
+    def name(self, index):
+        return f"flash {index}"
+
+    def gather(self, indices, starts, length):
+        starts = np.broadcast_to(starts, len(indices))
+        cond = np.stack([self._rows(i, s, length) for i, s in zip(indices, starts)])
+        grey = (127 * (1 + cond[:, :, :1])).astype(np.uint8)[..., None, None]
+        return np.broadcast_to(grey, (*cond.shape[:2], 64, 64, 3)).copy(), cond
+
+    def _rows(self, index, start, length):
+        t = np.arange(start, start + length)
+        return np.stack([np.sin(index + t), np.cos(index + t)], axis=1).astype(np.float32)
+
+
+class FlashData:
+    __slots__ = ("broken", "normalise", "random_start", "resident")
+
+    def __init__(self, broken=None):
+        self.broken, self.normalise, self.random_start, self.resident = broken, True, True, "auto"
+
+    @property
+    def train(self):
+        return Flashes(5)
+
+    @property
+    def validate(self):
+        return Flashes(2)
+
+    @property
+    def test(self):
+        return Flashes(1)
+
+    @property
+    def fingerprint(self):
+        return "flashes, version 1"
+
+    def check(self):
+        if self.broken:
+            from cvae.errors import UserError
+
+            raise UserError(f"{self.broken} is not there: fetch it")
+'''
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Overrides that train on a dataset of a package of its own."""
+    (tmp_path / "flashes.py").write_text(STRANGER)
+    (tmp_path / "conf/data").mkdir(parents=True)
+    (tmp_path / "conf/data/flashes.yaml").write_text("_target_: flashes.FlashData\nbroken: null\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flashes", raising=False)
+    others = [word for word in tiny(tmp_path) if not word.startswith("data")]
+    return ["--config-dir", str(tmp_path / "conf"), "data=flashes", "allow_targets=[flashes]", *others]
+
+
+def test_a_class_with_the_contracts_members_trains_and_resumes(train, stranger):
+    result = train(*stranger, "sample_every=1", "hydra.run.dir=run")
+    assert (result.code, result.err) == (0, "")
+    assert ": 5 train, 2 validate" in result.out
+    assert "2 values a condition" in result.out
+    assert Path("run/samples/epoch_0002.gif").exists()
+    assert '"dataset": "flashes, version 1"' in Path("run/run.json").read_text()
+
+
+def test_a_multirun_asks_a_strangers_dataset_whether_its_data_are_there(train, stranger):
+    words = ["~data", "data={_target_: flashes.FlashData, broken: disk 7}", "allow_targets=[flashes]", *stranger[4:]]
+    result = train("-m", *words, "seed=1,2")
+    assert (result.code, result.err) == (1, "error: disk 7 is not there: fetch it\n")
+    assert not Path("multirun").exists()
+
+
+class Data:
+    """As much of a dataset as what is asked about it needs."""
+
+    def __init__(self, lengths: list[int], cond: list[np.ndarray] | None = None, normalise: bool = True) -> None:
+        self.train = self.validate = ArraySplit([np.zeros((n, 64, 64, 3), np.uint8) for n in lengths], cond)
+        self.normalise = normalise
+
+    def __str__(self) -> str:
+        return "a box"
+
+
+def test_a_sequence_that_is_too_short_is_named():
+    check_lengths(Data([5, 4, 9]), 2, 2)
+    with pytest.raises(UserError, match=r"train/1 of a box has 4 frames where .* 2 \+ 3 = 5 are needed: lower n_future"):
+        check_lengths(Data([5, 4, 9]), 2, 3)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_statistics_of_no_conditions_are_empty(normalise):
+    mean_A, std_A = condition_statistics(Data([4, 5], None, normalise))
+    assert mean_A.shape == std_A.shape == (0,)

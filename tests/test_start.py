@@ -1,0 +1,190 @@
+"""A command finds the options of a user's own config folder, whatever it asks for, and best.yaml is read as settings alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import tiny
+
+from cvae import start
+from cvae.errors import UserError
+from cvae.start import unfold
+
+MINE = """
+# @package _global_
+defaults:
+  - override /kl_schedule: early
+  - override /model: tiny
+lr: 3e-3
+"""
+SWEEP = """
+# @package _global_
+defaults:
+  - mine
+  - override /hydra/sweeper: optuna
+  - override /hydra/sweeper/sampler: random
+hydra:
+  mode: MULTIRUN
+  sweeper: {n_trials: 2, n_jobs: 1, params: {lr: "interval(1e-4, 1e-3)"}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A config folder of a user's own: an experiment, a sweep, an option of a group, and a group that the package has not."""
+    for name, text in {
+        "experiment/mine": MINE,
+        "experiment/my_sweep": SWEEP,
+        "kl_schedule/early": "_target_: cvae.schedules.Monotonic\nramp: 0.01\n",
+        "pace/slow": "# @package _global_\nsample_every: 7\n",
+    }.items():
+        path = tmp_path / "own configs" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "own configs"
+
+
+@pytest.fixture(params=["flag", "flag with =", "searchpath"])
+def found(request, folder: Path) -> list[str]:
+    """The ways in which a command names that folder."""
+    return {
+        "flag": ["--config-dir", str(folder)],
+        "flag with =": [f"--config-dir={folder}"],
+        "searchpath": [f"hydra.searchpath=['file://{folder}']"],
+    }[request.param]
+
+
+def words(drawn: Path, *more: str) -> list[str]:
+    return [word for word in tiny(drawn, *more) if not word.startswith(("kl_schedule=", "model="))]
+
+
+def ramp(run: str) -> float:
+    lines = Path(run, ".hydra/config.yaml").read_text().split("kl_schedule:")[1].splitlines()
+    return float(lines[2].split(":")[1])
+
+
+def test_a_run_its_resume_and_its_schedules_know_the_users_options(train, drawn, found):
+    assert train(*found, "experiment=mine", *words(drawn), "hydra.run.dir=run").code == 0
+    assert ramp("run") == 0.01
+    # A folder that holds a run is refused although the experiment is the user's.
+    again = train(*found, "experiment=mine", *words(drawn), "hydra.run.dir=run")
+    assert (again.code, "already holds a run" in again.err) == (1, True)
+    assert "this run is finished" in train(*found, "resume=run").out
+    assert train(*found, "show=schedules", "experiment=mine").code == 0
+    assert Path("schedules.png").stat().st_size > 5000
+    printed = train("--cfg", "job", *found, "experiment=mine")
+    assert (printed.code, "ramp: 0.01" in printed.out) == (0, True)
+
+
+def test_a_grid_knows_the_users_options(train, drawn, found):
+    assert train("-m", *found, "experiment=mine", "seed=1,2", *words(drawn), "hydra.sweep.dir=grid").code == 0
+    assert [ramp(f"grid/{job}") for job in range(2)] == [0.01, 0.01]
+    refused = train("-m", *found, "experiment=mine", "seed=1,2", *words(drawn), "hydra.sweep.dir=grid")
+    assert (refused.code, "grid/0 already holds a run" in refused.err) == (1, True)
+
+
+def test_a_sweep_and_its_summary_know_the_users_options_and_groups(train, drawn, found):
+    done = train(*found, "experiment=my_sweep", "+pace=slow", *words(drawn), "hydra.sweep.dir=swept")
+    assert done.code == 0, done.out + done.err
+    assert ramp("swept/0") == 0.01
+    assert len(json.loads(Path("swept/sweep.json").read_text())["trials"]) == 2
+    best = Path("swept/best.yaml").read_text()
+    assert "- override /kl_schedule: early" in best
+    assert "- /pace: slow" in best
+    (again,) = [line for line in done.out.splitlines() if line.startswith("again")]
+    assert all(word in again for word in ("own configs", "+pace=slow", "hydra.mode=RUN"))
+    assert train(*found, "experiment=swept/best.yaml", "hydra.run.dir=once").code == 0
+    assert ramp("once") == 0.01
+    assert "sample_every: 7\n" in Path("once/.hydra/config.yaml").read_text()
+
+
+def test_what_is_missing_from_the_users_folder_is_said(train, folder, found):
+    for command in (found, ["-m", *found], [*found, "show=schedules"]):
+        refused = train(*command, "experiment=yours")
+        assert refused.code == 1
+        assert refused.err.startswith("error: experiment=yours: no such option; choose course_cyclical_step_lr2e-3, ")
+        assert "mine, my_sweep, sweep_lr_tfr_beta" in refused.err
+        assert "provider" not in refused.err
+    assert "no such folder is not a folder" in train("--config-dir", "no such folder", "show=schedules").err
+
+
+def test_a_notebook_composes_as_hydra_documents_it():
+    code = """
+import sys
+from hydra import compose, initialize_config_module
+with initialize_config_module("cvae.conf", version_base="1.3"):
+    cfg = compose("config", ["kl_schedule=cyclical", "lr=2e-3"])
+assert (cfg.lr, cfg.kl_schedule.cycles, cfg.epochs) == (2e-3, 3, 14)
+assert cfg.trial.warmup >= 1
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_package_itself_imports_nothing():
+    code = "import sys; before = set(sys.modules); import cvae; print(sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "['cvae']\n"
+
+
+# --- a file of settings -----------------------------------------------------------------------------------------------
+
+
+def unfolded(text: str) -> list[str]:
+    Path("best.yaml").write_text(text)
+    return unfold(["experiment=best.yaml", "seed=2"])
+
+
+def test_a_file_of_settings_becomes_overrides():
+    text = (
+        "defaults:\n- override /kl_schedule: cyclical\n- /pace: slow\nlr: 1e-3\nmodel: {backbone: {width: 0.5}}\nbeta: null\n"
+    )
+    assert unfolded(text) == [
+        "kl_schedule=cyclical",
+        "+pace=slow",
+        "lr=0.001",
+        "model.backbone.width=0.5",
+        "beta=null",
+        "seed=2",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hydra: {mode: MULTIRUN}",
+        "hydra.run.dir: elsewhere",
+        "+hydra.callbacks.x._target_: torch.load",
+        "'++hydra.job.chdir': true",
+        "~optim: null",
+        "'-m': x",
+        "hydra/launcher: basic",
+        "defaults: [override /hydra/launcher: basic]",
+        "defaults: [/hydra/callbacks: x]",
+        "defaults: [mine]",
+        "defaults: [override /kl_schedule: [a, b]]",
+        "- lr",
+    ],
+)
+def test_a_file_of_settings_sets_up_nothing_else(text):
+    with pytest.raises(UserError, match=r"best\.yaml"):
+        unfolded(text)
+
+
+def test_what_only_a_command_may_set_is_left_out_of_a_file(capfd):
+    text = "allow_targets: [os]\nlogger: {mode: online}\ntrial: {number: 3}\nresume: /elsewhere\nshow: schedules\nlr: 0.5\n"
+    assert unfolded(text) == ["lr=0.5", "seed=2"]
+    assert (
+        "left out allow_targets, logger.mode, trial.number, resume, show, which only a command can set"
+        in capfd.readouterr().out
+    )
+    assert unfolded("defaults: [override /logger: none]") == ["seed=2"]
+
+
+def test_composing_leaves_hydra_out():
+    assert "hydra" not in start.compose(["lr=1e-2"])
