@@ -26,7 +26,7 @@ def test_a_crash_is_tried_once_more_then_failed_with_its_traceback(launcher: str
     found = failing("crash", launcher=launcher)
     assert found.startswith("FAIL after 2: tried 2 times"), found
     assert "Traceback" in found
-    assert "app.py" in found
+    assert "in befall" in found  # cloudpickle leaves out the file
     assert found.rstrip().endswith("ValueError: crashed as asked"), found
 
 

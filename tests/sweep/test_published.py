@@ -275,7 +275,7 @@ def test_the_old_search_space(app: App) -> None:
     )
     done = app("z=3")
     assert (done.code, done.err) == (0, "")
-    assert done.out.count("search_space is the old way") == 1
+    assert done.out.count("search_space is the old form") == 1
     for trial in app.record()["trials"]:
         assert trial["params"].keys() == {"x", "y", "k"}
         assert trial["params"]["x"] % 0.5 == 0
