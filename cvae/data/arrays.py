@@ -10,7 +10,7 @@ Sequences of different lengths come as a list of arrays ``T x 64 x 64 x 3`` (and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import cached_property
 from typing import Any
 
@@ -139,29 +139,30 @@ class ArrayData:
 
 def _opened(where: str, pair: Any) -> ArraySplit:
     """The split, if shapes and types are right; no frame is read."""
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not len(pair[0]):
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not _count(pair[0]):
         raise UserError(f"{where} is no pair (frames, conditions), or has no sequences: {_NEEDED}")
     frames, cond = pair
-    if cond is not None and len(cond) != len(frames):
-        raise UserError(f"{where} has {len(frames)} sequences of frames and {len(cond)} of conditions: {_NEEDED}")
+    if cond is not None and _count(cond) != len(frames):
+        raise UserError(f"{where} has {len(frames)} sequences of frames and {_count(cond)} of conditions: {_NEEDED}")
     for index, frames_THWC in enumerate(frames):
-        length, *size = np.shape(frames_THWC) or (0,)
-        if _type(frames_THWC) != "uint8" or size != [IMAGE_SIZE, IMAGE_SIZE, 3]:
+        size = (IMAGE_SIZE, IMAGE_SIZE, 3)
+        if not isinstance(frames_THWC, np.ndarray) or frames_THWC.dtype != np.uint8 or frames_THWC.shape[1:] != size:
             raise UserError(f"{where}: frames of sequence {index} are {_said(frames_THWC)}: {_NEEDED}")
         if cond is None:
             continue
-        cond_TA = cond[index]
-        numbers = isinstance(cond_TA, np.ndarray) and cond_TA.dtype.kind in "fiu"
-        if not numbers or cond_TA.ndim != 2 or cond_TA.shape != (length, cond[0].shape[-1]):
+        cond_TA, length = cond[index], len(frames_THWC)
+        numbers = isinstance(cond_TA, np.ndarray) and cond_TA.ndim == 2 and cond_TA.dtype.kind in "fiu"
+        if not numbers or cond_TA.shape != (length, cond[0].shape[1]):
             raise UserError(f"{where}: conditions of sequence {index} ({length} frames) are {_said(cond_TA)}: {_NEEDED}")
         if not np.isfinite(cond_TA).all():
             raise UserError(f"{where}: conditions of sequence {index} hold NaN or infinity: {_NEEDED}")
     return ArraySplit(frames, cond)
 
 
-def _type(array: Any) -> str:
-    return str(array.dtype) if isinstance(array, np.ndarray) else type(array).__name__
+def _count(sequences: Any) -> int:
+    return len(sequences) if isinstance(sequences, Sized) else 0
 
 
 def _said(array: Any) -> str:
-    return f"{_type(array)} {' x '.join(map(str, np.shape(array)))}"
+    isarray = isinstance(array, np.ndarray)
+    return f"{array.dtype} {' x '.join(map(str, array.shape))}" if isarray else f"no array but {type(array).__name__}"

@@ -156,14 +156,8 @@ class CVAE(nn.Module):
 
         g_BTG, prior_mu_BTZ, prior_logvar_BTZ = (torch.cat(parts, dim=1) for parts in zip(*steps, strict=True))
         scored = slice(self.first_scored - 1, None)
-        return Rollout(
-            self._decode_rest(g_BTG, context, decoded),
-            mu_BTZ[:, scored],
-            logvar_BTZ[:, scored],
-            prior_mu_BTZ[:, scored],
-            prior_logvar_BTZ[:, scored],
-            self.first_scored,
-        )
+        mu, logvar, prior_mu, prior_logvar = (x[:, scored] for x in (mu_BTZ, logvar_BTZ, prior_mu_BTZ, prior_logvar_BTZ))
+        return Rollout(self._decode_rest(g_BTG, context, decoded), mu, logvar, prior_mu, prior_logvar, self.first_scored)
 
     def _decode_rest(self, g_BTG: Tensor, context: list[StageContext], decoded: dict[int, Tensor]) -> Tensor:
         """Decode in one call the scored steps that the loop did not have to; return all as ``BKCHW``."""

@@ -38,38 +38,33 @@ class Feed:
 
     def __init__(self, split: Split, length: int, device: torch.device, resident: str = "auto") -> None:
         self.split, self.length, self.device = split, length, device
-        self._frames_NHWC: Tensor | None = None
-        self._cond_NA: Tensor | None = None
         self._firsts = np.cumsum(split.lengths) - split.lengths  # where each sequence begins among all frames
-        if _fits(split, device, resident):
-            say(f"data: {_FRAME * split.lengths.sum() / 2**30:.1f} GiB of frames go to the GPU and stay there")
-            self._hold()
+        self._held = self._hold() if _fits(split, device, resident) else None
 
     def batches(self, wanted: list[Wanted]) -> Iterator[Batch]:
         """Yield the batches that are wanted, in order."""
-        if self._frames_NHWC is not None:
-            yield from map(self._on_device, wanted)
+        if self._held is not None:
+            yield from (self._on_device(*self._held, *each) for each in wanted)
         elif self.device.type == "cuda":
             yield from self._ahead(wanted)
         else:
             yield from (self._moved(self._gathered(each)) for each in wanted)
 
-    def _hold(self) -> None:
-        size = (int(self.split.lengths.sum()), IMAGE_SIZE, IMAGE_SIZE, 3)
-        self._frames_NHWC = torch.empty(size, dtype=torch.uint8, device=self.device)
-        self._cond_NA = torch.from_numpy(self.split.cond_NA.copy()).to(self.device)
+    def _hold(self) -> tuple[Tensor, Tensor]:
+        """All frames ``NHWC`` and conditions ``NA`` on the device."""
+        lengths = self.split.lengths
+        say(f"data: {_FRAME * lengths.sum() / 2**30:.1f} GiB of frames go to the GPU and stay there")
+        frames_NHWC = torch.empty(int(lengths.sum()), IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8, device=self.device)
         # One by one: reading a memory map whole would take as much host memory again.
-        for index, (first, length) in enumerate(zip(self._firsts, self.split.lengths, strict=True)):
+        for index, (first, length) in enumerate(zip(self._firsts, lengths, strict=True)):
             frames_1THWC, _ = self.split.gather(np.array([index]), 0, int(length))
-            self._frames_NHWC[first : first + length] = torch.from_numpy(frames_1THWC[0]).to(self.device)
+            frames_NHWC[first : first + length] = torch.from_numpy(frames_1THWC[0]).to(self.device)
+        return frames_NHWC, torch.from_numpy(self.split.cond_NA.copy()).to(self.device)
 
-    def _on_device(self, wanted: Wanted) -> Batch:
-        assert self._frames_NHWC is not None
-        assert self._cond_NA is not None
-        indices_B, starts_B = wanted
+    def _on_device(self, frames_NHWC: Tensor, cond_NA: Tensor, indices_B: np.ndarray, starts_B: np.ndarray) -> Batch:
         rows = (self._firsts[indices_B] + starts_B)[:, None] + np.arange(self.length)
         rows_BT = torch.from_numpy(rows).to(self.device, non_blocking=True)
-        return to_unit(self._frames_NHWC[rows_BT]), self._cond_NA[rows_BT]
+        return to_unit(frames_NHWC[rows_BT]), cond_NA[rows_BT]
 
     def _ahead(self, wanted: list[Wanted]) -> Iterator[Batch]:
         with ThreadPoolExecutor(1) as thread:
