@@ -68,14 +68,18 @@ def page(study: str, folders: list[str], bair: bool) -> list[Block]:
         UserError: its runs cannot be read, or are none of such a study.
     """
     runs = [run for run in collect(folders).runs if run.sweep == study]
+    found = answers(runs, bair)
+    epochs, size = runs[0].epochs, int(runs[0].settings["epoch_size"])
     return [
         Heading(1, "The course report's questions"),
         Text(
-            "The report compared learning rates, KL annealing and the end of teacher forcing on one seed each. This page asks "
-            "the same of several seeds. This command writes every number and picture in it, and first runs what it needs:"
+            f"Each run here took {epochs * size:,} iterations ({epochs} epochs of {size}); one of the course report's took "
+            f"{300 * 600:,}. The report compared learning rates, KL annealing and the end of teacher forcing on one seed each. "
+            "This page asks the same of several seeds. This command writes every number and picture in it, and first runs what "
+            "it needs:"
         ),
         Code(command()),
-        *answers(runs, bair),
+        *found,
     ]
 
 
