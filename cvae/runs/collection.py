@@ -201,7 +201,8 @@ def main_objective(runs: Sequence[Run]) -> Metric:
     """The objective of most of the runs."""
     names = [run.objective for run in runs]
     name = max(names, key=names.count, default=BUILT_IN[0].key)
-    return next((run.metric(name) for run in runs if run.objective == name), BUILT_IN[0])
+    rows = [metric for run in runs for metric in run.metrics] or BUILT_IN
+    return next((metric for metric in rows if metric.key == name), Metric(name, name))
 
 
 def by_seed(runs: Iterable[Run], quantity: Callable[[Run], float | None]) -> dict[int, float]:
