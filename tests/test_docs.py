@@ -20,8 +20,8 @@ from conftest import App, Result, tiny
 from fakes import fake_study
 
 import cvae
-from cvae import cli
 from cvae.pages.document import to_markdown
+from cvae.start import compose
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -116,7 +116,7 @@ def test_command(line: str, place: Callable[[str], str], start: Callable[[str], 
 @pytest.mark.parametrize("line", [each for each in NOT_RUN if " -m cvae.train " in each])
 def test_what_is_not_run_composes(line: str) -> None:
     words = shlex.split(line.partition(" -m cvae.train ")[2])
-    assert cli.compose([word for word in words if not word.startswith("-")], with_hydra=True)
+    assert compose([word for word in words if not word.startswith("-")])
 
 
 def test_what_is_not_run_stands_on_a_page() -> None:

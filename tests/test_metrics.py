@@ -16,7 +16,7 @@ import torch
 from conftest import tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cvae import metrics
+from cvae import metrics, start
 from cvae.errors import UserError
 from cvae.metrics import BUILT_IN, Metric, as_record, directions, from_record, objectives, table
 
@@ -131,12 +131,12 @@ def test_a_record_gives_the_rows_back_whatever_else_is_in_it():
     ],
 )
 def test_each_objective_has_its_own_direction(given, own, direction):
-    from cvae import cli, config
+    from cvae import config
 
     config.register()
     assert directions(given, own) == direction
     words = [f"objective={json.dumps(given)}", *(f"+metrics.mae.{key}={value}" for key, value in own.get("mae", {}).items())]
-    declared = cli.compose(words).trial
+    declared = start.compose(words).trial
     assert (declared.objective, declared.direction) == (given, direction)
 
 
@@ -305,9 +305,9 @@ def test_a_function_s_own_keys_go_to_it_and_a_resumed_run_has_it_still(train, dr
 
 
 def test_runs_without_metrics_of_their_own_are_the_same_runs_as_before():
-    from cvae import cli, config
+    from cvae import config
 
     config.register()
-    plain = cli.compose([])
+    plain = start.compose([])
     assert "metrics" not in config.identity(plain)
-    assert config.identity(cli.compose(["+metrics.mae._target_=mypkg.mae"])) != config.identity(plain)
+    assert config.identity(start.compose(["+metrics.mae._target_=mypkg.mae"])) != config.identity(plain)
