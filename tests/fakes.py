@@ -14,6 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from cvae import pictures, start
+from cvae.metrics import Metric, as_record
 
 
 @functools.cache
@@ -28,9 +29,13 @@ def fake_run(
     trial: Mapping[str, Any] | None = None,
     rows: Callable[[int], dict[str, Any]] = lambda epoch: {},
     video: bool = False,
+    metrics: Sequence[Metric] | None = None,
     **settings: Any,
 ) -> Path:
-    """Write a finished run whose validation PSNR is ``psnr``, an epoch each; ``settings`` go into its config as they are."""
+    """Write a finished run whose validation PSNR is ``psnr``, an epoch each; ``settings`` go into its config as they are.
+
+    ``metrics`` is the table in its run.json; a run of version 0.1.0 has none.
+    """
     values = copy.deepcopy(_composed(tuple(words)))
     values.update({"epochs": len(psnr), **settings})
     if trial is not None:
@@ -40,6 +45,8 @@ def fake_run(
     overrides = [*words, *(f"{key}={value}" for key, value in settings.items())]
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
     record = {"id": folder.name, "signature": "s", "group": (trial or {}).get("study"), "dataset": "d", "device": "cpu"}
+    if metrics is not None:
+        record["metrics"] = as_record(metrics)
     (folder / "run.json").write_text(
         json.dumps({**record, "command": "python -m cvae.train", "git_sha": "abc", "versions": {}})
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import runpy
@@ -12,10 +13,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import course_study
 import pytest
+import yaml
 from conftest import App, Result, tiny
+from fakes import fake_study
 
-from cvae import cli
+import cvae
+from cvae.pages.document import to_markdown
+from cvae.start import compose
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -34,6 +40,7 @@ NOT_RUN = {
     "pip install -e '.[docs]'": _INSTALLED,
     "pip install -e '.[test,sweep,slurm,report,docs]' pre-commit": _INSTALLED,
     "pip install -c constraints/lowest.txt -e '.[test]'": "installs other versions: the workflow does",
+    "source .venv/bin/activate": "changes the shell",
     ".venv/bin/python -m pytest": "it would run itself",
     "python -m pytest": "it would run itself",
     "python -m pytest -m slow": "it would run itself",
@@ -44,6 +51,9 @@ NOT_RUN = {
     ".ci/run": "it runs these tests",
     "mkdocs build -f docs/mkdocs/mkdocs.yml": ".ci/check builds the site",
     "mkdocs serve -f docs/mkdocs/mkdocs.yml": _SERVES,
+    "python scripts/course_study.py --out docs/study.md": "hours: tests/scripts/test_course_study.py runs it, shrunk",
+    "python scripts/sweep_overhead.py": "minutes: tests/scripts/test_sweep_overhead.py runs it, shrunk",
+    "python docs/mkdocs/drawing.py": "writes into the checkout: test_the_drawing_is_its_script_s compares",
     "wandb login": _ACCOUNT,
     "wandb sync": _ACCOUNT,
     "wandb sync multirun/2026-11-23_10-00-00_a1b2/*/wandb/offline-run-*": _ACCOUNT,
@@ -64,9 +74,8 @@ NOT_RUN = {
     "export PGPASSWORD=...": "a password",
 }
 TESTED_APART = {"extending.md": "tests/test_extending.py"}  # pages whose code and commands another test takes and runs
-TAKES_LONG = re.compile(
-    r"^torchrun|hydra/launcher=|course_study|sweep_overhead|seeds_per_trial|seed=1,2,3"
-)  # slow: processes, many runs
+# Marked slow: they start processes, or train many runs.
+TAKES_LONG = re.compile(r"^torchrun|hydra/launcher=|course_study|seeds_per_trial|seed=1,2,3")
 COMMANDS = r"(?:\.venv/bin/)?(?:python3?|pip|torchrun|wandb|tensorboard|mkdocs|pre-commit|cvae-\w+|eval|\.ci/\w+) "
 
 
@@ -107,7 +116,7 @@ def test_command(line: str, place: Callable[[str], str], start: Callable[[str], 
 @pytest.mark.parametrize("line", [each for each in NOT_RUN if " -m cvae.train " in each])
 def test_what_is_not_run_composes(line: str) -> None:
     words = shlex.split(line.partition(" -m cvae.train ")[2])
-    assert cli.compose([word for word in words if not word.startswith("-")], with_hydra=True)
+    assert compose([word for word in words if not word.startswith("-")])
 
 
 def test_what_is_not_run_stands_on_a_page() -> None:
@@ -119,10 +128,10 @@ def test_what_is_not_run_stands_on_a_page() -> None:
 DATE = "2026-11-23_10-00-00_a1b2"  # in names of folders on the pages
 SMALL = tiny(Path(), "device=cpu")[2:]  # overrides without those of its data
 SHORT_SWEEP = ["hydra.sweeper.n_trials=2"]
-SHORT_STUDY = ["beta=1.0", "seed=1", "epochs=4", "n_future=3", "hydra/launcher=basic", "device=cpu"]
+SHORT_STUDY = ["model=tiny", "logger=none", "epochs=4", "epoch_size=2", "batch_size=2", "n_future=3", "device=cpu"]
+SHORT_STUDY += ["beta=1.0", "seed=1", "hydra/launcher=basic"]
 SCRIPTS = {
     "sweep_landscape.py": ["--repetitions", "2", "--trials", "12", "--pruners", "halving"],
-    "sweep_overhead.py": ["--trials", "0"],
     "wandb_report.py": ["--print"],
     "diagnose.py": ["--samples", "2"],
     "course_study.py": SHORT_STUDY,
@@ -205,9 +214,8 @@ def start(command, app: App, monkeypatch, capfd) -> Callable[[str], Result]:
         if words[:1] == ["python"] and (name := Path(words[1]).name) in SCRIPTS:
             if name == "wandb_report.py":
                 pytest.importorskip("wandb_workspaces")
-            full = [] if "--full" in words else ["data.train=4", "data.validate=2"]
-            extra = SCRIPTS[name] + ([*SMALL_STUDY, *full] if name == "course_study.py" else [])
-            return script(words[1], *words[2:], *extra)
+            world = ["data.train=4", "data.validate=2"] if name == "course_study.py" and "--full" not in words else []
+            return script(words[1], *words[2:], *SCRIPTS[name], *world)
         if words[0] == "torchrun":
             return shell(shlex.join([*words, *_shrunk(words[words.index("cvae.train") + 1 :], only_more=True)]))
         if words[0] == "eval":
@@ -215,9 +223,6 @@ def start(command, app: App, monkeypatch, capfd) -> Callable[[str], Result]:
         pytest.fail(f"no test knows how to run {line!r}: teach it, or put it into NOT_RUN with the reason")
 
     return run
-
-
-SMALL_STUDY = ["model=tiny", "epoch_size=2", "batch_size=2", "logger=none"]
 
 
 def _shrunk(words: list[str], only_more: bool = False) -> list[str]:
@@ -236,3 +241,83 @@ def _shrunk(words: list[str], only_more: bool = False) -> list[str]:
         more += [*SHORT_SWEEP, "hydra.sweeper.top_k_seeds=2"]
         more += ["hydra/launcher=basic"] if "experiment=sweep_quick" in line else []
     return more if only_more else [*words, *more]
+
+
+# --- pages and files say what is so ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page: Path) -> None:
+    text = re.sub(r"^```.*?^```|`[^`]*`", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text)]
+    assert [link for link in links if link and "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_every_room_is_on_the_page_of_the_architecture() -> None:
+    on_page = set(re.findall(r"^\| `([\w.]+/?)` \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE))
+    rooms = {f"{path.name}/" for path in (ROOT / "cvae").iterdir() if (path / "__init__.py").exists()}
+    rooms |= {path.name for path in (ROOT / "cvae").glob("*.py")} - {"__init__.py"}
+    assert rooms <= on_page
+    drawn = set(re.findall(r">([\w.]+(?:/|\.py))<", (ROOT / "docs/architecture.svg").read_text()))
+    assert drawn == on_page
+
+
+def test_the_drawing_is_its_script_s() -> None:
+    assert runpy.run_path(str(ROOT / "docs/mkdocs/drawing.py"))["drawing"]() == (ROOT / "docs/architecture.svg").read_text()
+
+
+def test_the_study_says_first_how_long_its_runs_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the words that its script finds for runs of that length."""
+    monkeypatch.setattr("cvae.study.answers.course_curves", lambda reading: b"")
+    page = (ROOT / "docs/study.md").read_text()
+    epochs, size = map(int, re.search(r"(\d+) epochs of (\d+) iterations each", page).groups())
+    fake_study(Path("study"), lambda *_: [18.0] * epochs, seeds=2)  # with 8 iterations an epoch
+    title, first, *_ = to_markdown(course_study.page(None, ["study"], bair=False), "").split("\n\n")
+    assert page.split("\n\n")[:2] == [title, first]
+    assert first.startswith(f"Each run here took {epochs * size} iterations ")
+
+
+@pytest.mark.parametrize("name", ["install_requires", "test"])
+def test_the_lowest_versions_are_those_of_setup_cfg(name: str) -> None:
+    read = configparser.ConfigParser()
+    read.read(ROOT / "setup.cfg")
+    wanted = read["options" if name == "install_requires" else "options.extras_require"][name]
+    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "constraints/lowest.txt").read_text(), re.MULTILINE))
+    lowest = re.findall(r"^([\w-]+)(?:\[\w+\])?>=([\d.]+)", wanted, re.MULTILINE)
+    assert lowest
+    for package, version in lowest:
+        if package not in ("ruff", "mypy", "import-linter"):  # tools: they judge with the newest
+            assert re.fullmatch(rf"{re.escape(version)}(\.0)*", pins[package]), package
+
+
+def test_the_workflow_tries_each_python_that_is_claimed() -> None:
+    job = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["check"]
+    claimed = re.findall(r"Python :: (3\.\d+)", (ROOT / "setup.cfg").read_text())
+    assert job["strategy"]["matrix"]["python"] == claimed
+    assert f"python_requires = >={claimed[0]}" in (ROOT / "setup.cfg").read_text()
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == cvae.__version__
+    assert f"## {cvae.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert len(citation["references"]) == 3
+
+
+def test_what_commands_write_is_ignored() -> None:
+    """A file that git sees would make every later run's record say ``dirty``."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git checkout")
+    written = [
+        "report.html",
+        "report.md",
+        "report_files/a.png",
+        "schedules.png",
+        "study.md",
+        "study_files/a.png",
+        "site/a.html",
+    ]
+    written += ["multirun/single/a/run.json", "predictions/a.gif", "gpu.json"]
+    done = subprocess.run(["git", "-C", str(ROOT), "check-ignore", *written], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == written

@@ -85,7 +85,7 @@ def checked(name: str, function: FrameMetric) -> FrameMetric:
     image_BKCHW = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 1, 3, 64, 64)  # not random: a run's numbers stay its own
     try:
         scored(image_BKCHW.flip(-1), image_BKCHW)
-    except Exception as error:  # a stranger's function may raise anything
-        told = str(error) if isinstance(error, UserError) else f"metrics.{name} raised {type(error).__name__}: {error}"
-        raise UserError(told) from error
+    except Exception as error:  # another package's function may raise anything
+        message = str(error) if isinstance(error, UserError) else f"metrics.{name} raised {type(error).__name__}: {error}"
+        raise UserError(message) from error
     return scored

@@ -17,13 +17,13 @@ from cvae.pictures import literal
 from cvae.runs.collection import all_metrics
 from cvae.runs.run import Run
 
-# Okabe and Ito's palette: told apart by colour-blind readers.
+# The palette of Okabe and Ito, which colour-blind readers can distinguish.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8b949e")
 _DASHES = ("-", "--", ":", "-.")
 
 
 def group_curves(groups: Mapping[str, Sequence[Run]]) -> bytes | None:
-    """A panel a metric: each group's mean over its seeds, with the 95 % interval where it has several; None without any."""
+    """One panel for each metric: the mean of each group over its seeds with its 95 % interval; None if there are no curves."""
     every = [run for runs in groups.values() for run in runs]
     metrics = [first for first, *_ in panels(all_metrics(every)) if any(run.series(first.key) for run in every)]
     if not metrics:
@@ -34,14 +34,9 @@ def group_curves(groups: Mapping[str, Sequence[Run]]) -> bytes | None:
     places = list(np.atleast_1d(figure.subplots(lines, columns)).flat)
     for axes, metric in zip(places, metrics, strict=False):
         for index, (name, runs) in enumerate(groups.items()):
-            band(
-                axes,
-                _seed_curves(runs, metric.key),
-                COLOURS[index % len(COLOURS)],
-                name,
-                _DASHES[index // len(COLOURS) % len(_DASHES)],
-            )
-        dress(axes, metric.title)
+            dash = _DASHES[index // len(COLOURS) % len(_DASHES)]
+            band(axes, _seed_curves(runs, metric.key), COLOURS[index % len(COLOURS)], name, dash)
+        style(axes, metric.title)
     for axes in places[len(metrics) :]:
         axes.set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -70,7 +65,7 @@ def band(axes: Axes, series: Sequence[Mapping[int, float]], colour: str, name: s
     axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def dress(axes: Axes, title: str) -> None:
+def style(axes: Axes, title: str) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -52,8 +52,7 @@ def report(cfg: DictConfig) -> None:
 
     _check(cfg)
     form = _form(cfg.format, cfg.out)
-    given = OmegaConf.to_container(cfg.runs) if OmegaConf.is_list(cfg.runs) else [cfg.runs]
-    assert isinstance(given, list)
+    given = cfg.runs if OmegaConf.is_list(cfg.runs) else [cfg.runs]
     places = [str(place) for place in given if place not in (None, "")]
     title = cfg.title or ", ".join(Path(place).resolve().name or place for place in places)
 

@@ -119,8 +119,11 @@ def _with_short_names(runs: Sequence[Run]) -> list[Run]:
 
 def _sweeps(runs: Iterable[Run]) -> Iterator[SweepRecord]:
     """The studies of the runs, each read from its journal or from the sweep.json beside its runs."""
-    firsts = {run.study: run for run in reversed(list(runs)) if run.study is not None}
-    for (name, storage), run in reversed(firsts.items()):
+    firsts: dict[tuple[str, str], Run] = {}
+    for run in runs:
+        if run.study is not None:
+            firsts.setdefault(run.study, run)
+    for (name, storage), run in firsts.items():
         record = read_sweep(name, storage, [run.folder.parent, run.folder.parent.parent], run.objective, _PROGRAMS)
         if record is not None:
             yield record
@@ -198,7 +201,8 @@ def main_objective(runs: Sequence[Run]) -> Metric:
     """The objective of most of the runs."""
     names = [run.objective for run in runs]
     name = max(names, key=names.count, default=BUILT_IN[0].key)
-    return next((run.metric(name) for run in runs if run.objective == name), BUILT_IN[0])
+    rows = [metric for run in runs for metric in run.metrics] or BUILT_IN
+    return next((metric for metric in rows if metric.key == name), Metric(name, name))
 
 
 def by_seed(runs: Iterable[Run], quantity: Callable[[Run], float | None]) -> dict[int, float]:

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from cvae import __version__
-from cvae.config import identity
+from cvae.config import flat, identity
 from cvae.console import short
 from cvae.metrics import Metric, from_record
 from cvae.process import Process
@@ -167,7 +167,8 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         text = read_text(path)
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_LOADER)):
-            raise UnreadableRun(f"{name} has YAML aliases, which a config of cvae.train never has")  # they may blow up
+            # A few aliases can stand for gigabytes.
+            raise UnreadableRun(f"{name} has YAML aliases, which a config of cvae.train never has")
         content = yaml.load(text, Loader=_LOADER)
     except FileNotFoundError:
         raise UnreadableRun(f"no {name}") from None
@@ -197,19 +198,14 @@ def brief(error: BaseException) -> str:
 
 def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a config by their full keys, interpolations unresolved; ``X._target_`` becomes ``X: class_name``."""
-    flat: dict[str, Any] = {}
-
-    def walk(node: Any, key: str) -> None:
-        if isinstance(node, dict) and node:
-            for name, child in node.items():
-                walk(child, f"{key}.{name}" if key else str(name))
-        elif key.endswith("._target_"):
-            flat[key.removesuffix("._target_")] = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(node).rpartition(".")[2]).lower()
+    settings: dict[str, Any] = {}
+    for key, value in flat(identity(config)).items():
+        if key.endswith("._target_"):
+            name = str(value).rpartition(".")[2]
+            settings[key.removesuffix("._target_")] = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
         else:
-            flat[key] = node if node is None or isinstance(node, (bool, int, float, str)) else str(node)
-
-    walk(identity(config), "")
-    return flat
+            settings[key] = value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+    return settings
 
 
 def _rows(path: Path) -> list[Row]:

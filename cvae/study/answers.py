@@ -64,12 +64,12 @@ def _verdicts(found: Sequence[tuple[Factorial, list[Claim]]]) -> list[Block]:
     """The verdicts and the effects on PSNR, one column for each value of beta."""
     names = [_name(factorial) for factorial, _ in found]
     claims = zip(*(claims for _, claims in found), strict=True)
-    effects = zip(*([effect for effect in factorial.effects() if effect.at_end] for factorial, _ in found), strict=True)
+    effects = [[each for each in factorial.effects() if each.quantity == "PSNR at the end"] for factorial, _ in found]
     return [
         Table(["the report's claim", *names], [[f"{same[0].number}. {same[0].text}", *map(_verdict, same)] for same in claims]),
         Table(
             ["PSNR at the end, dB", *names],
-            [[same[0].contrast, *(signed(*each.interval) for each in same)] for same in effects],
+            [[same[0].contrast, *(signed(*each.interval) for each in same)] for same in zip(*effects, strict=True)],
         ),
     ]
 

@@ -90,7 +90,6 @@ class Effect:
     contrast: str
     unit: str
     values: list[float]
-    at_end: bool  # whether the quantity is PSNR at the end
 
     @property
     def interval(self) -> tuple[float, float, float]:

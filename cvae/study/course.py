@@ -163,7 +163,7 @@ class Factorial:
         for name, unit, quantity in quantities:
             for contrast, first, second in contrasts:
                 differences = paired(self.over(quantity, **first), self.over(quantity, **second))
-                found.append(Effect(name, contrast, unit, list(differences.values()), quantity == self.end))
+                found.append(Effect(name, contrast, unit, list(differences.values())))
         return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvae.pages.plots import COLOURS, band, dress, png
+from cvae.pages.plots import COLOURS, band, png, style
 from cvae.runs.run import Run
 from cvae.study.course import Factorial
 
@@ -33,7 +33,7 @@ def course_curves(factorial: Factorial) -> bytes:
         _schedules(column[3], runs[:1], factorial.beta or 1.0)
         for axes in column:
             axes.axvline(factorial.forced + 0.5, color="#8b949e", linewidth=0.8, linestyle=":")
-            dress(axes, "")
+            style(axes, "")
         column[3].set_xlabel("epoch")
     for axes, title in zip(panels[:, 0], ("validation PSNR, dB", "MSE a step", "KL a step, nats", "schedules"), strict=True):
         axes.set_ylabel(title)

@@ -11,8 +11,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -24,8 +23,7 @@ from optuna.trial import TrialState
 from cvae.cli import MENDABLE, explain
 from cvae.console import say
 from cvae.errors import Diverged, UserError
-from cvae.sweep.job_trial import JobTrial
-from cvae.sweep.strategies import build_pruner
+from cvae.sweep.job_trial import Job, JobTrial
 from cvae.sweep.study import FOLDER
 from cvae.trial import running
 
@@ -35,54 +33,35 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STOPPED = (*(128 + number for number in (*_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)), 75)
 
 
-@dataclass
-class Job:
-    """An app's task function as the job of a sweep. The sweeper gives it to a launcher, which may pickle it.
+def run_trial(job: Job, cfg: DictConfig) -> dict[str, Any]:
+    """Run a job's task as its trial; return ``{"state": ..., "value": ...}``.
 
-    Args:
-        task: the app's; it returns its objective (several: a list), or ``{"state": "pruned" | "complete", "value": ...}``.
-        pruner: a ``_target_`` config, or None.
-        constraints: recorded fact to the most it may be.
-        seeds: jobs a trial; its value is their mean.
-        allow_targets: packages besides Optuna that a pruner may come from.
+    An app that looks at ``current_trial().stopping`` sees there that it was sent SIGTERM or Ctrl-C; others are ended by it.
+
+    Raises:
+        Exception: the task's own. After a UserError the trial is failed, since a second attempt would meet it again; after
+            other exceptions, and after an exit, the sweeper decides.
+        SystemExit: the scheduler will start this job again; or the job was stopped in its sweeper's process, so that the
+            sweeper has to stop too. Other exits are returned: joblib would end its other jobs because of them.
     """
-
-    task: Callable[[DictConfig], Any]
-    pruner: dict[str, Any] | None = None
-    constraints: Mapping[str, float] = field(default_factory=dict)
-    seeds: int = 1
-    allow_targets: Sequence[str] = ()
-
-    def __call__(self, cfg: DictConfig) -> dict[str, Any]:
-        """Run the task as its trial; return ``{"state": ..., "value": ...}``.
-
-        An app that looks at ``current_trial().stopping`` sees there that it was sent SIGTERM or Ctrl-C; others are ended by it.
-
-        Raises:
-            Exception: the task's own. After a UserError the trial is failed, since a second attempt would meet it again; after
-                other exceptions, and after an exit, the sweeper decides.
-            SystemExit: the scheduler will start this job again; or the job was stopped in its sweeper's process, so that the
-                sweeper has to stop too. Other exits are returned: joblib would end its other jobs because of them.
-        """
-        pruner = build_pruner(self.pruner, self.allow_targets)
-        trial = JobTrial.open(cfg.trial, pruner, self.constraints, self.seeds)
-        if trial is None:
-            say(f"trial {cfg.trial.number} was stopped or given to another job: nothing to do")
-            return {"state": "taken over", "value": None}
-        try:
-            hydra: Any = HydraConfig.instance().cfg
-            if hydra is not None and (folder := OmegaConf.select(hydra, "hydra.runtime.output_dir")):
-                trial.note(FOLDER, folder)
-            with running(trial), _signals_to(trial):
-                returned = self.task(cfg)
-        except BaseException as error:
-            trial.close()
-            return _unfinished(trial, error)
+    trial = JobTrial.open(job, cfg.trial)
+    if trial is None:
+        say(f"trial {cfg.trial.number} was stopped or given to another job: nothing to do")
+        return {"state": "taken over", "value": None}
+    try:
+        hydra: Any = HydraConfig.instance().cfg
+        if hydra is not None and (folder := OmegaConf.select(hydra, "hydra.runtime.output_dir")):
+            trial.note(FOLDER, folder)
+        with running(trial), _signals_to(trial):
+            returned = job.task(cfg)
+    except BaseException as error:
         trial.close()
-        told = trial.finish(returned)
-        if trial.in_sweeper and trial.signum:
-            raise SystemExit(128 + trial.signum)
-        return told
+        return _unfinished(trial, error)
+    trial.close()
+    told = trial.finish(returned)
+    if trial.in_sweeper and trial.signum:
+        raise SystemExit(128 + trial.signum)
+    return told
 
 
 def _unfinished(trial: JobTrial, error: BaseException) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
@@ -18,11 +19,32 @@ from optuna.trial import FrozenTrial, TrialState
 from cvae.errors import UserError
 from cvae.process import Process
 from cvae.sweep.storage import absolute, open_storage, patient, revealed
+from cvae.sweep.strategies import build_pruner
 from cvae.sweep.study import CLAIM, FACTS, FAILURE, JOB, LEASE, STOP, SWEEPER, lease_of, locked, owned
 from cvae.trial import NoTrial
 
 _POLL = 2.0  # seconds between two looks for a request to stop
 _SEEDS = "cvae:seeds"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a sweeper gives to its jobs, besides a trial each. It travels pickled.
+
+    Args:
+        task: the app's function; it returns its objective (several: a list), or ``{"state": "pruned" | "complete", "value":
+            ...}``.
+        pruner: a ``_target_`` config, or None.
+        constraints: recorded fact to the most it may be.
+        seeds: jobs a trial; its value is their mean.
+        allow_targets: packages besides Optuna that a pruner may come from.
+    """
+
+    task: Callable[[DictConfig], Any]
+    pruner: dict[str, Any] | None = None
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    seeds: int = 1
+    allow_targets: Sequence[str] = ()
 
 
 class JobTrial(NoTrial):
@@ -31,22 +53,12 @@ class JobTrial(NoTrial):
     Args:
         place: ``number study storage claim`` as the sweeper passed them, and ``steps`` as the app declares them.
         study, frozen: the study, and the trial as it is stored.
-        constraints: recorded fact to the most it may be.
-        seeds: jobs a trial; its value is their mean.
     """
 
-    def __init__(
-        self,
-        place: DictConfig,
-        study: optuna.Study,
-        frozen: FrozenTrial,
-        constraints: Mapping[str, float],
-        seeds: int,
-    ) -> None:
+    def __init__(self, job: Job, place: DictConfig, study: optuna.Study, frozen: FrozenTrial) -> None:
         super().__init__()
         self._url, self._claim = absolute(revealed(place.storage)), str(place.claim)
-        self.study, self.number, self.params = study, frozen.number, dict(frozen.params)
-        self.constraints, self.seeds = constraints, seeds
+        self.job, self.study, self.number, self.params = job, study, frozen.number, dict(frozen.params)
         self.steps, self.seed = place.get("steps"), int(place.get("seed_index") or 0)
         self._trial = optuna.Trial(study, frozen._trial_id)
         self._storage, self._id = study._storage, frozen._trial_id
@@ -73,15 +85,13 @@ class JobTrial(NoTrial):
 
     @classmethod
     @patient
-    def open(
-        cls, place: DictConfig, pruner: optuna.pruners.BasePruner, constraints: Mapping[str, float], seeds: int
-    ) -> JobTrial | None:
+    def open(cls, job: Job, place: DictConfig) -> JobTrial | None:
         """The trial at ``place``; None if it is finished, was stopped before it began, or was given to another job.
 
         Raises:
             UserError: its storage cannot be opened, or has no such study.
         """
-        url = absolute(revealed(place.storage))
+        url, pruner = absolute(revealed(place.storage)), build_pruner(job.pruner, job.allow_targets)
         # A trial calls its sampler when it is made, and only the sweeper's sampler has work to do.
         sampler = optuna.samplers.RandomSampler()
         try:
@@ -93,7 +103,7 @@ class JobTrial(NoTrial):
                     return None
                 if frozen.system_attrs.get(STOP):  # its sweep was stopped while it waited for a slot or a scheduler
                     return None
-                return cls(place, study, frozen, constraints, seeds)
+                return cls(job, place, study, frozen)
         except (KeyError, IndexError):
             raise UserError(f"trial.storage={place.storage} has no trial {place.number} of a study {place.study}") from None
 
@@ -131,25 +141,27 @@ class JobTrial(NoTrial):
         if state == TrialState.PRUNED:
             return self.tell(state)
         values = list(value) if isinstance(value, (list, tuple)) else [value]
-        wrong = next((each for each in values if not _is_number(each)), None)
-        if wrong is not None or not values or len(values) != len(self.study.directions) or None in values:
-            wanted = len(self.study.directions)
+        wanted = len(self.study.directions)
+        try:
+            numbers = [float(each) for each in values]
+        except (TypeError, ValueError):
+            numbers = []
+        if len(numbers) != wanted or not all(map(math.isfinite, numbers)):
             what = "a number" if wanted == 1 else f"{wanted} numbers"
-            return self.fail(f"the job returned {value!r}, where the study needs {what}")
-        numbers = [float(each) for each in values]
-        return self._one_of_seeds(numbers) if self.seeds > 1 else self.tell(state, numbers)
+            return self.fail(f"the job returned {value!r}, but the study needs {what}")
+        return self._one_of_seeds(numbers) if self.job.seeds > 1 else self.tell(state, numbers)
 
     def _one_of_seeds(self, numbers: list[float]) -> dict[str, Any]:
         told = {**self._storage.get_trial_system_attrs(self._id).get(_SEEDS, {}), str(self.seed): numbers}
         self._storage.set_trial_system_attr(self._id, _SEEDS, told)
         before = self._storage.get_trial(self._id).user_attrs.get(FACTS) or {}
-        for key in self.constraints:  # each seed has to keep them
+        for key in self.job.constraints:  # each seed has to keep them
             if key in before and key in self._facts:
                 self._facts[key] = max(before[key], self._facts[key])
         self.note(FACTS, self._facts)
         if self._by_seed:
             self._report(self.seed, numbers[0])
-        if len(told) == self.seeds:
+        if len(told) == self.job.seeds:
             return self.tell(TrialState.COMPLETE, [mean(column) for column in zip(*told.values(), strict=True)])
         if self._by_seed and self._trial.should_prune():
             return self.tell(TrialState.PRUNED)
@@ -177,7 +189,7 @@ class JobTrial(NoTrial):
 
     def _constrain(self, state: TrialState) -> str | None:
         """Compare recorded facts with their limits; return what is missing from a complete trial."""
-        for key, most in self.constraints.items():
+        for key, most in self.job.constraints.items():
             if key in self._facts:
                 self._trial.set_constraint(key, self._facts[key] - most)
             elif state == TrialState.COMPLETE:
@@ -240,10 +252,3 @@ class JobTrial(NoTrial):
 def seed_values(attributes: Mapping[str, Any]) -> dict[str, list[float]]:
     """The values of a trial's finished seeds, by their index, from its system attributes."""
     return dict(attributes.get(_SEEDS, {}))
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return math.isfinite(float(value))
-    except (TypeError, ValueError):
-        return False

@@ -153,7 +153,7 @@ def _space(settings: Mapping[str, Any], arguments: Sequence[str], config: DictCo
     params = dict(settings.get("params") or {})
     old = settings.get("search_space") or {}
     if old:
-        warn("hydra.sweeper.search_space is the old name: write hydra.sweeper.params")
+        warn("hydra.sweeper.search_space is the old form: write hydra.sweeper.params")
     conditions = settings.get("conditions") or {}
     choices = {str(key): str(value) for key, value in config.hydra.runtime.choices.items()}
     for text in conditions.values():

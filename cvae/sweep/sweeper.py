@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import optuna
@@ -15,7 +16,8 @@ from omegaconf import DictConfig, open_dict, read_write
 from cvae.console import say
 from cvae.errors import UserError
 from cvae.sweep.engine import Engine, Stop
-from cvae.sweep.job import Job
+from cvae.sweep.job import run_trial
+from cvae.sweep.job_trial import Job
 from cvae.sweep.plan import Plan, open_study, read_plan
 from cvae.sweep.storage import hide
 from cvae.sweep.study import SweepStudy
@@ -53,7 +55,8 @@ def sweep(
         say(f"study      {study.name}: {done} of {plan.n_trials} trials done")
         say(f"storage    {shown}")
         job = Job(task, plan.pruner, plan.constraints, plan.seeds_per_trial, plan.allow_targets)
-        Engine(plan, study, Plugins.instance().instantiate_launcher(context, job, config), config).run()
+        launcher = Plugins.instance().instantiate_launcher(context, partial(run_trial, job), config)
+        Engine(plan, study, launcher, config).run()
 
     summary = Summary(plan, study.study, shown, config, loader)
     try:

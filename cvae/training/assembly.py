@@ -34,7 +34,7 @@ from cvae.training.terminal import start_table
 from cvae.training.trainer import Trainer
 from cvae.trial import Trial
 
-_WIDE = 3  # a decoder this many times wider than the copy baseline's error leaves the latent nothing to explain
+_WIDE = 3  # a decoder whose sigma is so many times the copy baseline's error can explain the frames without the latent
 
 
 def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, trial: Trial) -> tuple[Trainer, Recorder]:
@@ -134,11 +134,11 @@ def load_model(folder: Path, name: str = "best") -> tuple[CVAE, Dataset, DictCon
     """The model of a run folder with the weights of its best or last checkpoint, in eval mode on the CPU, and its data.
 
     Raises:
-        UserError: it is no run folder, or its checkpoint is missing or damaged.
+        UserError: it is not a run folder, or its checkpoint is missing or damaged.
     """
     path = folder / ".hydra" / "config.yaml"
     if not path.is_file():
-        raise UserError(f"{folder} is no run folder: it has no .hydra/config.yaml; runs are in multirun/single/")
+        raise UserError(f"{folder} is not a run folder: it has no .hydra/config.yaml; runs are in multirun/single/")
     cfg = OmegaConf.load(path)
     assert isinstance(cfg, DictConfig)
     data: Dataset = build(cfg.data)
@@ -182,7 +182,7 @@ def facts(trainer: Trainer) -> dict[str, float]:
 def _compile(model: CVAE, choice: str, device: torch.device, processes: int) -> None:
     """Compile encoder and decoder; ``graphs`` also replays their kernels as CUDA graphs, which spares a GPU their launches.
 
-    ``auto`` compiles nothing: on a CPU it gains nothing and costs a minute (docs/results.md), on a GPU nothing is measured.
+    ``auto`` compiles nothing: on a CPU it gains nothing and costs a minute (docs/results.md), on a GPU it is not measured.
     """
     choice = choice.lower()
     if choice not in ("auto", "true", "false", "graphs"):

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and hold nothing but tensors and plain values."""
+"""Checkpoints: written completely or not at all; they hold only tensors and plain values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _dump(state: dict[str, Any], file: BinaryIO) -> None:
     try:
         torch.save(state, file)
     except RuntimeError as error:
-        # torch's writer wraps what the file raised, or says in its own words that a write failed.
+        # torch's writer raises its own error for a failed write, with the file's as its cause, or without.
         cause = error.__cause__ or error.__context__
         raise (cause if isinstance(cause, OSError) else OSError(str(error))) from None
 
@@ -51,11 +51,11 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: the run stopped before its first checkpoint; start it anew") from error
+        raise UserError(f"{path} is missing: the run stopped before its first checkpoint; start a new run") from error
     except Exception as error:  # a damaged file can raise nearly anything
-        raise UserError(f"{path} is damaged ({_first_line(error)}): restore it from a copy, or start the run anew") from error
+        raise UserError(f"{path} is damaged ({_first_line(error)}): restore it from a copy, or start a new run") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(f"{path} is no checkpoint of this version (format {FORMAT}): use the version that wrote it")
+        raise UserError(f"{path} is not a checkpoint of this version (format {FORMAT}): use the version that wrote it")
     return state
 
 

@@ -1,8 +1,8 @@
 """Several processes that train one model, a share of every batch each, started by torchrun.
 
-The first process alone goes through Hydra, talks, validates and writes. The others wait until it has built its run, then
-build the same one and step along. All of them draw masks and noise for the whole batch and take their rows, so a run
-computes the same however many processes it has. In a process that torchrun did not start, everything here does nothing.
+Only the first process goes through Hydra, prints, validates and writes. The others wait until it has built its run, then
+build and train the same one. All of them draw masks and noise for the whole batch and take their rows, so a run computes the
+same however many processes it has. In a process that torchrun did not start, everything here does nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that talks and writes."""
+        """Whether this is the process that prints and writes."""
         return self.rank == 0
 
     # --- building a run ---------------------------------------------------------------------------------------------------
@@ -112,9 +112,9 @@ class Processes:
         self.store.set("resumed", "yes" if resumed else "")
         self.store.set("config", OmegaConf.to_yaml(settings))
         for rank in range(1, self.world):
-            trouble = self._hear(f"built {rank}")
-            if trouble:
-                raise UserError(f"process {rank}: {trouble}")
+            error = self._wait_for(f"built {rank}")
+            if error:
+                raise UserError(f"process {rank}: {error}")
 
     # --- training ---------------------------------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class Processes:
     # --- beginning and end ------------------------------------------------------------------------------------------------
 
     def lead(self, main: Callable[[], Any]) -> None:
-        """Run ``main`` as the first process, and let the others go when it is over, however it ends."""
+        """Run ``main`` as the first process, and tell the others when it has ended, with or without an error."""
         assert self.store is not None
         ended = "by an error"
         try:
@@ -174,30 +174,30 @@ class Processes:
         dist.destroy_process_group()
 
     def follow(self, train: Callable[[DictConfig, Path, str | None, bool], Any]) -> None:
-        """Train along, silently, once the first process has built its run; what it says, it says for all."""
+        """Train with the first process once it has built its run, and print nothing: it prints for all."""
         assert self.store is not None
         hush()
         try:
-            config = self._hear("config")
+            config = self._wait_for("config")
             if not config:
                 return
             cfg = OmegaConf.create(config)
             assert isinstance(cfg, DictConfig)
             try:
-                train(cfg, Path(self._hear("folder")), None, bool(self._hear("resumed")))
+                train(cfg, Path(self._wait_for("folder")), None, bool(self._wait_for("resumed")))
             except UserError as error:
                 self.store.set(f"built {self.rank}", str(error))
             except (SystemExit, KeyboardInterrupt):
                 pass  # stopped; torchrun ends all processes when one ends, and the first one may still be saving
             # After an error the first process is gone, and taking the group apart would wait for it.
-            if self._hear("ended") == "well":
+            if self._wait_for("ended") == "well":
                 dist.destroy_process_group()
         except RuntimeError as error:
             if not _lost(error):
                 raise
 
-    def _hear(self, key: str) -> str:
-        """What another process says; polled, as a wait in the store itself would hear no signal and block it for others."""
+    def _wait_for(self, key: str) -> str:
+        """The value that another process sets; polled, as a wait in the store itself takes no signal and blocks other calls."""
         assert self.store is not None
         while not self.store.check([key]):
             time.sleep(_POLL)

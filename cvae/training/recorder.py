@@ -110,7 +110,7 @@ class Recorder:
         self.mirror.start(RunInfo(record["id"], self.folder, record["group"], name, tags, config, self.metrics))
 
     def truncate(self, epoch: int) -> None:
-        """Drop rows after ``epoch`` and a torn last line: a resumed run writes them again, identically."""
+        """Drop rows after ``epoch`` and a last line that was cut off: a resumed run writes them again, identically."""
         path = self.folder / "metrics.jsonl"
         rows = [row for row in read_metrics(path) if row["epoch"] <= epoch]
         write_whole(path, "".join(json.dumps(row) + "\n" for row in rows), _HINT)
@@ -149,7 +149,7 @@ class Recorder:
             if rows:
                 drawn = [[(metric.key, metric.title) for metric in together] for together in panels(self.metrics)]
                 pictures.curves(rows, drawn, self.folder / "curves.png")
-        except OSError as error:  # the run itself may be whole, or end by an error that says more
+        except OSError as error:  # the run itself may be complete, or end with an error that says more
             warn(f"curves.png was not drawn ({error.strerror})")
         self.mirror.finish(exit_code, state)
         say(f"run folder  {short(self.folder)}")
@@ -166,7 +166,7 @@ class SilentRecorder(Recorder):
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of a metrics.jsonl; torn lines are left out, a missing file has none."""
+    """The rows of a metrics.jsonl; lines that were cut off are left out, a missing file has none."""
     if not path.exists():
         return []
     rows: list[dict[str, Any]] = []
@@ -181,7 +181,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text())
         record["id"], record["signature"], record["group"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}): restore it from a copy, or start the run anew") from error
+        raise UserError(f"{path} is damaged ({error}): restore it from a copy, or start a new run") from error
     return dict(record)
 
 

@@ -72,7 +72,7 @@ def device_name(device: torch.device) -> str:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin to measure ``peak_memory`` anew, where the system can: a process may train several models, one after the other."""
+    """Start a new measurement of ``peak_memory``, where the system can: a process may train several models in turn."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -103,7 +103,7 @@ class Stopped(Exception):
         return 75 if alone and self.signum != signal.SIGINT else 128 + self.signum
 
     def leave(self, exit_code: int) -> NoReturn:
-        """End this process's work: by the handler of whoever started it and listens for this signal, else by an exit.
+        """End this process: by the signal's handler, if what started this process has set one, else by an exit.
 
         submitit's handler for a preemption puts the job back into the scheduler's queue.
         """
@@ -117,8 +117,8 @@ class Stopped(Exception):
 class StopRequest:
     """Turns SIGTERM, SIGUSR1, the first Ctrl-C, and a sweep's end, into a flag that the training loop reads between steps.
 
-    SIGUSR2 too, if who started this process listens for it. A second Ctrl-C interrupts at once. Outside the main thread,
-    where Python forbids handlers, signals are left alone.
+    SIGUSR2 too, if it has a handler already, as under submitit. A second Ctrl-C interrupts at once. Outside the main thread
+    Python allows no handlers, so there no signal is handled.
     """
 
     def __init__(self, trial: Trial | None = None) -> None:
@@ -133,8 +133,10 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            heard = callable(signal.getsignal(signal.SIGUSR2))
-            for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, *([signal.SIGUSR2] if heard else [])):
+            signals = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
+            if callable(signal.getsignal(signal.SIGUSR2)):
+                signals.append(signal.SIGUSR2)
+            for signum in signals:
                 self._previous[signum] = signal.signal(signum, self._note)
         return self
 

@@ -31,7 +31,7 @@ from cvae.training.sums import EpochSums
 from cvae.training.terminal import Advance, live_bar
 from cvae.trial import NoTrial, Trial
 
-_COLLAPSED = 0.1  # nats a step, below which the posterior says next to nothing
+_COLLAPSED = 0.1  # nats a step: with less KL the posterior carries hardly any information
 _SHOWN = 4  # sequences in a sample picture
 _NUMBERS = ("epoch", "iteration", "elapsed", "best")  # in a checkpoint
 
@@ -213,7 +213,7 @@ class Trainer:
             return validate(self.model, split, *how, functions=self.frame_metrics)
 
     def _finish_epoch(self, row: dict[str, Any], began: float) -> None:
-        """Record, then best.pt, then last.pt: whatever a kill cuts off is done again, identically, on resume."""
+        """Record, then best.pt, then last.pt: after a kill, resuming repeats what is missing, with the same result."""
         settings, objective = self.settings, self.settings.objective
         self.epoch, self.iteration, self.elapsed = row["epoch"], 0, 0.0
         self.sums = EpochSums(self.device)

@@ -153,7 +153,7 @@ class WandbMirror:
 
 def silence() -> None:
     """Keep W&B from printing and from reporting its own errors, before it is imported."""
-    os.environ.setdefault("WANDB_SILENT", "true")  # its lines would tear the progress bar
+    os.environ.setdefault("WANDB_SILENT", "true")  # its lines would break the progress bar
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to a server of its own, which it waits for at exit
 
 
@@ -178,13 +178,13 @@ def reason(error: BaseException) -> str:
 
 
 def abandon() -> None:
-    """Leave a server that does not answer: otherwise W&B waits for it at exit, for minutes."""
+    """Give up a server that does not answer: otherwise W&B waits for it at exit, for minutes."""
     _kill_service()
     _tear_down()
 
 
 def _tear_down() -> None:
-    """Forget a broken service, so that W&B's exit handler does not stumble over it and a next run starts its own."""
+    """Forget a broken service, so that W&B's exit handler does not fail on it and the next run starts a new one."""
     with contextlib.suppress(Exception, SystemExit):  # it exits where the service was killed
         import wandb
 

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from cvae.errors import UserError
 from cvae.evaluation.intervals import mean_interval
+from cvae.metrics import BUILT_IN, Metric
 from cvae.pages import plots
 from cvae.report.html.data import page_data
 from cvae.report.html.render import render
@@ -145,6 +146,27 @@ def test_one_objective_ranks_all_runs(command, tmp_path):
     command("report", "runs=runs")
     view = shown("report.html")
     assert (view["objective"], [run["best"] for run in view["runs"]]) == ("val/psnr", [20.0] * 3)
+
+
+def test_a_minimised_objective_ranks_by_the_table_of_its_runs(command, tmp_path):
+    mine = (*BUILT_IN, Metric("val/mae", "MAE $a^$", form=".3f", better="min", short="MAE"))
+    for number, low in enumerate((0.3, 0.1, 0.2)):
+        values = {1: low + 0.5, 2: low, 3: low + 0.1}
+        rows = lambda epoch, values=values: {"val/mae": values[epoch]}  # noqa: E731
+        more = {"seed": number, "objective": "val/mae", "metrics": mine, "video": True}
+        fake_run(tmp_path / "runs" / str(number), rows=rows, **more)
+    fake_run(tmp_path / "runs" / "older", seed=3, objective="val/mae")
+    assert command("report", "runs=runs", "videos=2").code == 0
+    view = shown("report.html")
+    assert view["objective"] == "val/mae"
+    assert [(run["best"], run["best_epoch"]) for run in view["runs"]] == [(0.3, 2), (0.1, 2), (0.2, 2), (None, None)]
+    assert [run["video"] is not None for run in view["runs"]] == [False, True, True, False]
+    keys = ("key", "label", "unit", "form", "better")
+    assert [tuple(metric[key] for key in keys) for metric in view["metrics"]][-1] == ("val/mae", "MAE $a^$", "", ".3f", "min")
+    assert command("report", "runs=runs", "format=md").code == 0
+    text = Path("report.md").read_text()
+    assert "| 1 | 1 | finished | 0.100 | 2 | 20.00 |" in text
+    assert "| older | 3 | finished |  |  | 20.00 |" in text
 
 
 def test_videos_are_of_the_best_of_each_group_first(tmp_path):

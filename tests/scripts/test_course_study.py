@@ -27,6 +27,7 @@ def test_the_study_runs_writes_its_page_and_goes_on() -> None:
     text = Path("docs/study.md").read_text()
     assert text.count("### Claim") == 4
     assert "16 finished runs" in text
+    assert text.splitlines()[2].startswith("A run of this study has 8 iterations (4 epochs of 2)")
     assert Path("docs/study_files/beta_1.png").is_file()
     again = study(*words)
     assert "nothing to run" in again.stdout

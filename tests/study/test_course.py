@@ -126,7 +126,11 @@ def test_differences_are_paired_within_seeds(tmp_path):
         return [value + 10 * seed + (0.1 * seed if kl == "cyclical" else 0) for value in curve(20, 20, 20)]
 
     (factorial, _) = factorials(collect([str(fake_study(tmp_path / "study", levels))]).runs)
-    effect = next(each for each in factorial.effects() if each.at_end and each.contrast == "cyclical minus monotonic")
+    effect = next(
+        each
+        for each in factorial.effects()
+        if (each.quantity, each.contrast) == ("PSNR at the end", "cyclical minus monotonic")
+    )
     assert effect.values == pytest.approx([0.1, 0.2, 0.3])
 
 

@@ -15,7 +15,8 @@ from omegaconf.errors import MissingMandatoryValue
 from optuna.trial import Trial
 
 from cvae.process import Process
-from cvae.sweep.job import Job
+from cvae.sweep.job import run_trial
+from cvae.sweep.job_trial import Job
 from cvae.sweep.storage import absolute
 from cvae.sweep.study import CLAIM, JOB, SWEEPER, SweepStudy
 from cvae.trial import current_trial
@@ -52,10 +53,10 @@ def test_an_exit_with_minus_one_is_a_preemption_under_submitit_only(study: Sweep
         raise SystemExit(-1)
 
     first = study.claim(9)
-    assert Job(task)(place(study, first)) == {"state": "exited", "value": -1}
+    assert run_trial(Job(task), place(study, first)) == {"state": "exited", "value": -1}
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     with pytest.raises(SystemExit):
-        Job(task)(place(study, first))
+        run_trial(Job(task), place(study, first))
     assert states(study) == ["RUNNING"]
 
 
@@ -64,11 +65,11 @@ def test_a_job_whose_trial_was_claimed_anew_does_nothing(study: SweepStudy) -> N
     late = place(study, first)
     again = claimed_anew(study, first)
     ran: list[DictConfig] = []
-    assert Job(ran.append)(late) == {"state": "taken over", "value": None}
+    assert run_trial(Job(ran.append), late) == {"state": "taken over", "value": None}
     assert ran == []
     assert states(study) == ["RUNNING"]
-    assert Job(lambda cfg: 2.0)(place(study, again)) == {"state": "complete", "value": 2.0}
-    assert Job(ran.append)(place(study, again)) == {"state": "taken over", "value": None}
+    assert run_trial(Job(lambda cfg: 2.0), place(study, again)) == {"state": "complete", "value": 2.0}
+    assert run_trial(Job(ran.append), place(study, again)) == {"state": "taken over", "value": None}
     assert ran == []
     assert study.study.trials[0].value == 2.0
 
@@ -77,9 +78,9 @@ def test_a_job_that_was_stopped_before_it_began_does_nothing(study: SweepStudy) 
     trial = study.claim(9)
     study.stop([trial._trial_id])
     ran: list[DictConfig] = []
-    assert Job(ran.append)(place(study, trial))["state"] == "taken over"
+    assert run_trial(Job(ran.append), place(study, trial))["state"] == "taken over"
     assert ran == []
-    assert Job(lambda cfg: 2.0)(place(study, claimed_anew(study, trial)))["state"] == "complete"
+    assert run_trial(Job(lambda cfg: 2.0), place(study, claimed_anew(study, trial)))["state"] == "complete"
 
 
 def crash(cfg: DictConfig) -> float:
@@ -100,7 +101,7 @@ def test_a_job_that_loses_its_trial_tells_nothing(study: SweepStudy, end: Callab
         return end(cfg)
 
     with contextlib.suppress(ValueError, SystemExit):
-        Job(task)(place(study, first))
+        run_trial(Job(task), place(study, first))
     assert states(study) == ["RUNNING"]
     assert study.study.trials[0].user_attrs.get("failure") is None
     assert study.storage.get_trial_system_attrs(first._trial_id)[JOB] is None
@@ -111,7 +112,7 @@ def test_the_last_line_of_a_failure_says_what_is_wrong(study: SweepStudy) -> Non
         return float(OmegaConf.create({"data": {"root": "???"}}).data.root)
 
     with pytest.raises(MissingMandatoryValue):
-        Job(task)(place(study, study.claim(9)))
+        run_trial(Job(task), place(study, study.claim(9)))
     (trial,) = study.study.trials
     assert trial.user_attrs["failure"].splitlines()[-1] == "data.root must be given: add data.root=... to the command"
 
@@ -147,10 +148,10 @@ def test_an_app_that_watches_is_asked_to_stop(study: SweepStudy, sweeper: Proces
     before = signal.getsignal(number)
     if sweeper is None:  # the job of a sweeper in this process: both stop
         with pytest.raises(SystemExit) as stop:
-            Job(watching)(cfg)
+            run_trial(Job(watching), cfg)
         assert stop.value.code == 128 + number
     else:
-        assert Job(watching)(cfg) == {"state": "exited", "value": 75}
+        assert run_trial(Job(watching), cfg) == {"state": "exited", "value": 75}
     assert signal.getsignal(number) == before
     # A sweeper that lives queues its jobs' trials itself, once they are over.
     assert states(study) == ["WAITING" if sweeper is DEAD else "RUNNING"]
@@ -164,7 +165,7 @@ def test_an_app_that_does_not_watch_is_ended(study: SweepStudy, number: int, err
         return 1.0
 
     with pytest.raises(error):
-        Job(task)(begin(study))
+        run_trial(Job(task), begin(study))
     assert states(study) == ["RUNNING"]
 
 
@@ -177,14 +178,14 @@ def test_a_job_that_ends_while_its_sweep_stops_counts(study: SweepStudy) -> None
         return 1.0
 
     with pytest.raises(SystemExit) as stop:
-        Job(task)(begin(study))
+        run_trial(Job(task), begin(study))
     assert stop.value.code == 130
     assert states(study) == ["COMPLETE"]
 
 
 def test_a_crash_leaves_its_traceback_and_no_lease(study: SweepStudy) -> None:
     with pytest.raises(ValueError, match="no"):
-        Job(crash)(begin(study))
+        run_trial(Job(crash), begin(study))
     (trial,) = study.study.trials
     assert trial.user_attrs["failure"].strip().endswith("ValueError: no")
     assert "in crash" in trial.user_attrs["failure"]

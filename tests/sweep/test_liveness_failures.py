@@ -26,7 +26,7 @@ def test_a_crash_is_tried_once_more_then_failed_with_its_traceback(launcher: str
     found = failing("crash", launcher=launcher)
     assert found.startswith("FAIL after 2: tried 2 times"), found
     assert "Traceback" in found
-    assert "app.py" in found
+    assert "in befall" in found  # cloudpickle leaves out the file
     assert found.rstrip().endswith("ValueError: crashed as asked"), found
 
 
@@ -55,9 +55,9 @@ def test_a_killed_job_costs_its_own_trial(trouble: str) -> None:
 
 
 def test_a_job_that_hangs_is_ended() -> None:
-    found = failing("hang", "hydra.sweeper.retry=0", "hydra.launcher.timeout_min=0.2", launcher="local")
+    found = failing("hang", "hydra.sweeper.retry=0", "hydra.launcher.timeout_min=1", launcher="local")
     assert found.startswith("FAIL after 1: "), found
-    assert "hydra.launcher.timeout_min=0.2" in found
+    assert "hydra.launcher.timeout_min=1" in found
 
 
 @pytest.mark.parametrize(

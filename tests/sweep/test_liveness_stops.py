@@ -23,7 +23,7 @@ def test_ctrl_c_lets_jobs_save_and_says_how_to_go_on(launcher: str, whole_group:
     until(lambda: len(log("begin")) == (1 if launcher == "basic" else 2))
     time.sleep(0.3)
     (os.killpg if whole_group else os.kill)(sweeper.pid, signal.SIGINT)
-    code, out = finish(sweeper, 30)
+    code, out = finish(sweeper)
     assert code == 130, out
     assert {each["number"] for each in log("save")} == {each["number"] for each in log("begin")}, out
     assert states() == {"WAITING": len(log("begin"))}
@@ -38,13 +38,13 @@ def test_a_second_ctrl_c_ends_all_at_once() -> None:
     sweeper = start("hydra.sweeper.n_trials=3", "trouble=deaf", launcher="local")
     until(lambda: len(log("begin")) == 2)
     os.killpg(sweeper.pid, signal.SIGINT)
-    until(lambda: "Ctrl-C again" in Path("out.txt").read_text(), 5)
+    until(lambda: "Ctrl-C again" in Path("out.txt").read_text())
     time.sleep(0.5)
     assert sweeper.poll() is None
     os.killpg(sweeper.pid, signal.SIGINT)
-    code, out = finish(sweeper, 3)
+    code, out = finish(sweeper)
     assert code == 130, out
-    until(lambda: not processes(), 2)
+    until(lambda: not processes())
     code, out = run("hydra.sweeper.n_trials=3", "trouble=deaf", "hydra.sweeper.study_name=other", "victim=9", launcher="local")
     assert code == 0, out
 
@@ -66,7 +66,7 @@ def test_a_job_outlives_its_sweeper(launcher: str) -> None:
     until(lambda: log("begin"))
     sweeper.kill()
     sweeper.wait()
-    until(lambda: states()["COMPLETE"], 20)
+    until(lambda: states()["COMPLETE"])
     check_complete(1)
     code, out = run("hydra.sweeper.n_trials=1", "seconds=2", launcher=launcher)
     assert code == 0, out

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import App, Result
 
+from cvae.errors import UserError
+from cvae.sweep import plan
+
 
 def refused(result: Result, *parts: str) -> None:
     """One line on standard error that names what is wrong, and no job's folder."""
@@ -67,6 +70,8 @@ BAD = [
     (["hydra.sweeper.sampler._target_=optuna.samplers.OddSampler"], ("optuna.samplers.OddSampler", "does not exist")),
     (["hydra.sweeper.sampler._target_=os.system"], ("os.system", "not allowed")),
     (["hydra.sweeper.sampler={_target_:optuna.pruners.NopPruner,seed:null}"], ("optuna.pruners.NopPruner", "no sampler")),
+    (["hydra/sweeper/sampler=motpe"], ("hydra/sweeper/sampler=motpe", "several objectives", "hydra/sweeper/sampler=tpe")),
+    (["hydra.sweeper.sampler._target_=optuna.samplers.MOTPESampler"], ("several objectives", "hydra/sweeper/sampler=tpe")),
     (["hydra.sweeper.sampler=tpe"], ("hydra.sweeper.sampler is 'tpe'", "hydra/sweeper/sampler=tpe")),
     (["+hydra.sweeper.sampler.odd=3"], ("hydra.sweeper.sampler", "'odd'", "--cfg hydra")),
     (
@@ -89,7 +94,13 @@ BAD = [
     ),
     (["hydra.sweeper.constraints={memory:much}"], ("hydra.sweeper.constraints.memory is 'much'", "number")),
     (["hydra.sweeper.allow_targets=5"], ("hydra.sweeper.allow_targets is 5",)),
+    # what the app declares
     (["+trial=3"], ("`trial`", "rename")),
+    (["+trial.direction=north"], ("trial.direction is 'north'", "maximize or minimize")),
+    (
+        ["+trial.objective=[gain,loss]", "hydra.sweeper.direction=maximize"],
+        ("hydra.sweeper.direction is maximize", "gain, loss"),
+    ),
 ]
 
 
@@ -114,7 +125,6 @@ BAD_HERE = [
     (["lrr=interval(1e-4,1e-3)"], ("lrr", "no such key", "mean lr")),
     (["kl_schedule=cyclical,monotnic"], ("kl_schedule=monotnic", "no such option", "mean monotonic")),
     (["kl_schedule.cycles=range(2,4)"], ("kl_schedule.cycles", "no such key")),
-    (["lr=interval(1e-4,1e-3)", "hydra.sweeper.storage=postgresql://a@127.0.0.1:9/b"], ("a@127.0.0.1:9", "server runs")),
     (["lr=interval(1e-4,1e-3)", "hydra.sweeper.n_trials=0"], ("hydra.sweeper.n_trials is 0",)),
     (["lr=interval(1e-4,1e-3)", "hydra.sweeper.nkey=0"], ("hydra.sweeper.nkey", "no such key")),
     (["lr=interval(1e-4,1e-3)", "hydra.sweeper.params=[5]"], ("hydra.sweeper.params is [5]",)),
@@ -132,12 +142,20 @@ def test_a_mistake_in_a_sweep_of_runs_is_one_line(train, words: list[str], parts
 # --- what a study is --------------------------------------------------------------------------------------------------
 
 
-def study_of(result: Result) -> str:
-    assert result.code == 0, result.err
-    return result.out.split()[1].rstrip(":")
-
-
 ONE = "hydra.sweeper.n_trials=1"
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of studies that sweeps ask for from now on; they end there, before a job starts."""
+    found: list[str] = []
+
+    def note(name: str, *rest: object) -> None:
+        found.append(name)
+        raise UserError("enough")
+
+    monkeypatch.setattr(plan, "SweepStudy", note)
+    return found
 
 
 def test_the_study_of_another_space_or_setting_is_refused_with_the_difference(app: App) -> None:
@@ -157,34 +175,27 @@ def test_the_study_of_another_space_or_setting_is_refused_with_the_difference(ap
     assert len(app.folders()) == 1
 
 
-def test_a_study_s_name_tells_its_space_and_settings(app: App) -> None:
+def test_a_study_s_name_tells_its_space_and_settings(app: App, names: list[str]) -> None:
     app.write()
-    names = [study_of(app(ONE, *words)) for words in ([], ["y=2"], ["x=interval(-2.0,2.0)"], ["+hydra.sweeper.params.y=2"])]
+    for words in (
+        [],
+        ["y=2"],
+        ["x=interval(-2.0,2.0)"],
+        ["+hydra.sweeper.params.y=2"],
+        [f"{ONE}0", "hydra/sweeper/sampler=tpe"],
+    ):
+        assert app(*words).err == "error: enough\n"
     assert all(name.startswith("app-") for name in names)
     assert names[1] == names[3], "wherever a setting stands"
+    assert names[0] == names[4], "not what changes nothing about a trial"
     assert len(set(names)) == 3
-    # Not what changes nothing about a trial, and not in another process.
-    command = [sys.executable, "app.py", "-m", ONE, "hydra.sweeper.n_jobs=2", "hydra/sweeper/sampler=tpe"]
+    # The same in another process.
+    command = [sys.executable, "app.py", "-m", ONE]
     done = subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True)
-    assert f"{names[0]} is complete" in done.stdout
+    assert f"study      {names[0]}: 0 of 1 trials done" in done.stdout
 
 
-def test_a_number_is_a_study_name_too(app: App) -> None:
-    assert study_of(app.write()(ONE, "hydra.sweeper.study_name=5")) == "5"
-
-
-def test_the_study_of_a_run_ignores_what_does_not_change_it(train, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names only: no job is launched."""
-    from cvae.errors import UserError
-    from cvae.sweep import plan
-
-    names: list[str] = []
-
-    def note(name: str, *rest: object) -> None:
-        names.append(name)
-        raise UserError("enough")
-
-    monkeypatch.setattr(plan, "SweepStudy", note)
+def test_the_study_of_a_run_ignores_what_does_not_change_it(train, names: list[str]) -> None:
     words = ["-m", OPTUNA, "lr=interval(1e-4,1e-3)"]
     for more in (
         [],
@@ -199,7 +210,8 @@ def test_the_study_of_a_run_ignores_what_does_not_change_it(train, monkeypatch: 
 def test_params_and_the_command_line_are_one_space(app: App) -> None:
     """For a key in both the command line counts."""
     app.write(params="{x: 'interval(-1.0, 1.0)', y: 'choice(4, 5)'}")
-    assert app("x=interval(2.0,3.0)", "y=7", "+z=1,2").code == 0
+    done = app("x=interval(2.0,3.0)", "y=7", "+z=1,2", "hydra.sweeper.study_name=5")
+    assert (done.code, app.record()["study"]) == (0, "5"), "a number is a study's name too"
     trials = app.record()["trials"]
     assert {key for trial in trials for key in trial["params"]} == {"x", "+z"}
     assert all(2 <= trial["params"]["x"] <= 3 for trial in trials)

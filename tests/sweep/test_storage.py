@@ -11,6 +11,9 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import OperationalError
 
 from cvae.errors import UserError
 from cvae.sweep import storage
@@ -41,7 +44,7 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_several_processes_lose_nothing() -> None:
     url = absolute("journal://studies/one.journal")
     writers = [write(url, 25) for _ in range(3)]
-    told = [int(line) for writer in writers for line in writer.communicate(timeout=60)[0].split()]
+    told = [int(line) for writer in writers for line in writer.communicate(timeout=120)[0].split()]
     assert sorted(told) == list(range(75))
     trials = optuna.load_study(study_name="s", storage=open_storage(url)).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 75
@@ -115,6 +118,21 @@ def test_a_job_waits_for_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UserError, match="cannot be opened"):
         storage.patient(open_storage)("postgresql://ann@127.0.0.1:9/studies")
     assert time.monotonic() - began > 1.5
+
+
+def test_every_method_of_a_database_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_storage("sqlite:///one.db")
+    calls: list[str] = []
+
+    def away_once(self: RDBStorage, study_id: int) -> str:
+        calls.append("asked")
+        if len(calls) == 1:
+            raise StorageInternalError("no answer") from OperationalError("SELECT", {}, ConnectionRefusedError())
+        return "s"
+
+    monkeypatch.setattr(RDBStorage, "get_study_name_from_id", away_once)
+    assert opened.get_study_name_from_id(0) == "s"
+    assert len(calls) == 2
 
 
 def test_a_password_is_hidden_and_found_again_by_a_child() -> None:

@@ -39,30 +39,30 @@ def words_of(out: str, name: str) -> list[str]:
 
 
 def test_a_sweep_goes_on_where_it_is(app: App) -> None:
+    """And what its sweep.json holds."""
     app.write()
-    first = app("hydra.sweeper.n_trials=6", *NAMED, "hydra.sweep.dir=multirun/a")
+    words = (*NAMED, "hydra.sweeper.max_failures=9", "y=choice(1,2)")
+    first = app("hydra.sweeper.n_trials=4", *words, "hydra.sweep.dir=multirun/a")
     assert (first.code, first.err) == (0, "")
-    assert "trials     6 of 6 done: 6 complete, 0 pruned, 0 failed" in first.out
-    before = Path("multirun/a/sweep.json").read_text()
-    again = app("hydra.sweeper.n_trials=6", *NAMED, "hydra.sweep.dir=multirun/b")
-    assert "study      s is complete: 6 trials; nothing to run" in again.out
+    assert "trials     4 of 4 done: 4 complete, 0 pruned, 0 failed" in first.out
+    assert study().metric_names is None, "the app declares no name"
+    before = json.loads(Path("multirun/a/sweep.json").read_text())
+    check_sweep_json(json.loads(json.dumps(before)), Path("multirun/a").absolute())
+    again = app("hydra.sweeper.n_trials=4", *words, "hydra.sweep.dir=multirun/b")
+    assert "study      s is complete: 4 trials; nothing to run" in again.out
     assert not Path("multirun/b").exists()
-    ours, theirs = json.loads(Path("multirun/a/sweep.json").read_text()), json.loads(before)
-    assert (ours.pop("command"), theirs.pop("command")) == (
-        "python app.py -m hydra.sweeper.n_trials=6 hydra.sweeper.study_name=s hydra.sweep.dir=multirun/b",
-        "python app.py -m hydra.sweeper.n_trials=6 hydra.sweeper.study_name=s hydra.sweep.dir=multirun/a",
-    )
-    assert ours == theirs
-    more = app("hydra.sweeper.n_trials=8", *NAMED, "hydra.sweep.dir=multirun/c")
-    assert "study      s: 6 of 8 trials done" in more.out
-    assert sorted(path.name for path in Path("multirun/c").iterdir() if path.is_dir()) == ["6", "7"]
-    assert [trial["number"] for trial in app.record()["trials"]] == list(range(8))
+    after = json.loads(Path("multirun/a/sweep.json").read_text())
+    common = "python app.py -m hydra.sweeper.n_trials=4 hydra.sweeper.study_name=s hydra.sweeper.max_failures=9 'y=choice(1,2)'"
+    assert before.pop("command") == f"{common} hydra.sweep.dir=multirun/a"
+    assert after.pop("command") == f"{common} hydra.sweep.dir=multirun/b"
+    assert after == before
+    more = app("hydra.sweeper.n_trials=6", *words, "hydra.sweep.dir=multirun/c")
+    assert "study      s: 4 of 6 trials done" in more.out
+    assert sorted(path.name for path in Path("multirun/c").iterdir() if path.is_dir()) == ["4", "5"]
+    assert [trial["number"] for trial in app.record()["trials"]] == list(range(6))
 
 
-def test_what_sweep_json_holds(app: App) -> None:
-    app.write()
-    app("hydra.sweeper.n_trials=4", *NAMED, "hydra.sweeper.max_failures=9", "y=choice(1,2)")
-    record = app.record()
+def check_sweep_json(record: dict, folder: Path) -> None:
     trials = record.pop("trials")
     assert record.pop("command").startswith("python app.py -m ")
     assert record.pop("importances").keys() == {"x", "y"}
@@ -86,7 +86,7 @@ def test_what_sweep_json_holds(app: App) -> None:
             "params": trial["params"],
             "steps": 0,
             "attempts": 1,
-            "folder": str(app.folders()[-1].absolute() / str(number)),
+            "folder": str(folder / str(number)),
             "failure": None,
             "facts": None,
         }
@@ -224,6 +224,7 @@ def test_every_seed_has_to_keep_the_constraints(app: App) -> None:
     record = app.record()
     assert [trial["facts"]["memory"] for trial in record["trials"]] == [9.0] * 3
     assert record["best"] == []
+    assert not (app.folders()[-1] / "best.yaml").exists()
 
 
 def test_the_live_table(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,14 +255,6 @@ def test_the_live_table(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     assert row.split()[:5] == ["1", "3", "19", "19.5", "1.5"]
 
 
-def test_no_trial_keeps_the_constraints(app: App) -> None:
-    body = "from cvae.trial import current_trial; current_trial().record({'memory': 10}); return cfg.x"
-    done = app.write(body)(*NAMED, "hydra.sweeper.constraints={memory: 1}")
-    assert done.code == 0
-    assert app.record()["best"] == []
-    assert not (app.folders()[-1] / "best.yaml").exists()
-
-
 def test_time_is_up(app: App) -> None:
     app.write("import time; time.sleep(0.3); return cfg.x")
     done = app(*NAMED, "hydra.sweeper.n_trials=50", "hydra.sweeper.timeout=0.5")
@@ -286,20 +279,7 @@ def seen() -> list[tuple[float, int]]:
     return [(float(x), int(seed)) for x, seed in map(str.split, Path("seen.txt").read_text().splitlines())]
 
 
-def test_a_trial_of_several_seeds_is_told_their_mean(app: App) -> None:
-    app.write(SEEDED, "seed: 4")
-    done = app(*NAMED, "hydra.sweeper.seeds_per_trial=3")
-    assert (done.code, done.err) == (0, "")
-    record = app.record()
-    for trial in record["trials"]:
-        x = trial["params"]["x"]
-        assert trial["values"] == [pytest.approx(x + 5)]
-        assert [seed for value, seed in seen() if value == x] == [4, 5, 6]
-    folder = app.folders()[-1]
-    assert sorted(path.name for path in (folder / "0").iterdir()) == ["seed_4", "seed_5", "seed_6"]
-
-
-def test_a_trial_that_is_cut_off_between_seeds_goes_on(app: App) -> None:
+def test_a_trial_of_several_seeds_is_told_their_mean_and_goes_on_between_them(app: App) -> None:
     body = """
     import os
     if cfg.seed == 5 and not os.path.exists("cut"):
@@ -307,16 +287,21 @@ def test_a_trial_that_is_cut_off_between_seeds_goes_on(app: App) -> None:
         raise KeyboardInterrupt
     """ + SEEDED.replace("\n", "\n    ")
     app.write(body, "seed: 4")
-    words = (*NAMED, "hydra.sweeper.n_trials=1", "hydra.sweeper.seeds_per_trial=3")
+    words = (*NAMED, "hydra.sweeper.n_trials=2", "hydra.sweeper.seeds_per_trial=3")
     first = app(*words)
     assert first.code == 128 + signal.SIGINT
     assert "go on with: python app.py -m" in first.out
     ((x, seed),) = seen()
     assert seed == 4
-    assert app(*words).code == 0
-    assert seen() == [(x, 4), (x, 5), (x, 6)]
-    (trial,) = app.record()["trials"]
-    assert (trial["values"], trial["attempts"]) == ([pytest.approx(x + 5)], 1)
+    second = app(*words)
+    assert (second.code, second.err) == (0, "")
+    trials = app.record()["trials"]
+    assert trials[0]["params"]["x"] == x
+    assert seen() == [(trial["params"]["x"], seed) for trial in trials for seed in (4, 5, 6)]
+    for trial in trials:
+        assert (trial["values"], trial["attempts"]) == ([pytest.approx(trial["params"]["x"] + 5)], 1)
+        folders = [path.name for path in Path(trial["folder"]).parent.iterdir()]
+        assert sorted(folders) == ["seed_4", "seed_5", "seed_6"]
 
 
 def test_wilcoxon_stops_a_trial_that_loses_on_every_seed(app: App) -> None:
@@ -451,7 +436,7 @@ def test_a_sweep_of_runs(train, drawn: Path) -> None:
     words = (
         "kl_schedule=cyclical,monotonic",
         "lr=tag(log, interval(1e-5, 1e-2))",
-        "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.n_trials=2",
         "hydra.sweeper.enqueue=[{lr: 1e-2, kl_schedule: cyclical}, {lr: 1e-2, kl_schedule: monotonic}]",
         "hydra/sweeper/pruner=median",
         "hydra.sweeper.pruner.n_startup_trials=1",
@@ -464,6 +449,7 @@ def test_a_sweep_of_runs(train, drawn: Path) -> None:
     record = json.loads(next(Path("multirun").glob("*/sweep.json")).read_text())
     assert record["directions"] == ["maximize"]
     assert record["objective"] == "val/psnr"
+    assert study().metric_names == ["val/psnr"]
     for trial, frozen in zip(record["trials"], study().trials, strict=True):
         folder = Path(trial["folder"])
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -493,12 +479,13 @@ def test_a_sweep_of_runs(train, drawn: Path) -> None:
 
 
 def test_runs_with_two_objectives(train, drawn: Path) -> None:
-    words = ("objective=[val/psnr,frames_per_second]", "lr=interval(1e-4,1e-2)", "hydra.sweeper.n_trials=2")
+    words = ("objective=[val/psnr,frames_per_second]", "lr=interval(1e-4,1e-2)", "hydra.sweeper.n_trials=1")
     done = train(*SWEPT, *tiny(drawn), *words)
     assert (done.code, done.err) == (0, ""), done.out
     record = json.loads(next(Path("multirun").glob("*/sweep.json")).read_text())
     assert record["directions"] == ["maximize", "maximize"]
     assert record["objective"] == "val/psnr, frames_per_second"
+    assert study().metric_names == ["val/psnr", "frames_per_second"]
     for trial in record["trials"]:
         rows = [json.loads(line) for line in (Path(trial["folder"]) / "metrics.jsonl").read_text().splitlines()]
         best = max(rows, key=lambda row: row["val/psnr"])

@@ -46,7 +46,7 @@ def start(*words: str, launcher: str = "basic", **environment: str) -> subproces
         )
 
 
-def finish(process: subprocess.Popen[bytes], seconds: float = 100) -> tuple[int, str]:
+def finish(process: subprocess.Popen[bytes], seconds: float = 200) -> tuple[int, str]:
     """Wait for the sweep that was started last; return its exit code and what it said."""
     try:
         process.wait(seconds)
@@ -99,7 +99,7 @@ def states() -> Counter[str]:
     return Counter(trial.state.name for trial in trials())
 
 
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
     """Wait for something to become true."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -151,7 +151,7 @@ def kill_at_random(launcher: str, kills: int, seed: int, n_trials: int, *words: 
         code, out = finish(sweeper, 300)
         assert code == 0, out
         if launcher != "joblib":  # its idle workers do not notice for minutes that their sweeper is gone
-            until(lambda: not processes(), 30)
+            until(lambda: not processes())
     finally:
         end_all()
     check_complete(n_trials, killed)

@@ -46,11 +46,7 @@ def page_data(
     settings = differing(runs)
     metrics = list(dict.fromkeys([*all_metrics(runs), objective]))
     truths, predictions = _videos(runs, settings, videos)
-    common = {
-        key: value
-        for key, value in (runs[0].settings if runs else {}).items()
-        if all(key in run.settings for run in runs) and key not in settings and not _repeats(value, runs[0])
-    }
+    common = _common(runs, settings)
     return {
         "title": title,
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -68,6 +64,13 @@ def page_data(
         "sweeps": _sweeps(found),
         "answers": _answers(runs, bair),
     }
+
+
+def _common(runs: Sequence[Run], settings: Sequence[str]) -> dict[str, Any]:
+    """The settings that all runs have and in which they do not differ."""
+    first = runs[0].settings if runs else {}
+    shared = [key for key in first if key not in settings and all(key in run.settings for run in runs)]
+    return {key: first[key] for key in shared if not _repeats(first[key], runs[0])}
 
 
 def _repeats(value: Any, run: Run) -> bool:

@@ -1,6 +1,6 @@
 // A small chart for each metric, drawn when it is scrolled into view.
 
-const CROWD = 60; // lines from which on each is thinned
+const CROWD = 60; // with more lines each is thinned
 const POINTS = 150;
 
 const charts = [];
@@ -12,7 +12,7 @@ function makeCharts() {
   const first = (metric) => metric === objective || ["table", "curve"].includes(metric.shown);
   const ordered = [...new Set([objective, ...[...metrics.values()].filter(first), ...metrics.values()])];
   for (const metric of ordered) {
-    const marked = levels.has(metric.beside) && metric.shown === "baseline"; // beside another one, so without a chart
+    const marked = levels.has(metric.beside) && metric.shown === "baseline"; // it is a mark in another chart
     if (hasCurve(metric.key) && !marked) charts.push(makeChart(metric, first(metric)));
   }
   byId("charts").append(...charts.map((chart) => chart.figure));
@@ -62,7 +62,7 @@ function logToggle() {
   return button;
 }
 
-// What a metric's baseline scores, repeating the last frame say, by the metric's key: a mark of the data, if the runs agree on it.
+// The baseline of each metric, for example repeating the last frame, if the runs agree on it: it depends on the data alone.
 function baselineLevels() {
   const found = new Map();
   for (const { key, label, beside } of [...metrics.values()].filter((metric) => metric.shown === "baseline")) {
@@ -124,7 +124,7 @@ function runTraces(line, metric, points) {
     x: kept.map((point) => point.epoch),
     y: kept.map((point) => point.value),
     line: { color: colours()[line.colour], width: lines.length > CROWD ? 1 : 1.5, dash: DASHES[line.dash].plotly },
-    meta: { line: line.id, layer: 1, about }, // once a line: a text for each point of two hundred lines takes its time
+    meta: { line: line.id, layer: 1, about }, // one text for each line: one for each point of two hundred lines would be slow
     hovertemplate: `%{meta.about}<br>epoch %{x}: <b>%{y:${metric.form}}</b><extra></extra>`,
   }];
 }
@@ -140,7 +140,7 @@ function groupTraces(line, metric, points) {
     line: { color: colours()[line.colour], width: 2, dash: DASHES[line.dash].plotly },
     text: curve.map((point) => `${about}<br>epoch ${point.epoch}: ${meanText(point, metric.form)}`),
   };
-  const logarithmic = metric.log && state.log; // which has no place for zero and below
+  const logarithmic = metric.log && state.log; // a log axis needs positive values
   const low = ({ mean, half }) => (logarithmic ? Math.max(mean - half, 0.01 * mean) : mean - half);
   const bands = stretches(curve).map((part, i) => ({
     ...traceOf(line, 0),

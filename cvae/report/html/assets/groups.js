@@ -61,7 +61,7 @@ function showHidden() {
 
 function groupsTable(drawn) {
   const reference = drawn.find((line) => line.id === state.reference) ?? drawn[0];
-  const several = drawn.length > 1; // one group alone differs from none
+  const several = drawn.length > 1; // a difference needs two groups
   const heads = [
     el("th", { scope: "col" }, el("bdi", { dir: "auto" }, state.by.map((key) => cut(visible(key), 24)).join(" · "))),
     numericHead("n", "finished runs"),
@@ -119,7 +119,7 @@ function difference(members, others) {
   const seeds = el("span", { class: "muted" }, ` ${told}`);
   if (!n) return seeds;
   if (half == null) return el("span", {}, signed(mean, objective.form), seeds);
-  const sure = Math.abs(mean) > half; // the interval leaves out zero
+  const sure = Math.abs(mean) > half; // the interval does not contain zero
   const range = ` [${signed(mean - half, objective.form)}, ${signed(mean + half, objective.form)}]`;
   return el("span", {}, el(sure ? "strong" : "span", {}, signed(mean, objective.form)), range, seeds);
 }

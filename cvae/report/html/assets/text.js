@@ -61,7 +61,7 @@ function saidWhole(value) {
   return el("bdi", { dir: "auto", class: "whole" }, visible(value, true));
 }
 
-// As a metric's form says: ".2f" has two decimals, ".4g" four digits.
+// A number in the form of a metric: ".2f" has two decimals, ".4g" four digits.
 function number(value, form = ".4g") {
   if (value == null) return "–";
   const size = Math.abs(value);
@@ -75,7 +75,7 @@ function number(value, form = ".4g") {
   return text.replace("-", "−");
 }
 
-// As many decimals as its mean is shown with.
+// With as many decimals as its mean.
 function halfWidth(half, mean, form) {
   const shown = number(mean, form);
   const decimals = shown.split(".")[1]?.length ?? 0;
