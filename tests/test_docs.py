@@ -274,7 +274,7 @@ def test_the_study_says_first_how_long_its_runs_were(monkeypatch: pytest.MonkeyP
     fake_study(Path("study"), lambda *_: [18.0] * epochs, seeds=2)  # with 8 iterations an epoch
     title, first, *_ = to_markdown(course_study.page(None, ["study"], bair=False), "").split("\n\n")
     assert page.split("\n\n")[:2] == [title, first]
-    assert first.startswith(f"Each run here took {epochs * size} iterations ")
+    assert first.startswith(f"A run of this study has {epochs * size} iterations ")
 
 
 @pytest.mark.parametrize("name", ["install_requires", "test"])
