@@ -94,13 +94,10 @@ def commands(page: Path) -> list[str]:
 
 ALL = list(dict.fromkeys(each for page in PAGES if page.name not in TESTED_APART for each in commands(page)))
 RUN = [each for each in ALL if each not in NOT_RUN]
-OWN_PARTS = "python -m cvae.train --config-dir=mine kl_schedule=ramp allow_targets=[mypkg]"
 
 
 def marked(line: str) -> object:
     marks = [pytest.mark.slow] if TAKES_LONG.search(line) else []
-    if line == OWN_PARTS:
-        marks.append(pytest.mark.xfail(strict=True, reason="allow_targets reaches every component: to come with this version"))
     return pytest.param(line, marks=marks, id=line)
 
 
