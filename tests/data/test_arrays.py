@@ -173,25 +173,43 @@ def test_equal_contents_have_equal_fingerprints_and_others_another(tmp_path):
 @pytest.mark.parametrize(
     ("pair", "words"),
     [
-        ((frames().astype(np.float32), None), ("frames of sequence 0 are float32 9 x 64 x 64 x 3",)),
-        ((frames()[..., :32, :], None), ("frames of sequence 0 are uint8 9 x 64 x 32 x 3",)),
+        ((frames().astype(np.float32), None), ("sequence 0 has frames float32 9 x 64 x 64 x 3",)),
+        ((frames()[..., :32, :], None), ("sequence 0 has frames uint8 9 x 64 x 32 x 3",)),
         ((frames().transpose(0, 1, 4, 2, 3), None), ("uint8 9 x 3 x 64 x 64",)),
-        ((frames()[0], None), ("frames of sequence 0 are uint8 64 x 64 x 3",)),
-        (([frames()[0], frames()[0, ..., :1]], None), ("frames of sequence 1 are uint8 9 x 64 x 64 x 1",)),
-        (([[[0], 0]], None), ("frames of sequence 0 are no array but list",)),
-        (([3], None), ("frames of sequence 0 are no array but int",)),
+        ((frames()[0], None), ("sequence 0 has frames uint8 64 x 64 x 3",)),
+        (([frames()[0], frames()[0, ..., :1]], None), ("sequence 1 has frames uint8 9 x 64 x 64 x 1",)),
+        (([[[0], 0]], None), ("sequence 0 has frames list, conditions NoneType",)),
+        (([3], None), ("sequence 0 has frames int,",)),
         ((None, None), ("is no pair (frames, conditions)",)),
-        ((frames(), 7), ("6 sequences of frames and 0 of conditions",)),
-        ((frames(0), None), ("has no sequences",)),
-        (frames(), ("is no pair (frames, conditions)",)),
+        ((frames(), 7), ("of as many sequences",)),
+        ((frames(0), None), ("at least one",)),
+        (frames(3), ("is no pair (frames, conditions)",)),
         ((frames(), cond(2), "third"), ("is no pair (frames, conditions)",)),
-        ((frames(), cond(2)[1:]), ("6 sequences of frames and 5 of conditions",)),
-        ((frames(), cond(2)[:, 1:]), ("conditions of sequence 0 (9 frames) are float32 8 x 2",)),
-        ((frames(), cond(2)[..., 0]), ("conditions of sequence 0 (9 frames) are float32 9",)),
-        ((frames(2), [cond(2)[0], cond(3)[0]]), ("conditions of sequence 1 (9 frames) are float32 9 x 3",)),
-        ((frames(), cond(2).astype(str)), ("conditions of sequence 0 (9 frames) are <U",)),
+        ((frames(), cond(2)[1:]), ("of as many sequences",)),
+        ((frames(), cond(2)[:, 1:]), ("frames uint8 9 x 64 x 64 x 3, conditions float32 8 x 2",)),
+        (
+            (frames(), cond(2)[..., 0]),
+            (
+                "sequence 0 has frames",
+                "conditions float32 9:",
+            ),
+        ),
+        (
+            (frames(2), [cond(2)[0], cond(3)[0]]),
+            (
+                "sequence 1 has frames",
+                "conditions float32 9 x 3",
+            ),
+        ),
+        ((frames(), cond(2).astype(str)), ("conditions <U",)),
         ((frames(), cond(2) * 1j), ("complex",)),
-        ((frames(), np.where(cond(2) == cond(2).max(), np.nan, cond(2))), ("hold NaN or infinity",)),
+        (
+            (frames(), np.where(cond(2) == cond(2).max(), np.nan, cond(2))),
+            (
+                "conditions of sequence",
+                "hold NaN or infinity",
+            ),
+        ),
     ],
 )
 @pytest.mark.parametrize("name", ["train", "test"])
