@@ -224,6 +224,8 @@ def _refuse_unknown_keys(node: Mapping[Any, Any], key: str, target: Callable[...
 
 _NO_IDENTITY = ("trial", "logger", "device", "resume", "show", "allow_targets")
 _PLACES = ("root", "cache_dir", "workers", "resident")
+# Keys that came after 0.1.0, with their defaults: a run that lacks one, and a run that has the default, are the same.
+_ADDED: dict[str, Any] = {"metrics": {}}
 
 
 def signature(cfg: DictConfig) -> str:
@@ -236,8 +238,9 @@ def identity(cfg: DictConfig | Mapping[str, Any], resolve: bool = True) -> dict[
     plain = OmegaConf.to_container(cfg, resolve=resolve) if isinstance(cfg, DictConfig) else cfg
     assert isinstance(plain, Mapping)
     settings = {str(key): value for key, value in plain.items() if key not in _NO_IDENTITY}
-    if not settings.get("metrics"):
-        settings.pop("metrics", None)  # runs of before there were any have the same identity
+    for key, default in _ADDED.items():
+        if settings.get(key) == default:
+            settings.pop(key, None)
     if isinstance(settings.get("data"), dict):
         settings["data"] = {key: value for key, value in settings["data"].items() if key not in _PLACES}
     return settings

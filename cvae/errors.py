@@ -1,4 +1,4 @@
-"""The errors that a user can mend."""
+"""The errors that a user can put right."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Bad input: one line that names the file, key or value, and the mend.
+    """Bad input: one line that names the file, key or value, and how to put it right.
 
     Entry points print the message alone and exit with status 1; a multirun counts the job as failed and goes on.
     """
@@ -21,12 +21,12 @@ class Diverged(UserError):
 
 
 @contextlib.contextmanager
-def writing(path: Path, mend: str = "free some space, then go on with resume=") -> Iterator[None]:
-    """Turn a failed write (disk full, no permission) into a UserError that names ``path`` and the mend."""
+def writing(path: Path, hint: str = "free some space, then go on with resume=") -> Iterator[None]:
+    """Turn a failed write (disk full, no permission) into a UserError that names ``path`` and how to put it right."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror or error}): {mend}") from error
+        raise UserError(f"cannot write {path} ({error.strerror or error}): {hint}") from error
 
 
 @contextlib.contextmanager
@@ -40,13 +40,13 @@ def whole(path: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, text: str, mend: str) -> None:
+def write_whole(path: Path, text: str, hint: str) -> None:
     """Write a text file as a whole.
 
     Raises:
         UserError: it could not be written.
     """
-    with writing(path, mend), whole(path) as scratch:
+    with writing(path, hint), whole(path) as scratch:
         scratch.write_text(text)
 
 

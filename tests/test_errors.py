@@ -1,4 +1,4 @@
-"""Bad input is one line that names the file, key or value, and the mend; and nothing is lost."""
+"""Bad input is one line that names the file, key or value, and how to put it right; and nothing is lost."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ FLOORS = [
     ("the loop, records", [("training/", BATCH[1])]),
     ("metrics, validation", [("evaluation/", GREY)]),
     ("nets and objective", [("model/", BATCH[2])]),
+    ("before a run folder", [("resume.py", GREY), ("start.py", GREY)]),
     ("around Hydra", [("cli.py", GREY)]),
     ("settings into objects", [("config.py", GREY)]),
     ("frames; pure functions", [("data/", BATCH[0]), ("schedules.py", GREY), ("metrics.py", GREY), ("pictures.py", GREY)]),

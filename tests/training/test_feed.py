@@ -95,10 +95,10 @@ def test_a_gpu_too_small_is_refused(split, monkeypatch):
         feed._fits(split, CUDA, "gpu")
 
 
-@pytest.mark.parametrize(("word", "mend"), [("gpu", "data.resident=auto"), ("disk", "choose auto, gpu or host")])
-def test_bad_choice_is_one_line(word, mend, drawn, train):
+@pytest.mark.parametrize(("word", "hint"), [("gpu", "data.resident=auto"), ("disk", "choose auto, gpu or host")])
+def test_bad_choice_is_one_line(word, hint, drawn, train):
     result = train(*tiny(drawn, f"data.resident={word}", "device=cpu"))
     assert result.code == 1
     assert result.err.startswith("error: data.resident")
-    assert mend in result.err
+    assert hint in result.err
     assert result.err.count("\n") == 1
