@@ -142,7 +142,7 @@ def _opened(where: str, pair: Any) -> ArraySplit:
     except (TypeError, ValueError):
         sequences = []
     if not sequences:
-        raise UserError(f"{where} is no pair (frames, conditions) of as many sequences, at least one: {_NEEDED}")
+        raise UserError(f"{where} is not a pair (frames, conditions) of as many sequences, at least one: {_NEEDED}")
     for index, (frames_THWC, cond_TA) in enumerate(sequences):
         images = isinstance(frames_THWC, np.ndarray) and frames_THWC.dtype == np.uint8
         fits = images and frames_THWC.shape[1:] == (IMAGE_SIZE, IMAGE_SIZE, 3)
