@@ -10,7 +10,7 @@ Sequences of different lengths come as a list of arrays ``T x 64 x 64 x 3`` (and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -87,9 +87,6 @@ class ArrayData:
 
     @cached_property
     def _splits(self) -> dict[str, ArraySplit]:
-        return self._load()
-
-    def _load(self) -> dict[str, ArraySplit]:
         try:
             found = self.source()
         except OSError as error:
@@ -130,7 +127,7 @@ class ArrayData:
 
     def check(self) -> None:
         """Call ``source`` and look at shapes and types. What it returned is not kept: each job calls it anew."""
-        self._load()
+        len(ArrayData(self.source).train)
 
     def __str__(self) -> str:
         function = getattr(self.source, "func", self.source)  # of a functools.partial
@@ -139,30 +136,27 @@ class ArrayData:
 
 def _opened(where: str, pair: Any) -> ArraySplit:
     """The split, if shapes and types are right; no frame is read."""
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not _count(pair[0]):
-        raise UserError(f"{where} is no pair (frames, conditions), or has no sequences: {_NEEDED}")
-    frames, cond = pair
-    if cond is not None and _count(cond) != len(frames):
-        raise UserError(f"{where} has {len(frames)} sequences of frames and {_count(cond)} of conditions: {_NEEDED}")
-    for index, frames_THWC in enumerate(frames):
-        size = (IMAGE_SIZE, IMAGE_SIZE, 3)
-        if not isinstance(frames_THWC, np.ndarray) or frames_THWC.dtype != np.uint8 or frames_THWC.shape[1:] != size:
-            raise UserError(f"{where}: frames of sequence {index} are {_said(frames_THWC)}: {_NEEDED}")
-        if cond is None:
-            continue
-        cond_TA, length = cond[index], len(frames_THWC)
-        numbers = isinstance(cond_TA, np.ndarray) and cond_TA.ndim == 2 and cond_TA.dtype.kind in "fiu"
-        if not numbers or cond_TA.shape != (length, cond[0].shape[1]):
-            raise UserError(f"{where}: conditions of sequence {index} ({length} frames) are {_said(cond_TA)}: {_NEEDED}")
-        if not np.isfinite(cond_TA).all():
-            raise UserError(f"{where}: conditions of sequence {index} hold NaN or infinity: {_NEEDED}")
+    try:
+        frames, cond = pair
+        sequences = list(zip(frames, [None] * len(frames) if cond is None else cond, strict=True))
+    except (TypeError, ValueError):
+        sequences = []
+    if not sequences:
+        raise UserError(f"{where} is not a pair (frames, conditions) of as many sequences, at least one: {_NEEDED}")
+    for index, (frames_THWC, cond_TA) in enumerate(sequences):
+        images = isinstance(frames_THWC, np.ndarray) and frames_THWC.dtype == np.uint8
+        fits = images and frames_THWC.shape[1:] == (IMAGE_SIZE, IMAGE_SIZE, 3)
+        if fits and cond is not None:
+            numbers = isinstance(cond_TA, np.ndarray) and cond_TA.dtype.kind in "fiu" and cond_TA.ndim == 2
+            fits = numbers and cond_TA.shape == (len(frames_THWC), cond[0].shape[1])
+        if not fits:
+            raise UserError(
+                f"{where}: sequence {index} has frames {_said(frames_THWC)}, conditions {_said(cond_TA)}: {_NEEDED}"
+            )
+        if cond is not None and not np.isfinite(cond_TA).all():
+            raise UserError(f"{where}: the conditions of sequence {index} hold NaN or infinity: {_NEEDED}")
     return ArraySplit(frames, cond)
 
 
-def _count(sequences: Any) -> int:
-    return len(sequences) if isinstance(sequences, Sized) else 0
-
-
 def _said(array: Any) -> str:
-    isarray = isinstance(array, np.ndarray)
-    return f"{array.dtype} {' x '.join(map(str, array.shape))}" if isarray else f"no array but {type(array).__name__}"
+    return f"{array.dtype} {' x '.join(map(str, array.shape))}" if isinstance(array, np.ndarray) else type(array).__name__

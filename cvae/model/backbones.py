@@ -79,12 +79,8 @@ class SkipStage(nn.Module):
 
     def context(self, skip_BCHW: Tensor) -> StageContext:
         """Prepare the stage for frames that are decoded with this skip."""
-        conv, transposed = self.conv, isinstance(self.conv, nn.ConvTranspose2d)
-        of_map, of_skip = conv.weight.chunk(2, dim=0 if transposed else 1)
-        if isinstance(conv, nn.ConvTranspose2d):
-            term_BCHW = nn.functional.conv_transpose2d(skip_BCHW, of_skip, conv.bias, conv.stride, conv.padding)  # type: ignore[arg-type]
-        else:
-            term_BCHW = nn.functional.conv2d(skip_BCHW, of_skip, conv.bias, conv.stride, conv.padding)
+        of_map, of_skip = self.conv.weight.chunk(2, dim=0 if isinstance(self.conv, nn.ConvTranspose2d) else 1)
+        term_BCHW = self._convolved(skip_BCHW, of_skip, self.conv.bias)
         summed = self.upsample and summed_taps_pay(skip_BCHW.shape[-1] // 2, skip_BCHW.device)
         if summed:
             of_map = summed_taps(of_map)
@@ -93,18 +89,22 @@ class SkipStage(nn.Module):
 
     def forward(self, x_NCHW: Tensor, context: StageContext) -> Tensor:
         """Decode N = B * k maps, k in a row for each of the B sequences that ``context`` is of."""
-        conv, weight = self.conv, context.weight
-        if isinstance(conv, nn.ConvTranspose2d):
-            y_NCHW = nn.functional.conv_transpose2d(x_NCHW, weight, None, conv.stride, conv.padding)  # type: ignore[arg-type]
-        elif context.summed:
-            y_NCHW = nn.functional.conv_transpose2d(x_NCHW, weight, None, stride=2, padding=1)
+        if context.summed:
+            y_NCHW = nn.functional.conv_transpose2d(x_NCHW, context.weight, None, stride=2, padding=1)
         else:
             if self.upsample:
                 x_NCHW = nn.functional.interpolate(x_NCHW, scale_factor=2, mode="nearest")
-            y_NCHW = nn.functional.conv2d(x_NCHW, weight, None, conv.stride, conv.padding)
+            y_NCHW = self._convolved(x_NCHW, context.weight, None)
         y_NCHW = (torch.unflatten(y_NCHW, 0, (len(context.term_BCHW), -1)) + context.term_BCHW[:, None]).flatten(0, 1)
         out_NCHW: Tensor = self.rest(y_NCHW)
         return out_NCHW
+
+    def _convolved(self, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        conv = self.conv
+        convolve = nn.functional.conv_transpose2d if isinstance(conv, nn.ConvTranspose2d) else nn.functional.conv2d
+        # Padding could be a text such as "same"; no backbone here gives one.
+        y_NCHW: Tensor = convolve(x_NCHW, weight, bias, conv.stride, conv.padding)  # type: ignore[arg-type]
+        return y_NCHW
 
 
 def summed_taps(weight_OIHW: Tensor) -> Tensor:
