@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from conftest import tiny
 
 from cvae import start
 from cvae.errors import UserError
+from cvae.runs.collection import collect
 from cvae.start import unfold
 
 MINE = """
@@ -70,6 +72,10 @@ def ramp(run: str) -> float:
 def test_a_run_its_resume_and_its_schedules_know_the_users_options(train, drawn, found):
     assert train(*found, "experiment=mine", *words(drawn), "hydra.run.dir=run").code == 0
     assert ramp("run") == 0.01
+    # The report's command to repeat it finds the option too.
+    (run,) = collect(["run"]).runs
+    assert train(*shlex.split(run.repeat)[3:], "epochs=1", "hydra.run.dir=again").code == 0
+    assert ramp("again") == 0.01
     # A folder that holds a run is refused although the experiment is the user's.
     again = train(*found, "experiment=mine", *words(drawn), "hydra.run.dir=run")
     assert (again.code, "already holds a run" in again.err) == (1, True)

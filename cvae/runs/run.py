@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from cvae import __version__
+from cvae.cli import quoted
 from cvae.config import flat, identity
 from cvae.console import short
 from cvae.metrics import Metric, from_record
@@ -93,7 +94,8 @@ class Run:
     @property
     def repeat(self) -> str:
         """The command that repeats it as a single run."""
-        words = [word for word in self.overrides if not word.lstrip("+").startswith(("trial.", "hydra."))]
+        places = [word for word in self.overrides if word.startswith("hydra.searchpath=")]
+        words = [*places, *(word for word in self.overrides if not word.lstrip("+").startswith(("trial.", "hydra.")))]
         if any(word.startswith("experiment=") for word in words) and self.sweep is not None:
             words.append("hydra.mode=RUN")  # an experiment may be a multirun
         return shlex.join(["python", "-m", "cvae.train", *words])
@@ -155,7 +157,7 @@ def read_run(folder: Path) -> Run:
         objective=str(objective or "val/psnr"),
         state=_state(folder, rows, settings["epochs"], record),
         note=_note(record),
-        overrides=_overrides(folder),
+        overrides=[*_search_path(folder), *_overrides(folder)],
         sweep=str(record["group"]) if record.get("group") else None,
         storage=str(trial.get("storage") or ""),
         trial=number if isinstance(number, int) else None,
@@ -256,6 +258,15 @@ def _modified(path: Path) -> float:
 def _note(record: Mapping[str, Any]) -> str:
     version = record.get("versions", {}).get("cvae") if isinstance(record.get("versions"), dict) else None
     return "" if version in (None, __version__) else f"written by cvae {version}"
+
+
+def _search_path(folder: Path) -> list[str]:
+    """The override that names the config folders of the user's own that the run's command named, if any."""
+    with contextlib.suppress(UnreadableRun, KeyError, TypeError):
+        sources = _config(folder / ".hydra" / "hydra.yaml")["hydra"]["runtime"]["config_sources"]
+        own = [quoted(f"{each['schema']}://{each['path']}") for each in sources if "command-line" in each["provider"]]
+        return [f"hydra.searchpath=[{','.join(own)}]"] if own else []
+    return []
 
 
 def _overrides(folder: Path) -> list[str]:
