@@ -84,14 +84,15 @@ def _load(args: argparse.Namespace, overrides: list[str]) -> DictConfig:
     return ConfigLoaderImpl(search_path).load_configuration(args.config_name or "config", overrides, RunMode.MULTIRUN)
 
 
-def refuse_start(words: Sequence[str]) -> None:
-    """Raise UserError before Hydra makes a folder, if the command is no start.
+def check_start(words: Sequence[str]) -> bool:
+    """Check a command before Hydra makes a folder; return whether it starts a multirun.
 
-    That is a multirun under torchrun or without its data, or a folder that the user names and that already holds a run: Hydra
-    would write its config over the old.
+    Raises:
+        UserError: a multirun under torchrun or without its data, or a folder that the user names and that already holds a run:
+            Hydra would write its config over the old.
     """
     if only_prints(words):
-        return
+        return False
     args = _parsed(words)
     try:
         cfg = _load(args, args.overrides)
@@ -104,13 +105,14 @@ def refuse_start(words: Sequence[str]) -> None:
     if multirun and cfg.data is not None:
         _check_data(cfg, args.overrides)
     if multirun and "n_trials" in hydra.sweeper:
-        return  # a study goes on in the folders where its trials began
+        return True  # a study goes on in the folders where its trials began
     folder = Path(hydra.sweep.dir if multirun else hydra.run.dir)
     used = next(iter(sorted(folder.glob("*/run.json" if multirun else "run.json"))), None)
     if used is not None:
         raise UserError(
             f"{used.parent} already holds a run: choose another folder, or go on with {resume_command(used.parent)}"
         )
+    return multirun
 
 
 def _check_data(cfg: DictConfig, overrides: list[str]) -> None:

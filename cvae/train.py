@@ -59,16 +59,16 @@ def _job(cfg: DictConfig) -> float | list[float]:
 
 
 def _main() -> None:
+    signal.signal(signal.SIGTERM, _start_again)
     words = sys.argv[1:] = start.unfold(sys.argv[1:])
-    if not cli.is_multirun(words):
-        signal.signal(signal.SIGTERM, _start_again)
     action = start.action(words)
     if action == "show":
         start.show(start.compose(words))
     elif action == "resume":
         train(*resume.reopen(words), resumed=True)
     else:
-        start.refuse_start(words)
+        if start.check_start(words):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # sweepers and launchers have handlers of their own
         _job()
 
 

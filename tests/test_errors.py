@@ -108,7 +108,7 @@ def test_a_multirun_without_its_data_is_refused_before_its_first_trial(train, li
     ],
 )
 def test_data_that_jobs_choose_or_find_elsewhere_are_theirs_to_miss(words):
-    start.refuse_start(["-m", *words])
+    start.check_start(["-m", *words])
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ def test_a_terminal_without_letters_and_a_full_one_get_one_line():
 
 def test_sigterm_before_the_training_loop_asks_to_be_run_again(train, drawn, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(start, "refuse_start", lambda words: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(start, "check_start", lambda words: os.kill(os.getpid(), signal.SIGTERM))
     try:
         assert train(*tiny(drawn)).code == 75
     finally:
