@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 
 _PARTS = Path(__file__).with_name("assets")
 # Each may use what the ones before it define; main.js starts the page and comes last.
-_SCRIPTS = ("text", "state", "statistics", "lines", "details", "filter", "table", "groups", "curves", "videos", "sweeps")
+_SCRIPTS = ("text", "state", "statistics", "lines", "plots", "details", "filter", "table", "groups", "curves", "videos", "sweeps")
 _NEEDS_EVAL = ("parcoords", "gl", "splom")  # Plotly draws these by regl, which compiles code at run time
 
 

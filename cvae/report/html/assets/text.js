@@ -39,6 +39,10 @@ function el(tag, attributes = {}, ...children) {
   return node;
 }
 
+function table(heads, rows) {
+  return el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows));
+}
+
 const byId = (id) => document.getElementById(id);
 
 // Text from a run folder, isolated: its direction does not affect the text around it.
