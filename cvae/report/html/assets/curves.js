@@ -9,7 +9,8 @@ const lastEpoch = runs.reduce((last, run) => Math.max(last, run.epoch), 0);
 function makeCharts() {
   const first = (metric) => metric === objective || ["table", "curve"].includes(metric.shown);
   const sorted = [...new Set([objective, ...[...metrics.values()].filter(first), ...metrics.values()])];
-  const drawn = sorted.filter(({ key, shown, beside }) => hasCurve(key) && !(shown === "baseline" && levels.has(beside)));
+  const marked = ({ shown, beside }) => shown === "baseline" && levels.has(beside); // it is a mark in another chart
+  const drawn = sorted.filter((metric) => runs.some((run) => run.curves.has(metric.key)) && !marked(metric));
   const charts = drawn.map(makeChart);
   byId("charts").append(...charts.map((chart) => chart.figure));
   const extra = charts.filter((_, i) => !first(drawn[i]));
@@ -22,10 +23,6 @@ function makeCharts() {
     more.setAttribute("aria-expanded", state.more);
   });
   listen(["by", "off", "hidden", "log"], () => redraw(charts));
-}
-
-function hasCurve(key) {
-  return runs.some((run) => run.curves.get(key)?.some((value) => value != null));
 }
 
 function makeChart(metric) {
@@ -70,10 +67,10 @@ function drawChart(node, metric) {
 }
 
 function runTraces(line, metric, points) {
-  const curve = thinned(curveOf(line.runs[0], metric.key), points);
-  if (!curve.some((point) => point.value != null)) return [];
-  const { name, settings } = line.runs[0];
-  const about = [name, ...view.settings.map((key) => `${key} ${visible(settings.get(key))}`)].map((text) => plotText(text)).join("<br>");
+  const [run] = line.runs;
+  if (!run.curves.has(metric.key)) return [];
+  const curve = thinned(curveOf(run, metric.key), points);
+  const about = [run.name, ...settingTexts(run)].map((text) => plotText(text)).join("<br>");
   return [{
     ...lineTrace(line, curve, lines.length > CROWD ? 1 : 1.5),
     meta: { line: line.id, layer: 1, about }, // one text for each line: one for each point of two hundred lines would be slow

@@ -43,8 +43,8 @@ function compareValues(a, b) {
   return String(a).localeCompare(String(b), "en", { numeric: true });
 }
 
-function settingsText(run) {
-  return view.settings.map((key) => `${key} ${visible(run.settings.get(key))}`).join(", ");
+function settingTexts(run) {
+  return view.settings.map((key) => `${key} ${visible(run.settings.get(key))}`);
 }
 
 function swatch(line) {

@@ -107,7 +107,8 @@ function shortHash(text) {
   return (hash >>> 0).toString(36);
 }
 
-function copyButton(text, what) {
+function commandLine(text, what) {
+  const code = el("code", {}, saidWhole(text));
   const button = el("button", { type: "button", class: "quiet copy", "aria-label": `Copy ${what}` }, "Copy");
   button.addEventListener("click", async () => {
     try {
@@ -115,14 +116,10 @@ function copyButton(text, what) {
       button.textContent = "Copied";
     } catch {
       // No permission, or no secure context: select the text for Ctrl+C.
-      getSelection().selectAllChildren(button.previousElementSibling);
+      getSelection().selectAllChildren(code);
       button.textContent = "Press Ctrl+C";
     }
     setTimeout(() => (button.textContent = "Copy"), 2000);
   });
-  return button;
-}
-
-function commandLine(text, what) {
-  return el("div", { class: "command" }, el("code", {}, saidWhole(text)), copyButton(text, what));
+  return el("div", { class: "command" }, code, button);
 }

@@ -100,7 +100,7 @@ function runCard(run, truth) {
   const shown = [...new Set([objective, ...inTables])].filter((metric) => then(metric) != null);
   const scores = shown.map((metric) => `${metric.short} ${number(then(metric), metric.form)} ${metric.unit}`.trim());
   const told = el("span", {}, visible([`epoch ${epoch}`, ...scores].join(", ")));
-  return makeCard(image, truth, "", nameButton(run), told, el("span", { class: "muted" }, said(settingsText(run), 120)));
+  return makeCard(image, truth, "", nameButton(run), told, el("span", { class: "muted" }, said(settingTexts(run).join(", "), 120)));
 }
 
 function makeCard(source, truth, kind, title, ...about) {
