@@ -46,6 +46,7 @@ def page_data(
     settings = differing(runs)
     metrics = list(dict.fromkeys([*all_metrics(runs), objective]))
     truths, predictions = _videos(runs, settings, videos)
+    # The settings that all runs have and in which they do not differ.
     first = _unshown(runs[0], settings) if runs else {}
     common = {key: value for key, value in first.items() if all(key in run.settings for run in runs)}
     keys = [metric.key for metric in metrics]
@@ -152,8 +153,7 @@ def _best_of_each_group(runs: Sequence[Run], settings: Sequence[str]) -> list[Ru
     objective = main_objective(runs)
     for run in sorted(runs, key=lambda run: objective.rank((run.best(objective.key) or [None])[0])):
         groups.setdefault(str([run.settings.get(key) for key in settings if key != "seed"]), []).append(run)
-    ranks = zip_longest(*groups.values())
-    return [run for rank in ranks for run in rank if run is not None]
+    return [run for rank in zip_longest(*groups.values()) for run in rank if run is not None]
 
 
 def _read_video(run: Run) -> tuple[dict[str, Any], str, int] | None:

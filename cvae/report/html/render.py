@@ -34,7 +34,7 @@ def render(view: Mapping[str, Any]) -> str:
             title=view["title"],
             policy=_policy(scripts, live=view["live"] is not None, evaluates=_needs_eval(view["sweeps"])),
             style=Markup((_PARTS / "page.css").read_text(encoding="utf-8")),
-            data=htmlsafe_json_dumps(_finite(data), separators=(",", ":"), allow_nan=False),
+            data=htmlsafe_json_dumps(_finite(data), separators=(",", ":"), allow_nan=False),  # cannot end its element
             scripts=[Markup(script) for script in scripts],
             answers=view["answers"],
         )

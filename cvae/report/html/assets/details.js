@@ -2,7 +2,7 @@
 
 function openDetails(run) {
   const dialog = byId("details");
-  const close = el("button", { type: "button", class: "quiet close", onclick: () => dialog.close() }, "Close");
+  const close = el("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, "Close");
   const title = el("h2", { id: "details-name" }, saidWhole(run.name));
   dialog.replaceChildren(
     el("div", { class: "line" }, title, close),

@@ -27,7 +27,7 @@ function drawLegend() {
   const legend = byId("legend");
   const focused = document.activeElement?.id; // the select element of the reference is replaced
   if (!drawn.length) legend.replaceChildren(el("p", { class: "sentence" }, "No run is ticked in the table."));
-  else if (state.by.length) legend.replaceChildren(groupsTable(drawn));
+  else if (state.by.length) legend.replaceChildren(...groupsTable(drawn));
   else legend.replaceChildren(el("div", { class: "entries", role: "group", "aria-label": "Runs in the charts" }, ...drawn.map(entry)));
   if (focused === "reference") byId("reference")?.focus();
   showHidden();
@@ -68,12 +68,8 @@ function groupsTable(drawn) {
     ];
     return el("tr", {}, el("th", { scope: "row" }, entry(line)), ...cells.map((cell) => el("td", { class: "numeric" }, cell)));
   });
-  return el(
-    "div",
-    {},
-    el("div", { class: "scroller groups", tabindex: "0", role: "region", "aria-label": "Table of groups" }, table(heads, rows)),
-    referenceBar(drawn, reference),
-  );
+  const attributes = { class: "scroller groups", tabindex: "0", role: "region", "aria-label": "Table of groups" };
+  return [el("div", attributes, table(heads, rows)), referenceBar(drawn, reference)];
 }
 
 function numericHead(label, unit) {

@@ -76,7 +76,7 @@ function drawStages() {
   player.stages = [...Map.groupBy(chosen, truthOf)].map(([truth, some]) => {
     const shown = [cardOf(truth, truthCard), ...some.map((run) => cardOf(run, () => runCard(run, truth)))];
     const grid = el("div", { class: "cards" }, ...shown.map((card) => card.node));
-    return { truth, cards: shown, node: el("div", { class: "stage" }, sequenceChoice(truth), grid) };
+    return { truth, cards: shown, node: el("div", {}, sequenceChoice(truth), grid) };
   });
   const nothing = el("p", { class: "sentence" }, "None of the ticked runs has a sample video.");
   byId("stages").replaceChildren(...(player.stages.length ? player.stages.map((stage) => stage.node) : [nothing]));
