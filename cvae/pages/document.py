@@ -122,12 +122,9 @@ def _html(block: Block) -> str:
     right = _right(block)
 
     def row(cells: Sequence[str], tag: str) -> str:
-        styled = (' class="numeric"' if side else "" for side in right)
-        return (
-            "<tr>"
-            + "".join(f"<{tag}{style}>{html.escape(one_line(cell))}</{tag}>" for cell, style in zip(cells, styled, strict=True))
-            + "</tr>"
-        )
+        marks = (' class="numeric"' if side else "" for side in right)
+        marked = zip(cells, marks, strict=True)
+        return "<tr>" + "".join(f"<{tag}{mark}>{html.escape(one_line(cell))}</{tag}>" for cell, mark in marked) + "</tr>"
 
     body = "".join(row(cells, "td") for cells in block.rows)
     return f'<div class="scroll"><table><thead>{row(block.header, "th")}</thead><tbody>{body}</tbody></table></div>'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -17,13 +17,13 @@ from PIL import Image
 from cvae import __version__
 from cvae.console import short
 from cvae.evaluation.intervals import quantile
-from cvae.metrics import Metric
 from cvae.pages.document import Heading, to_html
 from cvae.pictures import read_gif
 from cvae.runs.collection import Collection, all_metrics, differing, main_objective
 from cvae.runs.evaluations import evaluations_of
 from cvae.runs.run import Run
 from cvae.study.answers import find_answers
+from cvae.sweep.records import SweepRecord
 
 _SEEDS = 200  # an interval over more seeds takes the last quantile
 _MAX_FRAMES = 60  # of a sample video
@@ -46,7 +46,10 @@ def page_data(
     settings = differing(runs)
     metrics = list(dict.fromkeys([*all_metrics(runs), objective]))
     truths, predictions = _videos(runs, settings, videos)
-    common = _common(runs, settings)
+    # The settings that all runs have and in which they do not differ.
+    first = _unshown(runs[0], settings) if runs else {}
+    common = {key: value for key, value in first.items() if all(key in run.settings for run in runs)}
+    keys = [metric.key for metric in metrics]
     return {
         "title": title,
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -58,41 +61,27 @@ def page_data(
         "common": common,
         "metrics": [asdict(metric) for metric in metrics],
         "t95": [None, None, *(round(quantile(count), 4) for count in range(2, _SEEDS + 1))],
-        "runs": [_run(run, objective, settings, common, metrics, predictions.get(run.name)) for run in runs],
+        "runs": [{**_run(run, objective.key, settings, common, keys), "video": predictions.get(run.name)} for run in runs],
         "videos": truths,
         "unreadable": [{"folder": short(folder), "reason": reason} for folder, reason in found.unreadable],
-        "sweeps": _sweeps(found),
+        "sweeps": [_sweep(sweep, runs) for sweep in found.sweeps],
         "answers": _answers(runs, bair),
     }
 
 
-def _common(runs: Sequence[Run], settings: Sequence[str]) -> dict[str, Any]:
-    """The settings that all runs have and in which they do not differ."""
-    first = runs[0].settings if runs else {}
-    shared = [key for key in first if key not in settings and all(key in run.settings for run in runs)]
-    return {key: first[key] for key in shared if not _repeats(first[key], runs[0])}
-
-
-def _repeats(value: Any, run: Run) -> bool:
-    """Whether a setting only refers to another one, as ``${lr}``."""
-    return isinstance(value, str) and value.startswith("${") and value[2:-1] in run.settings
+def _unshown(run: Run, shown: Container[str]) -> dict[str, Any]:
+    """The other settings of a run, without those that only refer to another one, as ``${lr}``."""
+    references = [f"${{{key}}}" for key in run.settings]
+    return {key: value for key, value in run.settings.items() if key not in shown and value not in references}
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
-def _run(
-    run: Run,
-    objective: Metric,
-    settings: Sequence[str],
-    common: Mapping[str, Any],
-    metrics: Sequence[Metric],
-    video: dict[str, Any] | None,
-) -> dict[str, Any]:
-    best = run.best(objective.key)
+def _run(run: Run, objective: str, settings: Sequence[str], common: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    best, best_epoch = run.best(objective) or (None, None)
     epochs = [int(row["epoch"]) for row in run.rows]
-    keys = [metric.key for metric in metrics]
-    curves = {key: [row.get(key) for row in run.rows] for key in keys}
+    last = {key: value for key in keys if (value := run.last(key)) is not None}
     return {
         "name": run.name,
         "folder": short(run.folder),
@@ -101,24 +90,16 @@ def _run(
         "epoch": epochs[-1] if epochs else 0,
         "epochs": run.epochs,
         "settings": {key: run.settings.get(key) for key in settings},
-        "other": {
-            key: value
-            for key, value in run.settings.items()
-            if key not in settings and key not in common and not _repeats(value, run)
-        },
-        "best": best[0] if best else None,
-        "best_epoch": best[1] if best else None,
-        "last": {key: run.last(key) for key in keys if run.last(key) is not None},
-        "curves": {
-            "epoch": epochs,
-            **{key: values for key, values in curves.items() if any(value is not None for value in values)},
-        },
+        "other": _unshown(run, {*settings, *common}),
+        "best": best,
+        "best_epoch": best_epoch,
+        "last": last,
+        "curves": {"epoch": epochs, **{key: [row.get(key) for row in run.rows] for key in last}},
         "group": run.sweep,
         "provenance": _provenance(run),
         "repeat": run.repeat,
         "resume": run.resume,
         "evals": [asdict(each) for each in evaluations_of(run)],
-        "video": video,
     }
 
 
@@ -154,16 +135,16 @@ def _videos(runs: Sequence[Run], settings: Sequence[str], most: int) -> tuple[li
     chosen = _best_of_each_group([run for run in runs if run.video], settings)[:most]
     with ThreadPoolExecutor() as pool:
         read = list(pool.map(_read_video, chosen))
-    truths: dict[str, tuple[int, dict[str, Any]]] = {}
+    truths: dict[str, dict[str, Any]] = {}
     predictions: dict[str, dict[str, Any]] = {}
     for run, video in zip(chosen, read, strict=True):
         if video is None:
             continue
         truth, predicted, epoch = video
         data = str([run.record.get("dataset"), truth["n_past"], truth["sequences"], truth["frames"]])
-        index, _ = truths.setdefault(data, (len(truths), truth))
-        predictions[run.name] = {"truth": index, "image": predicted, "epoch": epoch, "rank": len(predictions)}
-    return [truth for _, truth in truths.values()], predictions
+        truths.setdefault(data, truth)
+        predictions[run.name] = {"truth": [*truths].index(data), "image": predicted, "epoch": epoch, "rank": len(predictions)}
+    return list(truths.values()), predictions
 
 
 def _best_of_each_group(runs: Sequence[Run], settings: Sequence[str]) -> list[Run]:
@@ -172,8 +153,7 @@ def _best_of_each_group(runs: Sequence[Run], settings: Sequence[str]) -> list[Ru
     objective = main_objective(runs)
     for run in sorted(runs, key=lambda run: objective.rank((run.best(objective.key) or [None])[0])):
         groups.setdefault(str([run.settings.get(key) for key in settings if key != "seed"]), []).append(run)
-    ranks = zip_longest(*groups.values())
-    return [run for rank in ranks for run in rank if run is not None]
+    return [run for rank in zip_longest(*groups.values()) for run in rank if run is not None]
 
 
 def _read_video(run: Run) -> tuple[dict[str, Any], str, int] | None:
@@ -200,23 +180,17 @@ def _image(video_STHWC: np.ndarray) -> str:
 # --- sweeps and the study ---------------------------------------------------------------------------------------------
 
 
-def _sweeps(found: Collection) -> list[dict[str, Any]]:
-    shown = []
-    for sweep in found.sweeps:
-        members = [run for run in found.runs if run.study == sweep.key]
-        curves = {run.trial: run.series(run.objective) for run in members if run.trial is not None}
-        best = (sweep.key, sweep.best_trial)
-        shown.append(
-            {
-                "name": sweep.name,
-                "note": sweep.summary,
-                "best": sweep.best,
-                "best_run": next((index for index, run in enumerate(found.runs) if (run.study, run.trial) == best), None),
-                "command": sweep.command,
-                "figures": [asdict(figure) for figure in sweep.figures(curves)],
-            }
-        )
-    return shown
+def _sweep(sweep: SweepRecord, runs: Sequence[Run]) -> dict[str, Any]:
+    trials = {run.trial: index for index, run in enumerate(runs) if run.study == sweep.key}
+    curves = {trial: runs[index].series(runs[index].objective) for trial, index in trials.items() if trial is not None}
+    return {
+        "name": sweep.name,
+        "note": sweep.summary,
+        "best": sweep.best,
+        "best_run": trials.get(sweep.best_trial),
+        "command": sweep.command,
+        "figures": [asdict(figure) for figure in sweep.figures(curves)],
+    }
 
 
 def _answers(runs: Sequence[Run], bair: bool) -> dict[str, str] | None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 _PARTS = Path(__file__).with_name("assets")
 # Each may use what the ones before it define; main.js starts the page and comes last.
-_SCRIPTS = ("text", "state", "statistics", "lines", "details", "filter", "table", "groups", "curves", "videos", "sweeps")
+_SCRIPTS = "text state statistics lines plots details filter table groups curves videos sweeps main"
 _NEEDS_EVAL = ("parcoords", "gl", "splom")  # Plotly draws these by regl, which compiles code at run time
 
 
@@ -34,7 +34,7 @@ def render(view: Mapping[str, Any]) -> str:
             title=view["title"],
             policy=_policy(scripts, live=view["live"] is not None, evaluates=_needs_eval(view["sweeps"])),
             style=Markup((_PARTS / "page.css").read_text(encoding="utf-8")),
-            data=Markup(_embedded(data)),
+            data=htmlsafe_json_dumps(_finite(data), separators=(",", ":"), allow_nan=False),  # cannot end its element
             scripts=[Markup(script) for script in scripts],
             answers=view["answers"],
         )
@@ -43,7 +43,7 @@ def render(view: Mapping[str, Any]) -> str:
 
 
 def _page_script() -> str:
-    parts = [(_PARTS / f"{name}.js").read_text(encoding="utf-8") for name in (*_SCRIPTS, "main")]
+    parts = [(_PARTS / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS.split()]
     return '(() => {\n"use strict";\n' + "\n".join(parts) + "})();\n"
 
 
@@ -66,12 +66,6 @@ def _policy(scripts: list[str], live: bool, evaluates: bool) -> str:
 def _needs_eval(sweeps: list[dict[str, Any]]) -> bool:
     kinds = [trace.get("type") or "" for sweep in sweeps for each in sweep["figures"] for trace in each["figure"]["data"]]
     return any(mark in kind for kind in kinds for mark in _NEEDS_EVAL)
-
-
-def _embedded(data: Any) -> str:
-    """JSON that cannot end the script element around it; characters beyond ASCII become ``\\u`` escapes."""
-    text = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _finite(value: Any) -> Any:

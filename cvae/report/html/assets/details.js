@@ -2,16 +2,15 @@
 
 function openDetails(run) {
   const dialog = byId("details");
-  const close = el("button", { type: "button", class: "quiet close", onclick: () => dialog.close() }, "Close");
+  const close = el("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, "Close");
   const title = el("h2", { id: "details-name" }, saidWhole(run.name));
-  dialog.replaceChildren(el("div", { class: "line" }, title, close), stateLine(run));
-  if (run.note) dialog.append(el("p", { class: "note" }, saidWhole(run.note)));
-  dialog.append(
+  dialog.replaceChildren(
+    el("div", { class: "line" }, title, close),
+    stateLine(run),
+    run.note ? el("p", { class: "note" }, saidWhole(run.note)) : "",
     el("h3", {}, "Repeat it"),
     commandLine(run.repeat, "the command that repeats this run"),
-  );
-  if (run.resume) dialog.append(el("h3", {}, "Resume it"), commandLine(run.resume, "the command that resumes this run"));
-  dialog.append(
+    ...(run.resume ? [el("h3", {}, "Resume it"), commandLine(run.resume, "the command that resumes this run")] : []),
     el("h3", {}, "Last values"),
     facts([...run.last].map(lastValue)),
     el("h3", {}, "Origin"),
@@ -34,22 +33,19 @@ function stateLine(run) {
   return el("p", {}, badge(run.state), `, epoch ${run.epoch ?? "–"} of ${run.epochs ?? "–"}${visible(best)}`);
 }
 
-const STATES = ["finished", "running", "stopped", "pruned", "failed", "diverged"]; // each has a mark in page.css
-
 function badge(name) {
-  return el("span", { class: STATES.includes(name) ? `state ${name}` : "state" }, visible(name));
+  return el("span", { class: "state", "data-state": name }, visible(name));
 }
 
 function facts(pairs) {
-  return fillFacts(el("dl", { class: "facts" }), pairs);
+  const shown = (value) => saidWhole(value !== null && typeof value === "object" ? JSON.stringify(value) : value);
+  const rows = pairs.map(([key, value]) => el("div", {}, el("dt", {}, said(key)), el("dd", {}, shown(value))));
+  return el("dl", { class: "facts" }, ...rows);
 }
 
-function fillFacts(list, pairs) {
-  for (const [key, value] of pairs) {
-    const shown = value !== null && typeof value === "object" ? JSON.stringify(value) : value;
-    list.append(el("div", {}, el("dt", {}, said(key)), el("dd", {}, saidWhole(shown))));
-  }
-  return list;
+// A run's name, which opens its details.
+function nameButton(run) {
+  return el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, saidName(run.name));
 }
 
 byId("details").addEventListener("click", (event) => {

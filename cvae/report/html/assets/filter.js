@@ -1,13 +1,14 @@
 // The filter: a run must match all words; words in quotes are plain text.
 
-const FIELDS = new Map([
-  ["name", (run) => run.name],
-  ["state", (run) => run.state],
-  ["note", (run) => run.note],
+// What a word can ask for, by its key in small letters; of two with one key the later.
+const fields = new Map([
+  ...[...common].map(([key, value]) => [key.toLowerCase(), () => value]),
+  ...runs.flatMap((run) => [...run.other.keys()]).map((key) => [key.toLowerCase(), (run) => run.other.get(key)]),
+  ...[...metrics.values()].flatMap(({ key, short }) => [key, short].map((name) => [name.toLowerCase(), (run) => run.last.get(key)])),
+  ...["name", "state", "note", "epoch", "best"].map((key) => [key, (run) => run[key]]),
   ["sweep", (run) => run.group],
   ["trial", (run) => run.provenance.trial],
-  ["epoch", (run) => run.epoch],
-  ["best", (run) => run.best],
+  ...view.settings.map((key) => [key.toLowerCase(), (run) => run.settings.get(key)]),
 ]);
 
 // A function that tests a run, and the unknown keys of the query: words with these match no run.
@@ -23,26 +24,15 @@ function parsed(word) {
   const bare = not ? word.slice(1) : word;
   const [, key, sign, value = ""] = bare.match(/^([^"=<>!]+)(!=|<=|>=|=|<|>)(.*)$/s) ?? [];
   const wanted = (key ? value : bare).replaceAll('"', "");
-  if (!key) return { not, test: (run) => searched(run).includes(wanted.toLowerCase()) };
+  if (!key) return { not, test: (run) => haystacks.get(run).includes(wanted.toLowerCase()) };
   const field = fields.get(key.toLowerCase());
   return { not, key, test: field ? (run) => holds(field(run), sign, wanted) : null };
 }
 
-const fields = new Map([...common.keys()].map((key) => [key.toLowerCase(), () => common.get(key)]));
-for (const run of runs) for (const key of run.other.keys()) fields.set(key.toLowerCase(), (each) => each.other.get(key));
-for (const { key, short } of metrics.values()) {
-  for (const name of [key, short]) fields.set(name.toLowerCase(), (run) => run.last.get(key));
-}
-for (const [key, field] of FIELDS) fields.set(key, field);
-for (const key of view.settings) fields.set(key.toLowerCase(), (run) => run.settings.get(key));
-
 function holds(value, sign, wanted) {
   const difference = compared(value, wanted);
-  if (sign === "=") return difference === 0;
   if (sign === "!=") return difference !== 0;
-  if (sign === "<") return difference < 0;
-  if (sign === "<=") return difference <= 0;
-  return sign === ">" ? difference > 0 : difference >= 0;
+  return { "=": [0], "<": [-1], "<=": [-1, 0], ">": [1], ">=": [0, 1] }[sign].includes(Math.sign(difference));
 }
 
 // Positive if the value is greater, 0 if both are the same, NaN if they differ but have no order.
@@ -54,12 +44,8 @@ function compared(value, wanted) {
   return !whole && Math.abs(one - other) <= 1e-5 * Math.abs(one) ? 0 : one - other; // the page holds six digits of a number
 }
 
-const haystacks = new Map();
-
-function searched(run) {
-  if (!haystacks.has(run)) {
-    const words = [run.name, run.state, run.note, run.group ?? "", ...[...run.settings].map(([key, value]) => `${key}=${value}`)];
-    haystacks.set(run, words.join("\n").toLowerCase());
-  }
-  return haystacks.get(run);
-}
+// What a word without a key is searched in.
+const haystacks = new Map(runs.map((run) => {
+  const words = [run.name, run.state, run.note, run.group ?? "", ...[...run.settings].map(([key, value]) => `${key}=${value}`)];
+  return [run, words.join("\n").toLowerCase()];
+}));

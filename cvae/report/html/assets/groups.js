@@ -8,27 +8,15 @@ function makeLegend() {
       chips.append(el("button", { type: "button", class: "chip", "data-key": key, onclick: () => groupBy(key) }, said(key, 32)));
     }
   }
-  drawLegend();
   listen(["by", "off", "reference"], drawLegend);
   listen(["hidden"], showHidden);
-  const legend = byId("legend");
-  legend.addEventListener("pointerover", (event) => highlight(lineOfButton(event)));
-  legend.addEventListener("pointerleave", () => highlight(null));
-  legend.addEventListener("focusin", (event) => highlight(lineOfButton(event)));
-  legend.addEventListener("focusout", () => highlight(null));
+  makeLighting(byId("legend"));
 }
 
 function groupBy(key) {
   const by = toggled(new Set(state.by), key);
   const together = key === ALL ? [ALL] : view.settings; // all runs at once, or by settings
   change({ by: together.filter((each) => by.has(each)), hidden: new Set(), reference: "" });
-}
-
-function lineOfButton(event) {
-  const button = event.target.closest("tr, .entries")?.matches("tr")
-    ? event.target.closest("tr").querySelector("[data-line]")
-    : event.target.closest("[data-line]");
-  return lines.find((line) => line.id === button?.dataset.line) ?? null;
 }
 
 function drawLegend() {
@@ -39,18 +27,18 @@ function drawLegend() {
   const legend = byId("legend");
   const focused = document.activeElement?.id; // the select element of the reference is replaced
   if (!drawn.length) legend.replaceChildren(el("p", { class: "sentence" }, "No run is ticked in the table."));
-  else if (state.by.length) legend.replaceChildren(groupsTable(drawn));
+  else if (state.by.length) legend.replaceChildren(...groupsTable(drawn));
   else legend.replaceChildren(el("div", { class: "entries", role: "group", "aria-label": "Runs in the charts" }, ...drawn.map(entry)));
   if (focused === "reference") byId("reference")?.focus();
   showHidden();
 }
 
 function entry(line) {
-  const text = line.values?.length ? line.values.map((value) => cut(visible(value), 24)).join(" · ") : null;
-  const button = el("button", { type: "button", class: "entry", "data-line": line.id, title: cut(visible(line.label), 300) }, swatch(line));
-  button.append(text === null ? saidName(line.label) : el("bdi", { dir: "auto" }, text));
-  button.addEventListener("click", () => change({ hidden: toggled(state.hidden, line.id) }));
-  return button;
+  const text = line.values.map((value) => cut(visible(value), 24)).join(" · ");
+  const shown = text ? el("bdi", { dir: "auto" }, text) : saidName(line.label);
+  const onclick = () => change({ hidden: toggled(state.hidden, line.id) });
+  const title = cut(visible(line.label), 300);
+  return el("button", { type: "button", class: "entry", "data-line": line.id, title, onclick }, swatch(line), shown);
 }
 
 function showHidden() {
@@ -80,13 +68,8 @@ function groupsTable(drawn) {
     ];
     return el("tr", {}, el("th", { scope: "row" }, entry(line)), ...cells.map((cell) => el("td", { class: "numeric" }, cell)));
   });
-  const table = el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows));
-  return el(
-    "div",
-    {},
-    el("div", { class: "scroller groups", tabindex: "0", role: "region", "aria-label": "Table of groups" }, table),
-    referenceBar(drawn, reference),
-  );
+  const attributes = { class: "scroller groups", tabindex: "0", role: "region", "aria-label": "Table of groups" };
+  return [el("div", attributes, table(heads, rows)), referenceBar(drawn, reference)];
 }
 
 function numericHead(label, unit) {

@@ -13,8 +13,8 @@ let lines = [];
 const lineOf = new Map(); // by run
 
 function makeLines() {
-  const grouped = () => groupLines(state.by.filter((key) => key !== ALL));
-  lines = state.by.length ? grouped() : runs.map((run) => ({ id: run.id, runs: [run], values: null, label: run.name }));
+  const single = (run) => ({ id: run.id, runs: [run], values: [], label: run.name });
+  lines = state.by.length ? groupLines(state.by.filter((key) => key !== ALL)) : runs.map(single);
   lineOf.clear();
   lines.forEach((line, i) => {
     line.colour = i % COLOURS;
@@ -24,13 +24,7 @@ function makeLines() {
 }
 
 function groupLines(keys) {
-  const groups = new Map();
-  for (const run of runs) {
-    const key = groupKey(run, keys);
-    if (!groups.has(key)) groups.set(key, []);
-    groups.get(key).push(run);
-  }
-  const made = [...groups].map(([key, members]) => {
+  const made = [...Map.groupBy(runs, (run) => groupKey(run, keys))].map(([key, members]) => {
     const values = JSON.parse(key);
     const parts = keys.length ? keys.map((name, i) => `${name} ${values[i] ?? "–"}`) : [ALL];
     return { id: shortHash(JSON.stringify(keys) + key), runs: members, values, parts, label: parts.join(", ") };
@@ -49,26 +43,38 @@ function compareValues(a, b) {
   return String(a).localeCompare(String(b), "en", { numeric: true });
 }
 
-function settingsText(run) {
-  return view.settings.map((key) => `${key} ${visible(run.settings.get(key))}`).join(", ");
+function settingTexts(run) {
+  return view.settings.map((key) => `${key} ${visible(run.settings.get(key))}`);
 }
 
 function swatch(line) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("class", "swatch");
-  svg.setAttribute("viewBox", "0 0 20 8");
-  svg.setAttribute("aria-hidden", "true");
-  const stroke = document.createElementNS(svg.namespaceURI, "path");
-  stroke.setAttribute("d", "M1 4H19");
-  svg.append(stroke);
+  const svg = byId("swatch").content.firstElementChild.cloneNode(true);
   paintSwatch(svg, line);
   return svg;
 }
 
 function paintSwatch(svg, line) {
+  svg.dataset.of = line.id;
   svg.firstChild.style.stroke = `var(--c${line.colour})`;
   svg.firstChild.style.strokeDasharray = DASHES[line.dash].svg;
 }
 
-makeLines();
+// The pointer or the focus on a table's row, or on a button of the legend, lights its line in all charts.
+function makeLighting(node) {
+  const light = ({ target }) => highlight(target.closest("tr, .entry")?.querySelector(".swatch")?.dataset.of ?? null);
+  for (const kind of ["pointerover", "focusin"]) node.addEventListener(kind, light);
+  for (const kind of ["pointerleave", "focusout"]) node.addEventListener(kind, () => highlight(null));
+}
+
+// By CSS classes: to restyle two hundred lines in Plotly is too slow for a moving pointer.
+function highlight(id) {
+  for (const plot of document.querySelectorAll("#charts .plot")) {
+    for (const lit of plot.querySelectorAll(".lit")) lit.classList.remove("lit");
+    const own = id === null ? [] : plot.querySelectorAll(`.trace${id}, [class*="trace${id}band"]`);
+    for (const trace of own) trace.classList.add("lit");
+    plot.classList.toggle("dim", own.length > 0);
+  }
+  for (const [run, row] of rowOf) row.classList.toggle("lit", lineOf.get(run).id === id);
+}
+
 listen(["by"], makeLines);

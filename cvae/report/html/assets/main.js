@@ -2,11 +2,10 @@
 
 function makeHead() {
   byId("title").replaceChildren(said(view.title, 120));
-  const states = new Map();
-  for (const run of runs) states.set(run.state, (states.get(run.state) ?? 0) + 1);
-  const parts = [...states].map(([name, n]) => `${n} ${visible(name)}`);
+  const states = Object.entries(Object.groupBy(runs, (run) => run.state));
+  const parts = states.map(([name, some]) => `${some.length} ${visible(name)}`);
   const unreadable = view.unreadable.length ? `, ${count(view.unreadable.length, "unreadable folder")}` : "";
-  byId("counts").textContent = `${count(runs.length, "run")}${parts.length ? `: ${parts.join(", ")}` : ""}${unreadable}`;
+  byId("counts").textContent = `${count(runs.length, "run")}${runs.length ? `: ${parts.join(", ")}` : ""}${unreadable}`;
   byId("made").append(el("span", {}, "Made ", el("time", { datetime: view.made, title: view.made }, localTime(view.made)), " by"));
   byId("made").append(commandLine(view.command, "the command that makes this page again"));
   byId("footer").textContent = `cvae ${visible(view.version)}`;
@@ -31,26 +30,24 @@ function makeEvaluations() {
   byId("evaluations").hidden = !rows.length;
   rows.sort((a, b) => compareValues(a.protocol, b.protocol) || -compareValues(a.psnr, b.psnr));
   const heads = ["protocol", "run", "videos", "PSNR", "95 % interval", "last frame repeated", "gain", "note"];
-  const numeric = new Set([2, 3, 4, 5, 6]);
-  const cell = (tag, i, child) => el(tag, { class: numeric.has(i) ? "numeric" : null, scope: tag === "th" ? "col" : null }, child);
+  const side = (i) => (i >= 2 && i <= 6 ? "numeric" : null);
   const body = rows.map(({ run, protocol, videos, psnr, low, high, copy, note }) => {
-    const open = el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, saidName(run.name));
-    const known = psnr != null && copy != null;
     const range = low == null || high == null ? "–" : `[${number(low, DB)}, ${number(high, DB)}]`;
-    const gain = known ? signed(psnr - copy, DB) : "–";
-    const cells = [said(protocol, 40), open, String(videos ?? "–"), number(psnr, DB), range, number(copy, DB), gain, said(note || "", 80)];
-    return el("tr", {}, ...cells.map((child, i) => cell("td", i, child)));
+    const gain = psnr == null || copy == null ? "–" : signed(psnr - copy, DB);
+    const numbers = [String(videos ?? "–"), number(psnr, DB), range, number(copy, DB), gain];
+    const cells = [said(protocol, 40), nameButton(run), ...numbers, said(note || "", 80)];
+    return el("tr", {}, ...cells.map((child, i) => el("td", { class: side(i) }, child)));
   });
-  const table = el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((head, i) => cell("th", i, head)))), el("tbody", {}, ...body));
-  byId("evaluations").querySelector(".scroller").append(table);
+  const head = heads.map((text, i) => el("th", { scope: "col", class: side(i) }, text));
+  byId("evaluations").querySelector(".scroller").append(table(head, body));
 }
 
 function makeRest() {
   byId("unreadable").hidden = !view.unreadable.length;
-  fillFacts(byId("unreadable").querySelector("dl"), view.unreadable.map(({ folder, reason }) => [folder, reason]));
+  byId("unreadable").append(facts(view.unreadable.map(({ folder, reason }) => [folder, reason])));
   byId("common").hidden = !common.size;
   byId("common").querySelector("summary").textContent = count(common.size, "setting");
-  fillFacts(byId("common").querySelector("dl"), [...common]);
+  byId("common").querySelector("details").append(facts([...common]));
 }
 
 // Ask the server for newer results. A reader who is busy is not interrupted, but gets a button that shows them.
@@ -96,22 +93,19 @@ function watch() {
   check();
 }
 
-const PLACE = "cvae-place";
-
-// Store what the address does not hold until the page has reloaded.
+// Keep what the address does not hold until the page has reloaded.
 function reload() {
   writeHash();
   const open = [...document.querySelectorAll("details[open] > summary")].map((summary) => summary.textContent);
   const { frame, playing, paused } = player;
-  remember("sessionStorage", PLACE, JSON.stringify({ scroll: scrollY, open, frame, playing, paused, focus: document.activeElement?.id }));
+  history.replaceState({ scroll: scrollY, open, frame, playing, paused, focus: document.activeElement?.id }, "");
   location.reload();
 }
 
 function restore() {
-  const kept = recall("sessionStorage", PLACE);
-  if (!kept) return;
-  remember("sessionStorage", PLACE, "");
-  const { scroll, open, frame, playing, paused, focus } = JSON.parse(kept);
+  if (!history.state) return;
+  const { scroll, open, frame, playing, paused, focus } = history.state;
+  history.replaceState(null, "");
   for (const summary of document.querySelectorAll("details > summary")) summary.parentNode.open = open.includes(summary.textContent);
   player.paused = paused;
   play(playing);

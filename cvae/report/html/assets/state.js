@@ -82,9 +82,10 @@ const listeners = [];
 const changed = new Set();
 let writing = 0;
 
-// Call `react` after one of these choices has changed, once for several changes at the same time.
+// Call `react` now, and after one of these choices has changed, once for several changes at the same time.
 function listen(keys, react) {
   listeners.push({ keys, react });
+  react();
 }
 
 function change(choices) {
@@ -111,21 +112,4 @@ function toggled(set, item) {
   const next = new Set(set);
   if (!next.delete(item)) next.add(item);
   return next;
-}
-
-// A browser may refuse storage, for a page from a file or by the reader's settings.
-function remember(storage, key, value) {
-  try {
-    window[storage].setItem(key, value);
-  } catch {
-    return;
-  }
-}
-
-function recall(storage, key) {
-  try {
-    return window[storage].getItem(key);
-  } catch {
-    return null;
-  }
 }

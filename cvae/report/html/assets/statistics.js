@@ -2,13 +2,12 @@
 
 // Mean and half of the 95 % interval by Student's t; one value has no interval.
 function interval(values) {
-  const known = values.filter((value) => value != null);
-  const n = known.length;
+  const n = values.length;
   if (!n) return { n, mean: null, half: null };
-  const mean = known.reduce((sum, value) => sum + value, 0) / n;
+  const mean = values.reduce((sum, value) => sum + value, 0) / n;
   const t = view.t95[Math.min(n, view.t95.length - 1)];
   if (n < 2 || t == null) return { n, mean, half: null };
-  const variance = known.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (n - 1);
+  const variance = values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (n - 1);
   return { n, mean, half: t * Math.sqrt(variance / n) };
 }
 
@@ -23,13 +22,8 @@ function seedOf(run) {
 
 // The mean for each key of [key, value] pairs; null is left out.
 function meansBy(pairs) {
-  const values = new Map();
-  for (const [key, value] of pairs) {
-    if (value == null) continue;
-    if (!values.has(key)) values.set(key, []);
-    values.get(key).push(value);
-  }
-  return new Map([...values].map(([key, each]) => [key, interval(each).mean]));
+  const groups = Map.groupBy(pairs.filter(([, value]) => value != null), ([key]) => key);
+  return new Map([...groups].map(([key, each]) => [key, interval(each.map(([, value]) => value)).mean]));
 }
 
 // Mean and interval of [seed, value] pairs; as in by_seed in Python, several values of one seed count as one, by their mean.
@@ -57,19 +51,21 @@ function settingsToMatch(one, other) {
   return view.settings.filter((key) => key !== "seed" && !state.by.includes(key) && !brought(key));
 }
 
+function curveOf(run, key) {
+  return (run.curves.get("epoch") ?? []).map((epoch, i) => ({ epoch, value: run.curves.get(key)?.[i] ?? null }));
+}
+
 // The mean over the seeds of a group at each epoch that one of its runs has.
 function meanCurve(some, key) {
-  const values = new Map();
-  for (const run of some) {
-    const epochs = run.curves.get("epoch") ?? [];
-    const curve = run.curves.get(key) ?? [];
-    for (let i = 0; i < epochs.length; i++) {
-      if (curve[i] == null) continue;
-      if (!values.has(epochs[i])) values.set(epochs[i], []);
-      values.get(epochs[i]).push([seedOf(run), curve[i]]);
-    }
-  }
-  return [...values].sort((a, b) => a[0] - b[0]).map(([epoch, pairs]) => ({ epoch, ...overSeeds(pairs) }));
+  const points = some.flatMap((run) => curveOf(run, key).map((point) => ({ ...point, seed: seedOf(run) })));
+  const groups = Map.groupBy(points.filter(({ value }) => value !== null), ({ epoch }) => epoch);
+  const means = [...groups].map(([epoch, each]) => ({ epoch, ...overSeeds(each.map(({ seed, value }) => [seed, value])) }));
+  return means.sort((a, b) => a.epoch - b.epoch);
+}
+
+// The lowest and the highest value; Math.min(...values) is limited in the number of values.
+function extent(values) {
+  return values.reduce(([low, high], y) => (y == null ? [low, high] : [Math.min(low, y), Math.max(high, y)]), [Infinity, -Infinity]);
 }
 
 // At most `limit` points, always with the last one.

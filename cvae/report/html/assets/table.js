@@ -3,21 +3,20 @@
 const columns = [
   { id: "name", label: "run", value: (run) => run.name },
   { id: "state", label: "state", value: (run) => run.state, cell: stateCell },
-  ...view.settings.map((key) => ({ id: `s:${key}`, label: key, value: (run) => run.settings.get(key), cell: settingCell })),
-  { id: "best", label: `best ${objective.label}`, ...better(objective), value: (run) => run.best, cell: bestCell },
-  ...inTables.map(metricColumn),
-  { id: "epoch", label: "epoch", numeric: true, value: (run) => run.epoch, cell: epochCell },
+  ...view.settings.map((key) => {
+    const value = (run) => run.settings.get(key);
+    return { id: `s:${key}`, label: key, value, cell: (run) => said(value(run), 32) };
+  }),
+  metricColumn(objective, "best", (run) => run.best, bestCell),
+  ...inTables.map((metric) => metricColumn(metric, "last", (run) => run.last.get(metric.key))),
+  { id: "epoch", label: "epoch", numeric: true, value: (run) => run.epoch, cell: (run) => `${run.epoch ?? "–"} / ${run.epochs ?? "–"}` },
 ];
 const rowOf = new Map();
 let shownRuns = [];
 
-function metricColumn(metric) {
-  const value = (run) => run.last.get(metric.key);
-  return { id: metric.key, label: `last ${metric.label}`, ...better(metric), value, cell: (run) => number(value(run), metric.form) };
-}
-
-function better(metric) {
-  return { numeric: true, unit: metric.unit, bestFirst: metric.better === "max" };
+function metricColumn({ key, label, unit, better, form }, which, value, cell = (run) => number(value(run), form)) {
+  const id = which === "best" ? which : key;
+  return { id, label: `${which} ${label}`, numeric: true, unit, bestFirst: better === "max", value, cell };
 }
 
 function stateCell(run) {
@@ -25,41 +24,24 @@ function stateCell(run) {
   return el("span", { class: "stated" }, badge(run.state), note);
 }
 
-function settingCell(run, column) {
-  return said(column.value(run), 32);
-}
-
 function bestCell(run) {
   if (run.best == null) return "–";
   return el("span", {}, number(run.best, objective.form), el("span", { class: "at", title: "its epoch" }, ` @ ${run.best_epoch ?? "–"}`));
 }
 
-function epochCell(run) {
-  return `${run.epoch ?? "–"} / ${run.epochs ?? "–"}`;
-}
-
 function makeTable() {
   const all = el("input", { type: "checkbox", id: "tick-all", "aria-label": "Plot all runs shown here", title: "All runs shown here" });
   all.addEventListener("change", () => tick(shownRuns, all.checked));
-  const head = el("tr", {}, ...columns.map((column) => headCell(column, column.id === "name" ? all : null)));
-  const body = el("tbody", {}, ...runs.map(makeRow));
-  byId("table").append(el("table", {}, el("thead", {}, head), body));
+  const heads = columns.map((column) => headCell(column, column.id === "name" ? all : null));
+  byId("table").append(table(heads, runs.map(makeRow)));
   const query = byId("query");
-  query.placeholder = "Filter the runs";
-  query.value = state.query;
   query.addEventListener("input", () => change({ query: query.value }));
   byId("only").addEventListener("click", () => {
     const shown = new Set(shownRuns);
     change({ off: new Set(runs.filter((run) => !shown.has(run)).map((run) => run.id)) });
   });
   byId("reset").addEventListener("click", () => change({ off: new Set() }));
-  body.addEventListener("pointerover", (event) => highlight(lineUnder(event)));
-  body.addEventListener("pointerleave", () => highlight(null));
-  body.addEventListener("focusin", (event) => highlight(lineUnder(event)));
-  body.addEventListener("focusout", () => highlight(null));
-  orderRows();
-  filterRows();
-  showTicks();
+  makeLighting(byId("table").querySelector("tbody"));
   listen(["sort"], orderRows);
   listen(["query", "sort"], filterRows);
   listen(["off", "query"], showTicks);
@@ -74,18 +56,11 @@ function headCell(column, before) {
 
 function makeRow(run) {
   const box = el("input", { type: "checkbox", "aria-label": cut(`Plot ${visible(run.name)}`, 100), onchange: () => tick([run], box.checked) });
-  const open = el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, saidName(run.name));
-  const head = el("th", { scope: "row" }, el("div", { class: "head" }, box, swatch(lineOf.get(run)), open));
-  const cells = columns.slice(1).map((column) => el("td", { class: column.numeric ? "numeric" : null }, column.cell(run, column)));
+  const head = el("th", { scope: "row" }, el("div", { class: "head" }, box, swatch(lineOf.get(run)), nameButton(run)));
+  const cells = columns.slice(1).map((column) => el("td", { class: column.numeric ? "numeric" : null }, column.cell(run)));
   const row = el("tr", {}, head, ...cells);
   rowOf.set(run, row);
   return row;
-}
-
-function lineUnder(event) {
-  const row = event.target.closest("tr");
-  const run = runs.find((each) => rowOf.get(each) === row);
-  return run ? lineOf.get(run) : null;
 }
 
 function tick(some, on) {
@@ -105,7 +80,7 @@ function ordered() {
   const down = state.sort.startsWith("-");
   const column = columns.find((each) => each.id === state.sort.slice(down ? 1 : 0));
   if (!column) return runs;
-  return [...runs].sort((a, b) => {
+  return runs.toSorted((a, b) => {
     const [one, other] = [column.value(a), column.value(b)];
     const turn = down && one != null && other != null ? -1 : 1; // missing values come last both ways
     return turn * compareValues(one, other) || a.index - b.index;

@@ -39,6 +39,10 @@ function el(tag, attributes = {}, ...children) {
   return node;
 }
 
+function table(heads, rows) {
+  return el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows));
+}
+
 const byId = (id) => document.getElementById(id);
 
 // Text from a run folder, isolated: its direction does not affect the text around it.
@@ -103,7 +107,8 @@ function shortHash(text) {
   return (hash >>> 0).toString(36);
 }
 
-function copyButton(text, what) {
+function commandLine(text, what) {
+  const code = el("code", {}, saidWhole(text));
   const button = el("button", { type: "button", class: "quiet copy", "aria-label": `Copy ${what}` }, "Copy");
   button.addEventListener("click", async () => {
     try {
@@ -111,14 +116,10 @@ function copyButton(text, what) {
       button.textContent = "Copied";
     } catch {
       // No permission, or no secure context: select the text for Ctrl+C.
-      getSelection().selectAllChildren(button.previousElementSibling);
+      getSelection().selectAllChildren(code);
       button.textContent = "Press Ctrl+C";
     }
     setTimeout(() => (button.textContent = "Copy"), 2000);
   });
-  return button;
-}
-
-function commandLine(text, what) {
-  return el("div", { class: "command" }, el("code", {}, saidWhole(text)), copyButton(text, what));
+  return el("div", { class: "command" }, code, button);
 }

@@ -5,8 +5,7 @@ const RATE = 6; // frames a second
 const REST = 4; // ticks on the last frame before the video starts again
 
 const player = { playing: false, paused: false, frame: 0, shown: CARDS, stages: [], last: 0, visible: false };
-const cardOf = new Map(); // by run
-const sequenceOf = new Map(); // by truth
+const cards = new Map(); // by run or truth
 
 function makeVideos() {
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -24,7 +23,6 @@ function makeVideos() {
     drawStages();
   });
   new IntersectionObserver(([entry]) => (player.visible = entry.isIntersecting)).observe(byId("videos"));
-  drawStages();
   listen(["off", "sort"], drawStages);
   play(!still);
 }
@@ -65,21 +63,20 @@ function showFrame(frame) {
   byId("moment").value = `frame ${shown + 1} of ${last + 1}, ${given ? "given" : "predicted"}`;
   for (const stage of player.stages) {
     const at = Math.min(shown, stage.truth.frames - 1);
-    for (const card of stage.cards) paint(card, stage.truth, at);
+    for (const card of stage.cards) paint(card, at);
   }
 }
 
 // One stage for each set of sequences that the runs predict.
 function drawStages() {
-  const withVideo = ordered().filter((run) => ticked(run) && run.video && view.videos[run.video.truth]);
+  const truthOf = (run) => view.videos[run.video?.truth];
+  const withVideo = ordered().filter((run) => ticked(run) && truthOf(run));
   if (!state.sort) withVideo.sort((a, b) => a.video.rank - b.video.rank); // the best of each group of settings first
   const chosen = withVideo.slice(0, player.shown);
-  const truths = [...new Set(chosen.map((run) => run.video.truth))];
-  player.stages = truths.map((index) => {
-    const truth = view.videos[index];
-    const cards = [truthCard(index), ...chosen.filter((run) => run.video.truth === index).map(runCard)];
-    const grid = el("div", { class: "cards" }, ...cards.map((card) => card.node));
-    return { truth, cards, node: el("div", { class: "stage" }, sequenceChoice(index), grid) };
+  player.stages = [...Map.groupBy(chosen, truthOf)].map(([truth, some]) => {
+    const shown = [cardOf(truth, truthCard), ...some.map((run) => cardOf(run, () => runCard(run, truth)))];
+    const grid = el("div", { class: "cards" }, ...shown.map((card) => card.node));
+    return { truth, cards: shown, node: el("div", {}, sequenceChoice(truth), grid) };
   });
   const nothing = el("p", { class: "sentence" }, "None of the ticked runs has a sample video.");
   byId("stages").replaceChildren(...(player.stages.length ? player.stages.map((stage) => stage.node) : [nothing]));
@@ -88,32 +85,29 @@ function drawStages() {
   showFrame(player.frame);
 }
 
-function truthCard(index) {
-  if (!cardOf.has(index)) {
-    const title = el("div", { class: "title" }, el("strong", {}, "Truth"));
-    cardOf.set(index, makeCard(view.videos[index].image, index, title, [el("span", {}, "the recorded frames")], "truth"));
-  }
-  return cardOf.get(index);
+function cardOf(item, make) {
+  if (!cards.has(item)) cards.set(item, make(item));
+  return cards.get(item);
 }
 
-function runCard(run) {
-  if (!cardOf.has(run)) {
-    const name = el("button", { type: "button", class: "link name", onclick: () => openDetails(run) }, saidName(run.name));
-    const { epoch } = run.video;
-    const then = (key) => run.curves.get(key)?.[run.curves.get("epoch")?.indexOf(epoch)];
-    const shown = [...new Set([objective, ...inTables])].filter(({ key }) => then(key) != null);
-    const scores = [`epoch ${epoch}`, ...shown.map(({ key, short, form, unit }) => `${short} ${number(then(key), form)} ${unit}`.trim())];
-    const about = [el("span", {}, visible(scores.join(", "))), el("span", { class: "muted" }, said(settingsText(run), 120))];
-    cardOf.set(run, makeCard(run.video.image, run.video.truth, el("div", { class: "title" }, name), about));
-  }
-  return cardOf.get(run);
+function truthCard(truth) {
+  return makeCard(truth.image, truth, "truth", el("strong", {}, "Truth"), el("span", {}, "the recorded frames"));
 }
 
-function makeCard(source, truthIndex, title, about, kind = "") {
-  const { size } = view.videos[truthIndex];
+function runCard(run, truth) {
+  const { epoch, image } = run.video;
+  const then = ({ key }) => curveOf(run, key).find((point) => point.epoch === epoch)?.value;
+  const shown = [...new Set([objective, ...inTables])].filter((metric) => then(metric) != null);
+  const scores = shown.map((metric) => `${metric.short} ${number(then(metric), metric.form)} ${metric.unit}`.trim());
+  const told = el("span", {}, visible([`epoch ${epoch}`, ...scores].join(", ")));
+  return makeCard(image, truth, "", nameButton(run), told, el("span", { class: "muted" }, said(settingTexts(run).join(", "), 120)));
+}
+
+function makeCard(source, truth, kind, title, ...about) {
+  const { size } = truth;
   const canvas = el("canvas", { width: size, height: size, role: "img", "aria-label": cut(`Video: ${title.textContent}`, 100) });
-  const node = el("div", { class: `card ${kind}` }, canvas, el("div", { class: "about" }, title, ...about));
-  const card = { node, canvas, truthIndex, sheet: new Image(), ready: false };
+  const node = el("div", { class: `card ${kind}` }, canvas, el("div", { class: "about" }, el("div", {}, title), ...about));
+  const card = { node, canvas, truth, sheet: new Image(), ready: false };
   card.sheet.src = source;
   card.sheet.decode().then(
     () => {
@@ -125,22 +119,20 @@ function makeCard(source, truthIndex, title, about, kind = "") {
   return card;
 }
 
-function paint(card, truth, frame) {
-  card.canvas.className = frame < truth.n_past ? "given" : "predicted";
-  if (!card.ready) return;
-  const row = sequenceOf.get(card.truthIndex) ?? 0;
-  const { size } = truth;
-  card.canvas.getContext("2d").drawImage(card.sheet, frame * size, row * size, size, size, 0, 0, size, size);
+function paint({ canvas, sheet, ready, truth }, frame) {
+  canvas.className = frame < truth.n_past ? "given" : "predicted";
+  if (!ready) return;
+  const { size, sequence = 0 } = truth;
+  canvas.getContext("2d").drawImage(sheet, frame * size, sequence * size, size, size, 0, 0, size, size);
 }
 
-function sequenceChoice(index) {
-  const truth = view.videos[index];
-  const options = Array.from({ length: truth.sequences }, (_, i) =>
-    el("option", { value: i, selected: i === (sequenceOf.get(index) ?? 0) }, `sequence ${i + 1}`));
-  const select = el("select", { onchange: () => {
-    sequenceOf.set(index, Number(select.value));
+function sequenceChoice(truth) {
+  const { sequences, sequence = 0 } = truth; // the one that the reader has chosen
+  const options = Array.from({ length: sequences }, (_, i) => el("option", { value: i, selected: i === sequence }, `sequence ${i + 1}`));
+  const onchange = ({ target }) => {
+    truth.sequence = Number(target.value);
     showFrame(player.frame);
-  } }, ...options);
+  };
   const keys = ["given", "predicted"].map((kind) => el("span", { class: `key ${kind}` }, kind));
-  return el("p", { class: "sequence" }, el("label", {}, "Sequence ", select), ...keys);
+  return el("p", { class: "sequence" }, el("label", {}, "Sequence ", el("select", { onchange }, ...options)), ...keys);
 }
