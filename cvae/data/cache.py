@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from cvae.errors import UserError, expanded, writing
@@ -50,7 +49,9 @@ def make_once(target: Path, build: Callable[[Path], None], complete: Callable[[P
         return
     with writing(target, "free some space or choose another place (data.cache_dir or CVAE_CACHE)"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.with_name(target.name + ".lock")):
+        with target.with_name(target.name + ".lock").open("a") as lock:
+            # The kernel drops an flock with its holder, so a killed process leaves nothing to clean.
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if complete(target):
                 return
             # Holding the lock, any scratch folder found is a dead process's.
@@ -65,14 +66,6 @@ def make_once(target: Path, build: Callable[[Path], None], complete: Callable[[P
                 scratch.rename(target)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    # The kernel drops an flock with its holder, so a killed process leaves nothing to clean.
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _writable(path: Path) -> bool:

@@ -15,7 +15,7 @@ from cvae.data.arrays import ArraySplit
 from cvae.data.cache import cache_root, make_once
 from cvae.data.layout import IMAGE_SIZE, TABLES, Listing, list_split, read_frames, read_table, refuse_absent
 from cvae.data.pool import map_in_processes
-from cvae.errors import UserError, expanded
+from cvae.errors import UserError, expanded, require
 
 __all__ = ["VideoData"]
 
@@ -66,8 +66,7 @@ class VideoData:
         cache_dir: str | None = None,
         workers: int | None = None,
     ) -> None:
-        if condition not in CONDITIONS:
-            raise UserError(f"data.condition is {condition!r}: choose {', '.join(CONDITIONS)}")
+        require(condition in CONDITIONS, "data.condition", condition, f"choose {', '.join(CONDITIONS)}")
         self.root, self.condition = expanded(root, "data.root"), condition
         self.normalise, self.random_start, self.resident = normalise, random_start, resident
         self.cache_dir, self.workers = cache_dir, workers

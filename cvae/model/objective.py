@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from cvae.errors import UserError
+from cvae.errors import require
 from cvae.model.cvae import Rollout
 
 __all__ = ["MSE", "Gaussian", "Likelihood", "Losses", "Objective", "SigmaOptimal", "kl_divergence"]
@@ -58,8 +58,8 @@ class Gaussian:
     default_beta: ClassVar[float] = 1.0
 
     def __init__(self, sigma: float = 0.1) -> None:
-        if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not sigma > 0:
-            raise UserError(f"likelihood.sigma is {sigma!r}: give a deviation above 0, in units of pixels in [0, 1]")
+        valid = _is_number(sigma) and sigma > 0
+        require(valid, "likelihood.sigma", sigma, "give a deviation above 0, in units of pixels in [0, 1]")
         self.sigma = float(sigma)
 
     def __call__(self, mse: Tensor, dims: int) -> Tensor:
@@ -78,8 +78,8 @@ class SigmaOptimal:
     default_beta: ClassVar[float] = 1.0
 
     def __init__(self, min_log_sigma: float = -6.0) -> None:
-        if isinstance(min_log_sigma, bool) or not isinstance(min_log_sigma, (int, float)) or not math.isfinite(min_log_sigma):
-            raise UserError(f"likelihood.min_log_sigma is {min_log_sigma!r}: give a number, such as -6")
+        valid = _is_number(min_log_sigma) and math.isfinite(min_log_sigma)
+        require(valid, "likelihood.min_log_sigma", min_log_sigma, "give a number, such as -6")
         self.min_log_sigma = float(min_log_sigma)
 
     def __call__(self, mse: Tensor, dims: int) -> Tensor:
@@ -90,6 +90,10 @@ class SigmaOptimal:
 
     def implied_sigma(self, beta: float, dims: int) -> float | None:
         return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,9 @@ class Objective:
         kl_balance: float | None = None,
         mean: Callable[[Tensor], Tensor] = lambda value: value,
     ) -> None:
-        if not 0 <= free_bits < math.inf:
-            raise UserError(f"free_bits is {free_bits:g}: give the free nats of a latent dimension, 0 for none")
-        if kl_balance is not None and not 0 <= kl_balance <= 1:
-            raise UserError(f"kl_balance is {kl_balance:g}: give a share in [0, 1], such as 0.8, or null for none")
+        require(0 <= free_bits < math.inf, "free_bits", free_bits, "give the free nats of a latent dimension, 0 for none")
+        valid = kl_balance is None or 0 <= kl_balance <= 1
+        require(valid, "kl_balance", kl_balance, "give a share in [0, 1], such as 0.8, or null for none")
         self.likelihood, self.free_bits, self.kl_balance, self.mean = likelihood, free_bits, kl_balance, mean
 
     def __call__(self, rollout: Rollout, frames_BTCHW: Tensor, kl_weight: float) -> Losses:

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from cvae.errors import UserError, writing
+from cvae.errors import UserError, first_line, writing
 
 FORMAT = 1
 
@@ -53,11 +53,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: the run stopped before its first checkpoint; start a new run") from error
     except Exception as error:  # a damaged file can raise nearly anything
-        raise UserError(f"{path} is damaged ({_first_line(error)}): restore it from a copy, or start a new run") from error
+        raise UserError(f"{path} is damaged ({first_line(error)}): restore it from a copy, or start a new run") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this version (format {FORMAT}): use the version that wrote it")
     return state
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from cvae.console import hush
-from cvae.errors import UserError
+from cvae.errors import UserError, first_line
 
 _PATIENCE = timedelta(hours=1)  # the others wait in a collective while the first process validates
 _POLL = 0.1  # seconds
@@ -155,8 +155,7 @@ class Processes:
         except RuntimeError as error:
             if not _lost(error):
                 raise
-            reason = str(error).strip().splitlines()[0][:120]
-            raise UserError(f"lost another process ({reason}): see what it said, then go on with resume=") from error
+            raise UserError(f"lost another process ({first_line(error)}): see what it said, then go on with resume=") from error
 
     # --- beginning and end ------------------------------------------------------------------------------------------------
 

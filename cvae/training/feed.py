@@ -13,7 +13,7 @@ from torch import Tensor
 from cvae.console import say
 from cvae.data.contract import Split
 from cvae.data.layout import IMAGE_SIZE
-from cvae.errors import UserError
+from cvae.errors import UserError, require
 from cvae.evaluation.validation import to_unit
 
 _FRAME = 3 * IMAGE_SIZE**2  # bytes
@@ -87,8 +87,7 @@ class Feed:
 
 
 def _fits(split: Split, device: torch.device, resident: str) -> bool:
-    if resident not in ("auto", "gpu", "host"):
-        raise UserError(f"data.resident is {resident!r}: choose auto, gpu or host")
+    require(resident in ("auto", "gpu", "host"), "data.resident", resident, "choose auto, gpu or host")
     if resident == "host" or (resident == "auto" and device.type != "cuda"):
         return False
     if device.type != "cuda":
