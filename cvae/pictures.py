@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 _GIVEN, _TRUE, _PREDICTED = (46, 160, 67), (175, 184, 193), (219, 109, 40)  # borders: green, grey, orange
 _INK, _PAPER = (36, 41, 47), (255, 255, 255)
@@ -31,7 +31,7 @@ def curves(rows: Sequence[dict[str, Any]], panels: Sequence[Sequence[tuple[str, 
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.4 * lines), layout="constrained", dpi=110)
-    places = list(np.atleast_1d(figure.subplots(lines, columns)).flat)
+    places = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes, panel in zip(places, panels, strict=False):
         _plot(axes, rows, panel)
     for axes in places[len(panels) :]:
@@ -90,10 +90,8 @@ def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Seque
         draw.text((left + column * cell + cell / 2, top / 2), f"{t}", _INK, font, anchor="mm")
     for s, name in enumerate(names):
         y = top + s * (2 * cell + 3 * gap)
-        for row, (video, label) in enumerate([(true_STHWC[s], "truth"), (predicted_STHWC[s], "prediction")]):
-            draw.text((8, y + row * cell + cell / 2), label, _INK, font, anchor="lm")
-            for column, t in enumerate(columns):
-                _paste(sheet, video[t], (left + column * cell, y + row * cell), scale, _border(t < n_past, row))
+        given = [t < n_past for t in columns]
+        _rows(sheet, (left, y), cell, scale, true_STHWC[s, columns], predicted_STHWC[s, columns], given)
         draw.text((8, y + cell), _cut(name, small, left - 14), (110, 118, 129), small, anchor="lm")
     sheet.save(path)
 
@@ -112,11 +110,8 @@ def gif(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Sequenc
         draw = ImageDraw.Draw(sheet)
         given = t < n_past
         draw.text((8, _TOP / 2), f"frame {t}", _INK, font, anchor="lm")
-        draw.text((_LEFT, _TOP / 2), "given" if given else "predicted", _border(given, 1), font, anchor="lm")
-        for row, (video, label) in enumerate([(true_STHWC, "truth"), (predicted_STHWC, "prediction")]):
-            draw.text((8, _TOP + row * cell + cell / 2), label, _INK, font, anchor="lm")
-            for s in range(len(names)):
-                _paste(sheet, video[s, t], (_LEFT + s * cell, _TOP + row * cell), _SCALE, _border(given, row))
+        draw.text((_LEFT, _TOP / 2), "given" if given else "predicted", _GIVEN if given else _PREDICTED, font, anchor="lm")
+        _rows(sheet, (_LEFT, _TOP), cell, _SCALE, true_STHWC[:, t], predicted_STHWC[:, t], [given] * len(names))
         frames.append(sheet.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
     durations = [150] * (len(frames) - 1) + [900]  # the end stands still for a moment
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False)
@@ -155,13 +150,20 @@ def _cut(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: i
     return cut if cut == name else "…" + cut
 
 
-def _border(given: bool, row: int) -> tuple[int, int, int]:
-    return _GIVEN if given else (_TRUE, _PREDICTED)[row]
-
-
-def _paste(sheet: Image.Image, frame_HWC: Pixels, corner: tuple[int, int], scale: int, colour: tuple[int, int, int]) -> None:
-    image = Image.fromarray(frame_HWC)
-    image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-    x, y = corner
-    ImageDraw.Draw(sheet).rectangle((x - 2, y - 2, x + image.width + 1, y + image.height + 1), outline=colour, width=2)
-    sheet.paste(image, corner)
+def _rows(
+    sheet: Image.Image,
+    corner: tuple[int, int],
+    cell: int,
+    scale: int,
+    true_NHWC: Pixels,
+    predicted_NHWC: Pixels,
+    given: Sequence[bool],
+) -> None:
+    """A row of true frames and one of predicted frames below, with their labels; each frame framed."""
+    left, y = corner
+    for label, frames_NHWC, colour in (("truth", true_NHWC, _TRUE), ("prediction", predicted_NHWC, _PREDICTED)):
+        ImageDraw.Draw(sheet).text((8, y + cell / 2), label, _INK, ImageFont.load_default(13), anchor="lm")
+        for n, frame_HWC in enumerate(frames_NHWC):
+            image = ImageOps.scale(Image.fromarray(frame_HWC), scale, Image.Resampling.NEAREST)
+            sheet.paste(ImageOps.expand(image, 2, _GIVEN if given[n] else colour), (left + n * cell - 2, y - 2))
+        y += cell

@@ -106,8 +106,7 @@ class SkipStage(nn.Module):
 def _convolved(conv: _Conv, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """What ``conv`` does, with a part of its weight."""
     function = nn.functional.conv_transpose2d if isinstance(conv, nn.ConvTranspose2d) else nn.functional.conv2d
-    y_NCHW: Tensor = function(x_NCHW, weight, bias, conv.stride, conv.padding)
-    return y_NCHW
+    return function(x_NCHW, weight, bias, conv.stride, conv.padding)  # type: ignore[arg-type]  # names are for conv2d alone
 
 
 def summed_taps(weight_OIHW: Tensor) -> Tensor:

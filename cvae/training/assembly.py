@@ -30,7 +30,6 @@ from cvae.training.distributed import current
 from cvae.training.recorder import Recorder, SilentRecorder, read_metrics
 from cvae.training.runtime import choose_device, choose_precision, device_name, peak_memory
 from cvae.training.settings import Settings
-from cvae.training.terminal import start_table
 from cvae.training.trainer import Trainer
 from cvae.trial import Trial
 
@@ -54,20 +53,21 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
         return trainer, recorder
     choices = [_name(cfg[key]) for key in ("kl_schedule", "tf_schedule", "likelihood", "prior")]
     config = {**_plain(cfg), "beta": settings.beta}
+    facts = {
+        "device": device_name(trainer.device),
+        "processes": trainer.processes.world,
+        "precision": trainer.precision,
+        "dataset": trainer.data.fingerprint,
+    }
+    which = ""
     if trial.number is not None:
         config["trial"] = {**config["trial"], "params": trial.params}
-    which = "" if trial.number is None else f"trial{trial.number}-"
-    of_sweep = {} if trial.number is None else {"trial": {"number": trial.number, "params": trial.params}}
+        facts["trial"] = {"number": trial.number, "params": trial.params}
+        which = f"trial{trial.number}-"
     recorder.start(
         signature=signature(cfg),
         config=config,
-        facts={
-            "device": device_name(trainer.device),
-            "processes": trainer.processes.world,
-            "precision": trainer.precision,
-            "dataset": trainer.data.fingerprint,
-            **of_sweep,
-        },
+        facts=facts,
         group=group,
         name=f"{which}{choices[0]}-{choices[1]}-lr{trainer.lr:g}-tfr{settings.tfr:g}-beta{settings.beta:g}-seed{settings.seed}",
         tags=[_name(cfg.model.backbone), *choices],
@@ -206,23 +206,23 @@ def _say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path) -> None:
     settings, data, likelihood = trainer.settings, trainer.data, trainer.objective.likelihood
     sigma = likelihood.implied_sigma(settings.beta, 3 * IMAGE_SIZE**2)
     backbone, parameters = cfg.model.backbone, sum(each.numel() for each in trainer.model.parameters())
-    start_table(
-        {
-            "run": short(folder),
-            "data": f"{data}: {len(data.train)} train, {len(data.validate)} validate",
-            "training": f"{settings.epochs} epochs x {settings.epoch_size} iterations x {settings.batch_size} windows of "
-            f"{settings.n_past}+{settings.n_future}",
-            "model": _name(backbone)
-            + (f" width {backbone.width:g}" if "width" in backbone else "")
-            + f", {parameters / 1e6:.2f} M parameters, {data.train.cond_NA.shape[1]} values a condition",
-            "schedules": f"KL {trainer.kl_schedule}, forcing {trainer.tf_schedule}",
-            "objective": f"{type(likelihood).__name__}, beta {settings.beta:g}, implied sigma "
-            + ("learned" if sigma is None else f"{sigma:.3g}"),
-            "device": f"{device_name(trainer.device)}, {trainer.precision}"
-            + (f", {trainer.processes.world} processes" if trainer.processes.world > 1 else ""),
-            "baseline": f"repeating the last past frame: {trainer.psnr_copy:.2f} dB, RMSE {trainer.copy_rmse:.3f}",
-        }
-    )
+    table = {
+        "run": short(folder),
+        "data": f"{data}: {len(data.train)} train, {len(data.validate)} validate",
+        "training": f"{settings.epochs} epochs x {settings.epoch_size} iterations x {settings.batch_size} windows of "
+        f"{settings.n_past}+{settings.n_future}",
+        "model": _name(backbone)
+        + (f" width {backbone.width:g}" if "width" in backbone else "")
+        + f", {parameters / 1e6:.2f} M parameters, {data.train.cond_NA.shape[1]} values a condition",
+        "schedules": f"KL {trainer.kl_schedule}, forcing {trainer.tf_schedule}",
+        "objective": f"{type(likelihood).__name__}, beta {settings.beta:g}, implied sigma "
+        + ("learned" if sigma is None else f"{sigma:.3g}"),
+        "device": f"{device_name(trainer.device)}, {trainer.precision}"
+        + (f", {trainer.processes.world} processes" if trainer.processes.world > 1 else ""),
+        "baseline": f"repeating the last past frame: {trainer.psnr_copy:.2f} dB, RMSE {trainer.copy_rmse:.3f}",
+    }
+    for fact, value in table.items():
+        say(f"{fact:<{max(map(len, table))}}  {value}")
     _warn_of_settings(trainer, sigma, trainer.kl_schedule)
 
 

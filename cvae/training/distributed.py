@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -105,12 +106,9 @@ class Processes:
         if not self.first:
             self.store.set(f"built {self.rank}", "")
             return
-        settings = OmegaConf.to_container(cfg, resolve=True)
-        assert isinstance(settings, dict)
-        settings["device"] = device.type  # auto might be something else on another machine
-        self.store.set("folder", str(folder))
-        self.store.set("resumed", "yes" if resumed else "")
-        self.store.set("config", OmegaConf.to_yaml(settings))
+        # Of the device its type: auto might be something else on another machine.
+        config = OmegaConf.to_container(OmegaConf.merge(cfg, {"device": device.type}), resolve=True)
+        self.store.set("run", json.dumps({"config": config, "folder": str(folder), "resumed": resumed}))
         for rank in range(1, self.world):
             error = self._wait_for(f"built {rank}")
             if error:
@@ -167,8 +165,8 @@ class Processes:
             main()
             ended = "well"
         finally:
-            if not self.store.check(["config"]):
-                self.store.set("config", "")  # --help, show=, or an error: nothing to train
+            if not self.store.check(["run"]):
+                self.store.set("run", "null")  # --help, show=, or an error: nothing to train
             self.store.set("ended", ended)
         dist.destroy_process_group()
 
@@ -177,13 +175,11 @@ class Processes:
         assert self.store is not None
         hush()
         try:
-            config = self._wait_for("config")
-            if not config:
+            run = json.loads(self._wait_for("run"))
+            if run is None:
                 return
-            cfg = OmegaConf.create(config)
-            assert isinstance(cfg, DictConfig)
             try:
-                train(cfg, Path(self._wait_for("folder")), None, bool(self._wait_for("resumed")))
+                train(OmegaConf.create(run["config"]), Path(run["folder"]), None, run["resumed"])
             except UserError as error:
                 self.store.set(f"built {self.rank}", str(error))
             except (SystemExit, KeyboardInterrupt):

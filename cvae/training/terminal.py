@@ -1,4 +1,4 @@
-"""The run as its user sees it: a table at the start, a live bar, a line an epoch."""
+"""The run as its user sees it: a live bar, and a line an epoch."""
 
 from __future__ import annotations
 
@@ -7,29 +7,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from cvae.console import console, say
 from cvae.metrics import Metric
+from cvae.model.objective import Losses
 
-Advance = Callable[[Tensor, Tensor, int], None]
-"""Called once an iteration with its MSE, its KL in nats a step, and the frames it went through."""
+Advance = Callable[[Losses], None]
+"""Called once an iteration with its losses."""
 
 _REFRESH = 0.5  # seconds between reads of a loss, each of which waits for the device
 
 
-def start_table(facts: dict[str, str]) -> None:
-    """Print what the run is about to do, a fact a line."""
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        say(f"{name:<{width}}  {value}")
-
-
 @contextlib.contextmanager
-def live_bar(iterations: int, done: int) -> Iterator[Advance]:
-    """A bar over a run's iterations with MSE, KL, speed and time left; nothing where there is no terminal."""
+def live_bar(iterations: int, done: int, frames: int) -> Iterator[Advance]:
+    """A bar over a run's iterations, each of so many ``frames``: MSE, KL, speed, time left. Without a terminal, nothing."""
     if not console().is_terminal:
-        yield lambda mse, kld, frames: None
+        yield lambda losses: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -42,17 +34,16 @@ def live_bar(iterations: int, done: int) -> Iterator[Advance]:
     )
     with Progress(*columns, console=console(), transient=True) as bar:
         task = bar.add_task("train", total=iterations, completed=done, values="")
-        began, frames_done, shown, step = time.monotonic(), 0, 0.0, done
+        began, shown, step = time.monotonic(), 0.0, done
 
-        def advance(mse: Tensor, kld: Tensor, frames: int) -> None:
-            nonlocal frames_done, shown, step
+        def advance(losses: Losses) -> None:
+            nonlocal shown, step
             step += 1
-            frames_done += frames
             now = time.monotonic()
             if now - shown > _REFRESH:
                 shown = now
-                speed = frames_done / (now - began)
-                values = f"MSE {mse.item():.4f}  KL {kld.item():.2f}  {speed:.0f} frames/s"
+                speed = (step - done) * frames / (now - began)
+                values = f"MSE {losses.mse.item():.4f}  KL {losses.kld.item():.2f}  {speed:.0f} frames/s"
                 bar.update(task, completed=step, values=values)
 
         yield advance
