@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, ImageSequence
 
 _GIVEN, _TRUE, _PREDICTED = (46, 160, 67), (175, 184, 193), (219, 109, 40)  # borders: green, grey, orange
 _INK, _PAPER = (36, 41, 47), (255, 255, 255)
@@ -45,8 +46,7 @@ def schedules(kl: Callable[[float], float], forcing: Callable[[float], float], t
     figure = Figure(figsize=(9, 3.4), layout="constrained", dpi=110)
     for axes, schedule, title, colour in zip(figure.subplots(1, 2), (kl, forcing), titles, _LINE, strict=False):
         axes.plot(100 * t, [schedule(value) for value in t], color=colour, linewidth=2)
-        axes.set(title=title, xlabel="% of the run", xlim=(0, 100))
-        axes.set_ylim(-0.05, 1.05)
+        axes.set(title=title, xlabel="% of the run", xlim=(0, 100), ylim=(-0.05, 1.05))
         axes.grid(alpha=0.3)
     figure.savefig(path)
 
@@ -129,25 +129,18 @@ def read_gif(path: Path, length: int, size: int = 64) -> tuple[Pixels, Pixels]:
         count, rest = divmod(image.width - _LEFT - _GAP, cell)
         if rest or count < 1 or image.height != _TOP + 2 * cell + _GAP:
             raise ValueError("its size is not that of a sample video")
-        frames = []
-        for t in range(min(length, getattr(image, "n_frames", 1))):
-            image.seek(t)
-            frames.append(np.asarray(image.convert("RGB")))
-    sheet_THWC = np.stack(frames)
-    rows = []
-    for row in range(2):
-        y, corners = _TOP + row * cell, [_LEFT + s * cell for s in range(count)]
-        cells = [sheet_THWC[:, y : y + size * _SCALE : _SCALE, x : x + size * _SCALE : _SCALE] for x in corners]
-        rows.append(np.stack(cells))
-    return rows[0], rows[1]
+        frames = [np.asarray(frame.convert("RGB")) for frame in islice(ImageSequence.Iterator(image), length)]
+    cells_THWC = np.stack(frames)[:, _TOP : _TOP + 2 * cell, _LEFT : _LEFT + count * cell]
+    picked = slice(0, size * _SCALE, _SCALE)
+    pixels = cells_THWC.reshape(len(frames), 2, cell, count, cell, 3)[:, :, picked, :, picked]
+    true_STHWC, predicted_STHWC = pixels.transpose(1, 3, 0, 2, 4, 5)
+    return true_STHWC, predicted_STHWC
 
 
 def _cut(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """The end of a name that is too long, which tells sequences apart better than its beginning."""
-    cut = name
-    while len(cut) > 1 and font.getlength("…" + cut if cut != name else cut) > width:
-        cut = cut[1:]
-    return cut if cut == name else "…" + cut
+    cuts = [name, *("…" + name[first:] for first in range(1, len(name)))]
+    return next((cut for cut in cuts if font.getlength(cut) <= width), cuts[-1])
 
 
 def _rows(

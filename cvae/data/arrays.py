@@ -46,8 +46,6 @@ class ArraySplit:
 
     def __getitem__(self, index: int) -> tuple[Frames, Conditions]:
         """The whole sequence ``index``, as the caller's own: ``frames_THWC`` and ``cond_TA``."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sequence {index} of {len(self)}")
         return np.array(self.frames[index]), np.array(self.cond[index], np.float32)
 
     @cached_property

@@ -137,18 +137,16 @@ class Objective:
         )
         q, p = (rollout.mu_BKZ, rollout.logvar_BKZ), (rollout.prior_mu_BKZ, rollout.prior_logvar_BKZ)
         kl_KZ = self.mean(kl_divergence(*q, *p).mean(dim=0))
-        loss_KZ = kl_KZ if self.kl_balance is None else self.mean(self._balanced(q, p))
+        loss_KZ = kl_KZ
+        if self.kl_balance is not None:
+            fixed_q, fixed_p = ([part.detach() for part in distribution] for distribution in (q, p))
+            to_prior_KZ, to_posterior_KZ = (kl_divergence(*pair).mean(dim=0) for pair in ((*fixed_q, *p), (*q, *fixed_p)))
+            loss_KZ = self.mean(self.kl_balance * to_prior_KZ + (1 - self.kl_balance) * to_posterior_KZ)
         if self.free_bits > 0:
             loss_KZ = loss_KZ.clamp_min(self.free_bits)
         steps, dims = target_BKCHW.shape[1], target_BKCHW[0, 0].numel()
         total = steps * self.likelihood(mse, dims) + kl_weight * loss_KZ.sum()
         return Losses(total, mse.detach(), kl_KZ.detach().sum(dim=1).mean())
-
-    def _balanced(self, q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor]) -> Tensor:
-        assert self.kl_balance is not None
-        to_prior_KZ = kl_divergence(q[0].detach(), q[1].detach(), *p).mean(dim=0)
-        to_posterior_KZ = kl_divergence(*q, p[0].detach(), p[1].detach()).mean(dim=0)
-        return self.kl_balance * to_prior_KZ + (1 - self.kl_balance) * to_posterior_KZ
 
 
 def kl_divergence(mu_q: Tensor, logvar_q: Tensor, mu_p: Tensor, logvar_p: Tensor) -> Tensor:

@@ -17,14 +17,14 @@ from cvae.config import build, signature
 from cvae.console import say, short, warn
 from cvae.data.contract import Dataset, check_lengths, condition_statistics
 from cvae.data.layout import IMAGE_SIZE
-from cvae.errors import UserError
+from cvae.errors import UserError, require
 from cvae.evaluation.metrics import FrameMetric, checked
 from cvae.evaluation.validation import BUILT_IN
 from cvae.metrics import OWN_KEYS, Metric, objectives, table
 from cvae.model.cvae import CVAE
 from cvae.model.objective import Objective
 from cvae.model.recurrent import StandardNormal
-from cvae.schedules import LearningRate, Schedule
+from cvae.schedules import LearningRate
 from cvae.training import checkpoint
 from cvae.training.distributed import current
 from cvae.training.recorder import Recorder, SilentRecorder, read_metrics
@@ -52,8 +52,9 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
     if trainer.finished:
         return trainer, recorder
     choices = [_name(cfg[key]) for key in ("kl_schedule", "tf_schedule", "likelihood", "prior")]
-    config = {**_plain(cfg), "beta": settings.beta}
-    facts = {
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    config["beta"] = settings.beta
+    record = {
         "device": device_name(trainer.device),
         "processes": trainer.processes.world,
         "precision": trainer.precision,
@@ -61,13 +62,13 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
     }
     which = ""
     if trial.number is not None:
-        config["trial"] = {**config["trial"], "params": trial.params}
-        facts["trial"] = {"number": trial.number, "params": trial.params}
+        config["trial"]["params"] = trial.params
+        record["trial"] = {"number": trial.number, "params": trial.params}
         which = f"trial{trial.number}-"
     recorder.start(
         signature=signature(cfg),
         config=config,
-        facts=facts,
+        facts=record,
         group=group,
         name=f"{which}{choices[0]}-{choices[1]}-lr{trainer.lr:g}-tfr{settings.tfr:g}-beta{settings.beta:g}-seed{settings.seed}",
         tags=[_name(cfg.model.backbone), *choices],
@@ -185,8 +186,7 @@ def _compile(model: CVAE, choice: str, device: torch.device, processes: int) -> 
     ``auto`` compiles nothing: on a CPU it gains nothing and costs a minute (docs/results.md), on a GPU it is not measured.
     """
     choice = choice.lower()
-    if choice not in ("auto", "true", "false", "graphs"):
-        raise UserError(f"compile is {choice!r}: choose auto, true, false or graphs")
+    require(choice in ("auto", "true", "false", "graphs"), "compile", choice, "choose auto, true, false or graphs")
     if choice in ("auto", "false"):
         return
     if choice == "graphs" and device.type != "cuda":
@@ -223,10 +223,10 @@ def _say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path) -> None:
     }
     for fact, value in table.items():
         say(f"{fact:<{max(map(len, table))}}  {value}")
-    _warn_of_settings(trainer, sigma, trainer.kl_schedule)
+    _warn_of_settings(trainer, sigma)
 
 
-def _warn_of_settings(trainer: Trainer, sigma: float | None, kl_schedule: Schedule) -> None:
+def _warn_of_settings(trainer: Trainer, sigma: float | None) -> None:
     settings, rmse = trainer.settings, trainer.copy_rmse
     if sigma is not None and sigma > _WIDE * rmse:
         factor = (_WIDE * rmse / sigma) ** 2
@@ -234,15 +234,9 @@ def _warn_of_settings(trainer: Trainer, sigma: float | None, kl_schedule: Schedu
             f"the decoder's implied sigma {sigma:.3g} exceeds {_WIDE} times the copy baseline's RMSE {rmse:.3f}: the latent "
             f"will hardly be used. beta={settings.beta * factor:.1g} or less keeps it in use"
         )
-    if settings.schedule_step == "epoch" and not any(kl_schedule(e / settings.epochs) for e in range(settings.epochs)):
+    if settings.schedule_step == "epoch" and not any(trainer.kl_schedule(e / settings.epochs) for e in range(settings.epochs)):
         warn("the KL weight is 0 in every epoch: more epochs are needed, fewer cycles, or schedule_step=iteration")
 
 
 def _name(node: DictConfig) -> str:
     return str(node._target_).rpartition(".")[2].lower()
-
-
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}

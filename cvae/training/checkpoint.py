@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -25,21 +25,16 @@ def save(path: Path, state: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with scratch.open("wb") as file:
-                _dump({"format": FORMAT, **state}, file)
+                torch.save({"format": FORMAT, **state}, file)
                 file.flush()
                 os.fsync(file.fileno())
             scratch.replace(path)
+        except RuntimeError as error:
+            # torch's writer raises its own error for a failed write, with the file's as its cause, or without.
+            cause = error.__cause__ or error.__context__
+            raise (cause if isinstance(cause, OSError) else OSError(str(error))) from None
         finally:
             scratch.unlink(missing_ok=True)
-
-
-def _dump(state: dict[str, Any], file: BinaryIO) -> None:
-    try:
-        torch.save(state, file)
-    except RuntimeError as error:
-        # torch's writer raises its own error for a failed write, with the file's as its cause, or without.
-        cause = error.__cause__ or error.__context__
-        raise (cause if isinstance(cause, OSError) else OSError(str(error))) from None
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -110,8 +110,7 @@ class Processes:
         config = OmegaConf.to_container(OmegaConf.merge(cfg, {"device": device.type}), resolve=True)
         self.store.set("run", json.dumps({"config": config, "folder": str(folder), "resumed": resumed}))
         for rank in range(1, self.world):
-            error = self._wait_for(f"built {rank}")
-            if error:
+            if error := self._wait_for(f"built {rank}"):
                 raise UserError(f"process {rank}: {error}")
 
     # --- training ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -68,12 +67,11 @@ class Feed:
 
     def _ahead(self, wanted: list[Wanted]) -> Iterator[Batch]:
         with ThreadPoolExecutor(1) as thread:
-            coming = deque(thread.submit(self._gathered, each) for each in wanted[:1])
-            for following in wanted[1:]:
-                coming.append(thread.submit(self._gathered, following))
-                yield self._moved(coming.popleft().result())
-            for last in coming:
-                yield self._moved(last.result())
+            submitted = (thread.submit(self._gathered, each) for each in wanted)  # each when it is asked for
+            following = next(submitted, None)
+            while following is not None:
+                coming, following = following, next(submitted, None)
+                yield self._moved(coming.result())
 
     def _gathered(self, wanted: Wanted) -> Batch:
         batch = tuple(map(torch.from_numpy, self.split.gather(*wanted, self.length)))

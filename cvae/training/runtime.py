@@ -49,17 +49,14 @@ def choose_precision(name: str, device: torch.device) -> tuple[str, Autocast]:
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        able = _cpu_has("_is_avx512_bf16_supported") or _cpu_has("_is_amx_tile_supported")
+        # PyTorch's only probes, and private: a version without one has no bf16 by itself.
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        able = any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
     if name == "bf16" and device.type == "cuda" and not able:
         raise UserError("precision=bf16, but this GPU does not have it: precision=auto")
     if name == "bf16" or (name == "auto" and able):
         return "bf16", lambda: torch.autocast(device.type, torch.bfloat16)
     return "fp32", contextlib.nullcontext
-
-
-def _cpu_has(probe: str) -> bool:
-    # PyTorch's only probes, and private: a version without one has no bf16 by itself.
-    return bool(getattr(torch.cpu, probe, lambda: False)())
 
 
 def device_name(device: torch.device) -> str:

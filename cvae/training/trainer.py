@@ -24,10 +24,9 @@ from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
 from cvae.training.distributed import Processes
 from cvae.training.feed import Feed
-from cvae.training.recorder import Recorder
+from cvae.training.recorder import Advance, Recorder, live_bar
 from cvae.training.runtime import Autocast, Stopped, StopRequest, reset_peak_memory
 from cvae.training.settings import Settings
-from cvae.training.terminal import Advance, live_bar
 from cvae.trial import NoTrial, Trial
 
 _COLLAPSED = 0.1  # nats a step: with less KL the posterior carries hardly any information

@@ -50,8 +50,8 @@ def synthetic_push(
         require(counts[name] >= least, f"data.{name}", counts[name], f"give a number of sequences, at least {least}")
     require(world_seed >= 0, "data.world_seed", world_seed, "give a whole number of at least 0")
     name = f"push-v{VERSION}-seed{world_seed}-{train}-{validate}-{test}"
-    folder = root or str(cache_root(cache_dir) / "synthetic" / name)
-    return _PushData(counts, world_seed, folder, cache_dir=cache_dir, **others)
+    root = root or str(cache_root(cache_dir) / "synthetic" / name)
+    return _PushData(counts, world_seed, root, cache_dir=cache_dir, **others)
 
 
 class _PushData(VideoData):

@@ -107,28 +107,17 @@ def play(seed: Seed, *, noise_seed: Seed | None = None, actions_T4: Array | None
     objects = _draw_objects(scene, noise)
     policy = _Policy(choices, objects)
     hand_4 = policy.start_4
-    hands, actions, places, angles = [], [], [], []
+    seen = []
     for t in range(FRAMES):
         wanted_4 = policy.act(hand_4) if actions_T4 is None else actions_T4[t]
         action_4 = np.clip(np.asarray(wanted_4, dtype=np.float32), -1, 1)
-        hands.append(hand_4)
-        actions.append(action_4)
-        places.append(objects.place_O2.copy())
-        angles.append(objects.angle_O.copy())
+        seen.append((action_4, hand_4, objects.place_O2.copy(), objects.angle_O.copy()))
         next_4 = _within_reach(hand_4 + action_4 * HAND_STEP)
         _move_objects(objects, hand_4, next_4, noise)
         hand_4 = next_4
-    hands_T4 = np.array(hands)
-    tint_3 = scene.uniform(-0.015, 0.015, 3)
-    return Episode(
-        np.array(actions),
-        hands_T4[:, :3].astype(np.float32),
-        hands_T4[:, 3],
-        np.array(places),
-        np.array(angles),
-        objects,
-        tint_3,
-    )
+    taken_T4, hands_T4, places_TO2, angles_TO = map(np.array, zip(*seen, strict=True))
+    positions_T3, tint_3 = hands_T4[:, :3].astype(np.float32), scene.uniform(-0.015, 0.015, 3)
+    return Episode(taken_T4, positions_T3, hands_T4[:, 3], places_TO2, angles_TO, objects, tint_3)
 
 
 def _draw_objects(scene: np.random.Generator, noise: np.random.Generator) -> Objects:
