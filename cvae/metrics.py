@@ -21,7 +21,7 @@ OWN_KEYS = ("label", "unit", "form", "better")  # of a metric in the config; its
 
 @dataclass(frozen=True)
 class Metric:
-    """A row of the table. ValueError if a field makes no sense: a row may come from a config, or from a stranger's run.json."""
+    """A row of the table. ValueError if a field makes no sense: a row may come from a config, or from a foreign run.json."""
 
     key: str  # in metrics.jsonl; val/ stands for free-running prediction of the validation split
     label: str

@@ -91,7 +91,7 @@ def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Seque
     for s, name in enumerate(names):
         y = top + s * (2 * cell + 3 * gap)
         given = [t < n_past for t in columns]
-        _rows(sheet, (left, y), cell, scale, true_STHWC[s, columns], predicted_STHWC[s, columns], given)
+        _rows(sheet, left, y, cell, scale, (true_STHWC[s, columns], predicted_STHWC[s, columns]), given)
         draw.text((8, y + cell), _cut(name, small, left - 14), (110, 118, 129), small, anchor="lm")
     sheet.save(path)
 
@@ -111,7 +111,7 @@ def gif(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Sequenc
         given = t < n_past
         draw.text((8, _TOP / 2), f"frame {t}", _INK, font, anchor="lm")
         draw.text((_LEFT, _TOP / 2), "given" if given else "predicted", _GIVEN if given else _PREDICTED, font, anchor="lm")
-        _rows(sheet, (_LEFT, _TOP), cell, _SCALE, true_STHWC[:, t], predicted_STHWC[:, t], [given] * len(names))
+        _rows(sheet, _LEFT, _TOP, cell, _SCALE, (true_STHWC[:, t], predicted_STHWC[:, t]), [given] * len(names))
         frames.append(sheet.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
     durations = [150] * (len(frames) - 1) + [900]  # the end stands still for a moment
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False)
@@ -143,18 +143,9 @@ def _cut(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: i
     return next((cut for cut in cuts if font.getlength(cut) <= width), cuts[-1])
 
 
-def _rows(
-    sheet: Image.Image,
-    corner: tuple[int, int],
-    cell: int,
-    scale: int,
-    true_NHWC: Pixels,
-    predicted_NHWC: Pixels,
-    given: Sequence[bool],
-) -> None:
-    """A row of true frames and one of predicted frames below, with their labels; each frame framed."""
-    left, y = corner
-    for label, frames_NHWC, colour in (("truth", true_NHWC, _TRUE), ("prediction", predicted_NHWC, _PREDICTED)):
+def _rows(sheet: Image.Image, left: int, y: int, cell: int, scale: int, pair: Sequence[Pixels], given: list[bool]) -> None:
+    """A row of true frames and below it one of predicted frames (``pair``, each NHWC), with labels and coloured borders."""
+    for label, frames_NHWC, colour in zip(("truth", "prediction"), pair, (_TRUE, _PREDICTED), strict=True):
         ImageDraw.Draw(sheet).text((8, y + cell / 2), label, _INK, ImageFont.load_default(13), anchor="lm")
         for n, frame_HWC in enumerate(frames_NHWC):
             image = ImageOps.scale(Image.fromarray(frame_HWC), scale, Image.Resampling.NEAREST)

@@ -73,7 +73,7 @@ class ArrayData:
         normalise, random_start, resident: see ``contract.Dataset``.
 
     Raises:
-        UserError: ``source`` is no function; when data are used: it cannot read a file, or an array has another shape or type.
+        UserError: ``source`` is not a function; when data are used, a file cannot be read, or an array has a wrong shape or type.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class ArrayData:
         return digest.hexdigest()[:16]
 
     def check(self) -> None:
-        """Call ``source`` and look at shapes and types. What it returned is not kept: each job calls it anew."""
+        """Call ``source`` and look at shapes and types. What it returned is not kept: each job calls it again."""
         self._load()
 
     def __str__(self) -> str:
@@ -138,7 +138,7 @@ class ArrayData:
 def _opened(where: str, pair: Any) -> ArraySplit:
     """The split, if shapes and types are right; no frame is read."""
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not _count(pair[0]):
-        raise UserError(f"{where} is no pair (frames, conditions), or has no sequences: {_NEEDED}")
+        raise UserError(f"{where} is not a pair (frames, conditions), or has no sequences: {_NEEDED}")
     frames, cond = pair
     if cond is not None and _count(cond) != len(frames):
         raise UserError(f"{where} has {len(frames)} sequences of frames and {_count(cond)} of conditions: {_NEEDED}")
@@ -163,4 +163,4 @@ def _count(sequences: Any) -> int:
 
 def _said(array: Any) -> str:
     isarray = isinstance(array, np.ndarray)
-    return f"{array.dtype} {' x '.join(map(str, array.shape))}" if isarray else f"no array but {type(array).__name__}"
+    return f"{array.dtype} {' x '.join(map(str, array.shape))}" if isarray else f"not an array but {type(array).__name__}"

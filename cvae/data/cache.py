@@ -16,7 +16,7 @@ from cvae.errors import UserError, expanded, writing
 def cache_root(configured: str | os.PathLike[str] | None = None) -> Path:
     """The folder for made and packed data: ``configured``, else $CVAE_CACHE, else the user's cache folder.
 
-    A default that cannot be written to gives way to the temporary folder; a place that the user chose does not.
+    Where the user's cache folder cannot be written to, it is the temporary folder; a chosen place is never replaced.
 
     Raises:
         UserError: the chosen folder cannot be made or written to.

@@ -42,7 +42,7 @@ class Listing:
 def refuse_absent(root: Path, split: str) -> None:
     """Raise UserError unless there are ROOT and its folder ``split``."""
     if not root.is_dir():
-        raise UserError(f"{root} is no folder: set data.root to the folder that holds {', '.join(SPLITS)}")
+        raise UserError(f"{root} is not a folder: set data.root to the folder that holds {', '.join(SPLITS)}")
     if not (root / split).is_dir():
         found = ", ".join(sorted(entry.name for entry in root.iterdir() if entry.is_dir())) or "no folders"
         raise UserError(f"{root / split} is missing (found: {found}): data.root needs the folders {', '.join(SPLITS)}")
@@ -68,7 +68,7 @@ def read_frames(folder: Path, length: int) -> NDArray[np.uint8]:
     """Decode 0.png .. of a sequence to ``frames_THWC``.
 
     Raises:
-        UserError: a file is no readable PNG or not 64x64.
+        UserError: a file is not a readable PNG or not 64x64.
     """
     frames_THWC = np.empty((length, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     for t in range(length):
@@ -81,7 +81,7 @@ def read_frames(folder: Path, length: int) -> NDArray[np.uint8]:
                     )
                 frames_THWC[t] = _rgb(image)
         except _BROKEN as error:
-            raise UserError(f"{path} is no readable PNG ({error}): copy or convert it again") from error
+            raise UserError(f"{path} is not a readable PNG ({error}): copy or convert it again") from error
     return frames_THWC
 
 
@@ -98,7 +98,7 @@ def read_table(folder: Path, file: str, length: int) -> NDArray[np.float32] | No
     """Read the first ``length`` rows of a sequence's ``file``, one of TABLES; None if it is not there.
 
     Raises:
-        UserError: a row has another number of columns, a value is no finite number, or rows are missing.
+        UserError: a row has another number of columns, a value is not a finite number, or rows are missing.
     """
     columns = len(TABLES[file])
     spellings = (folder / file, folder / file.replace("effector", "effecter"))
@@ -147,7 +147,7 @@ def _count_frames(folder: Path, digest: hashlib._Hash) -> int:
             try:
                 stat = entry.stat()
             except OSError as error:
-                raise UserError(f"{entry.path} leads nowhere ({error.strerror}): fetch the file it stands for") from error
+                raise UserError(f"{entry.path} is a link to a missing file ({error.strerror}): restore the file") from error
             line = f"{folder.parent.name}/{folder.name}/{entry.name} {stat.st_size} {stat.st_mtime_ns}\n"
             digest.update(line.encode(errors="surrogateescape"))
             if extension == "png" and stem.isdecimal() and stem == str(int(stem)):

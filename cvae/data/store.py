@@ -95,7 +95,7 @@ class VideoData:
         listing = list_split(self.root, name)
         packed = cache_root(self.cache_dir) / "packed" / f"{name}-{listing.fingerprint[:24]}"
         if packed.is_dir() and not _complete(packed):
-            say(f"{packed} is cut short or of another version: packing it anew")
+            say(f"{packed} is incomplete or of another version: packing it again")
         make_once(packed, lambda folder: _pack(self.root / name, listing, folder, self.workers), _complete)
         split = PackedSplit(packed, self.condition)
         for file in CONDITIONS[self.condition]:

@@ -63,7 +63,7 @@ class StageContext:
 class SkipStage(nn.Module):
     """A decoder stage that begins with a convolution over a map beside a skip: ``rest(conv(cat(x, skip)))``.
 
-    Two identities, both exact, spare most of that convolution's work; weights stay those of the published layer:
+    Two identities, both exact, save most of that convolution's work; weights stay those of the published layer:
 
     - It is linear, so conv(cat(x, skip)) = conv_x(x) + conv_skip(skip) with the two halves of one weight. The second term is
       the same for every frame decoded with these skips and is computed once for all of them.

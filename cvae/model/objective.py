@@ -108,7 +108,7 @@ class Losses:
 class Objective:
     """Likelihood and KL, with free bits (Kingma et al. 2016) and KL balancing (Hafner et al. 2021).
 
-    ``free_bits`` is the nats that each latent dimension may carry a step before KL presses on it; the KL of a dimension is
+    ``free_bits`` is the nats that each latent dimension may carry a step before the KL costs anything; the KL of a dimension is
     averaged over the batch first. ``kl_balance`` = a weighs a KL(sg(q) || p) + (1 - a) KL(q || sg(p)): the prior is drawn
     to the posterior faster than the posterior to the prior; it needs a learned prior.
 

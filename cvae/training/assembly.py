@@ -162,7 +162,7 @@ def _settings(cfg: DictConfig, beta: float, metrics: Sequence[Metric]) -> Settin
 
 
 def _frame_metrics(cfg: DictConfig) -> dict[str, FrameMetric]:
-    """What validation computes: the package's functions and the user's own. What is no key of a row is its function's."""
+    """What validation computes: the package's functions and the user's own. Keys that are not of a row are its function's."""
     found, own = dict(BUILT_IN), copy.deepcopy(cfg.metrics)
     OmegaConf.set_struct(own, False)
     for name in own:
@@ -181,7 +181,7 @@ def facts(trainer: Trainer) -> dict[str, float]:
 
 
 def _compile(model: CVAE, choice: str, device: torch.device, processes: int) -> None:
-    """Compile encoder and decoder; ``graphs`` also replays their kernels as CUDA graphs, which spares a GPU their launches.
+    """Compile encoder and decoder; ``graphs`` also replays their kernels as CUDA graphs, which saves the launches.
 
     ``auto`` compiles nothing: on a CPU it gains nothing and costs a minute (docs/results.md), on a GPU it is not measured.
     """

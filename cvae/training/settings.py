@@ -11,10 +11,10 @@ from cvae.metrics import Metric
 
 @dataclass(frozen=True)
 class Settings:
-    """The numbers of a run, named as its dials (``cvae.config.RunConfig``).
+    """The numbers of a run, named as their keys in the config (``cvae.config.RunConfig``).
 
     Raises:
-        UserError: a value makes no sense; the message names the dial and what to give.
+        UserError: a value makes no sense; the message names the key and what to give.
     """
 
     lr: float

@@ -22,7 +22,7 @@ __all__ = ["synthetic_push"]
 PER_FOLDER = 256
 BATCH = 4  # sequences that a worker writes between two reports
 IN_PROCESS = 48  # up to so many sequences, starting workers costs more than it saves
-VERSION = 1  # of what the world looks like: another version is made anew
+VERSION = 1  # of what the world looks like: another version is made again
 
 Job = tuple[Path, int, str, int, int]  # folder, seed, split, first sequence, one past the last
 

@@ -232,7 +232,7 @@ def _move_objects(objects: Objects, from_4: Array, to_4: Array, noise: np.random
 
 
 def _grasp(objects: Objects, hand_4: Array, was_low: bool, noise: np.random.Generator) -> None:
-    """Fingers that come down astride an object carry it along until they rise or it slips out."""
+    """Fingers that come down on both sides of an object carry it along until they rise or it slips out."""
     escapes_O = noise.random(len(objects.held_O)) < (ESCAPE[0] + (ESCAPE[1] - ESCAPE[0]) * hand_4[3]) / SUBSTEPS
     if was_low:
         objects.held_O &= ~escapes_O
@@ -243,7 +243,7 @@ def _grasp(objects: Objects, hand_4: Array, was_low: bool, noise: np.random.Gene
 
 
 def _touch(objects: Objects, hand_4: Array, hand_speed_2: Array, noise: np.random.Generator) -> None:
-    """The fingers push what they reach; every new contact draws anew to which side it slips, how fast, and its spin."""
+    """The fingers push what they reach; every new contact draws to which side it slips, how fast, and its spin."""
     away_O2 = _away(hand_4[:2], hand_4[3], objects.place_O2)
     far_O = np.maximum(np.hypot(away_O2[:, 0], away_O2[:, 1]), 1e-6)
     overlap_O = objects.radius_O + FINGER_RADIUS - far_O
