@@ -73,7 +73,7 @@ class ArrayData:
         normalise, random_start, resident: see ``contract.Dataset``.
 
     Raises:
-        UserError: ``source`` is not a function; when data are used, a file cannot be read, or an array has a wrong shape or type.
+        UserError: ``source`` is not a function; or, when data are used, a file cannot be read or an array has a wrong form.
     """
 
     def __init__(
