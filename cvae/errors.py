@@ -20,6 +20,17 @@ class Diverged(UserError):
     """A loss became NaN or infinite. The message names the term; the state was written for inspection."""
 
 
+def require(valid: bool, key: str, value: object, hint: str) -> None:
+    """Raise UserError unless the setting ``key`` has a valid value; ``hint`` says what to give instead."""
+    if not valid:
+        raise UserError(f"{key} is {value!r}: {hint}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what another package's error says, at most 120 letters; its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
 @contextlib.contextmanager
 def writing(path: Path, hint: str = "free some space, then go on with resume=") -> Iterator[None]:
     """Turn a failed write (disk full, no permission) into a UserError that names ``path`` and how to put it right."""

@@ -21,7 +21,7 @@ OWN_KEYS = ("label", "unit", "form", "better")  # of a metric in the config; its
 
 @dataclass(frozen=True)
 class Metric:
-    """A row of the table."""
+    """A row of the table. ValueError if a field makes no sense: a row may come from a config, or from a foreign run.json."""
 
     key: str  # in metrics.jsonl; val/ stands for free-running prediction of the validation split
     label: str
@@ -33,6 +33,16 @@ class Metric:
     beside: str = ""  # the key of the metric in whose panel it is drawn too
     log: bool = False  # whether the report page offers a logarithmic axis
     samples: int = 1  # the least n_samples with which it is computed
+
+    def __post_init__(self) -> None:
+        for name in ("key", "label", "unit", "short", "beside"):
+            text = getattr(self, name)
+            if not (isinstance(text, str) and text.isprintable() and len(text) <= 40):
+                raise ValueError(f"{name} is {text!r}: give a text of at most 40 letters, in quotes")
+        if self.better not in ("max", "min", None):
+            raise ValueError(f"better is {self.better!r}: choose max or min, or leave it out")
+        if not re.fullmatch(r"\.\d{1,2}[efg]", str(self.form)):
+            raise ValueError(f"form is {self.form!r}: give a format such as .2f or .4g")
 
     @property
     def title(self) -> str:
@@ -80,23 +90,10 @@ def table(own: Mapping[Any, Any]) -> tuple[Metric, ...]:
             raise UserError(f"metrics.{name} is {given!r}: write {{_target_: package.function, label: MAE, better: min}}")
         row = {"label": str(name), **{key: given[key] for key in OWN_KEYS if given.get(key) is not None}}
         try:
-            rows.append(_checked(Metric(key=f"val/{name}", short=row["label"], **row)))
+            rows.append(Metric(key=f"val/{name}", short=row["label"], **row))
         except ValueError as error:
             raise UserError(f"metrics.{name}.{error}") from None
     return (*BUILT_IN, *rows)
-
-
-def _checked(metric: Metric) -> Metric:
-    """The row itself; ValueError if a field makes no sense: it may come from a config, or from a stranger's run.json."""
-    for name in ("key", "label", "unit", "short", "beside"):
-        text = getattr(metric, name)
-        if not (isinstance(text, str) and text.isprintable() and len(text) <= 40):
-            raise ValueError(f"{name} is {text!r}: give a text of at most 40 letters, in quotes")
-    if metric.better not in ("max", "min", None):
-        raise ValueError(f"better is {metric.better!r}: choose max or min, or leave it out")
-    if not re.fullmatch(r"\.\d{1,2}[efg]", str(metric.form)):
-        raise ValueError(f"form is {metric.form!r}: give a format such as .2f or .4g")
-    return metric
 
 
 def objectives(given: Any, metrics: Iterable[Metric], n_samples: int | None = None) -> tuple[Metric, ...]:
@@ -144,5 +141,5 @@ def from_record(rows: Any) -> tuple[Metric, ...]:
     found = []
     for row in rows if isinstance(rows, list) else []:
         with contextlib.suppress(TypeError, ValueError):
-            found.append(_checked(Metric(**row)))
+            found.append(Metric(**row))
     return tuple(found) or BUILT_IN

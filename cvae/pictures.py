@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps, ImageSequence
 
 _GIVEN, _TRUE, _PREDICTED = (46, 160, 67), (175, 184, 193), (219, 109, 40)  # borders: green, grey, orange
 _INK, _PAPER = (36, 41, 47), (255, 255, 255)
@@ -31,7 +32,7 @@ def curves(rows: Sequence[dict[str, Any]], panels: Sequence[Sequence[tuple[str, 
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.4 * lines), layout="constrained", dpi=110)
-    places = list(np.atleast_1d(figure.subplots(lines, columns)).flat)
+    places = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes, panel in zip(places, panels, strict=False):
         _plot(axes, rows, panel)
     for axes in places[len(panels) :]:
@@ -45,8 +46,7 @@ def schedules(kl: Callable[[float], float], forcing: Callable[[float], float], t
     figure = Figure(figsize=(9, 3.4), layout="constrained", dpi=110)
     for axes, schedule, title, colour in zip(figure.subplots(1, 2), (kl, forcing), titles, _LINE, strict=False):
         axes.plot(100 * t, [schedule(value) for value in t], color=colour, linewidth=2)
-        axes.set(title=title, xlabel="% of the run", xlim=(0, 100))
-        axes.set_ylim(-0.05, 1.05)
+        axes.set(title=title, xlabel="% of the run", xlim=(0, 100), ylim=(-0.05, 1.05))
         axes.grid(alpha=0.3)
     figure.savefig(path)
 
@@ -90,10 +90,8 @@ def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Seque
         draw.text((left + column * cell + cell / 2, top / 2), f"{t}", _INK, font, anchor="mm")
     for s, name in enumerate(names):
         y = top + s * (2 * cell + 3 * gap)
-        for row, (video, label) in enumerate([(true_STHWC[s], "truth"), (predicted_STHWC[s], "prediction")]):
-            draw.text((8, y + row * cell + cell / 2), label, _INK, font, anchor="lm")
-            for column, t in enumerate(columns):
-                _paste(sheet, video[t], (left + column * cell, y + row * cell), scale, _border(t < n_past, row))
+        given = [t < n_past for t in columns]
+        _rows(sheet, left, y, cell, scale, (true_STHWC[s, columns], predicted_STHWC[s, columns]), given)
         draw.text((8, y + cell), _cut(name, small, left - 14), (110, 118, 129), small, anchor="lm")
     sheet.save(path)
 
@@ -112,11 +110,8 @@ def gif(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Sequenc
         draw = ImageDraw.Draw(sheet)
         given = t < n_past
         draw.text((8, _TOP / 2), f"frame {t}", _INK, font, anchor="lm")
-        draw.text((_LEFT, _TOP / 2), "given" if given else "predicted", _border(given, 1), font, anchor="lm")
-        for row, (video, label) in enumerate([(true_STHWC, "truth"), (predicted_STHWC, "prediction")]):
-            draw.text((8, _TOP + row * cell + cell / 2), label, _INK, font, anchor="lm")
-            for s in range(len(names)):
-                _paste(sheet, video[s, t], (_LEFT + s * cell, _TOP + row * cell), _SCALE, _border(given, row))
+        draw.text((_LEFT, _TOP / 2), "given" if given else "predicted", _GIVEN if given else _PREDICTED, font, anchor="lm")
+        _rows(sheet, _LEFT, _TOP, cell, _SCALE, (true_STHWC[:, t], predicted_STHWC[:, t]), [given] * len(names))
         frames.append(sheet.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
     durations = [150] * (len(frames) - 1) + [900]  # the end stands still for a moment
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False)
@@ -134,34 +129,25 @@ def read_gif(path: Path, length: int, size: int = 64) -> tuple[Pixels, Pixels]:
         count, rest = divmod(image.width - _LEFT - _GAP, cell)
         if rest or count < 1 or image.height != _TOP + 2 * cell + _GAP:
             raise ValueError("its size is not that of a sample video")
-        frames = []
-        for t in range(min(length, getattr(image, "n_frames", 1))):
-            image.seek(t)
-            frames.append(np.asarray(image.convert("RGB")))
-    sheet_THWC = np.stack(frames)
-    rows = []
-    for row in range(2):
-        y, corners = _TOP + row * cell, [_LEFT + s * cell for s in range(count)]
-        cells = [sheet_THWC[:, y : y + size * _SCALE : _SCALE, x : x + size * _SCALE : _SCALE] for x in corners]
-        rows.append(np.stack(cells))
-    return rows[0], rows[1]
+        frames = [np.asarray(frame.convert("RGB")) for frame in islice(ImageSequence.Iterator(image), length)]
+    cells_THWC = np.stack(frames)[:, _TOP : _TOP + 2 * cell, _LEFT : _LEFT + count * cell]
+    picked = slice(0, size * _SCALE, _SCALE)
+    pixels = cells_THWC.reshape(len(frames), 2, cell, count, cell, 3)[:, :, picked, :, picked]
+    true_STHWC, predicted_STHWC = pixels.transpose(1, 3, 0, 2, 4, 5)
+    return true_STHWC, predicted_STHWC
 
 
 def _cut(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """The end of a name that is too long, which tells sequences apart better than its beginning."""
-    cut = name
-    while len(cut) > 1 and font.getlength("…" + cut if cut != name else cut) > width:
-        cut = cut[1:]
-    return cut if cut == name else "…" + cut
+    cuts = [name, *("…" + name[first:] for first in range(1, len(name)))]
+    return next((cut for cut in cuts if font.getlength(cut) <= width), cuts[-1])
 
 
-def _border(given: bool, row: int) -> tuple[int, int, int]:
-    return _GIVEN if given else (_TRUE, _PREDICTED)[row]
-
-
-def _paste(sheet: Image.Image, frame_HWC: Pixels, corner: tuple[int, int], scale: int, colour: tuple[int, int, int]) -> None:
-    image = Image.fromarray(frame_HWC)
-    image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-    x, y = corner
-    ImageDraw.Draw(sheet).rectangle((x - 2, y - 2, x + image.width + 1, y + image.height + 1), outline=colour, width=2)
-    sheet.paste(image, corner)
+def _rows(sheet: Image.Image, left: int, y: int, cell: int, scale: int, pair: Sequence[Pixels], given: list[bool]) -> None:
+    """A row of true frames and below it one of predicted frames (``pair``, each NHWC), with labels and coloured borders."""
+    for label, frames_NHWC, colour in zip(("truth", "prediction"), pair, (_TRUE, _PREDICTED), strict=True):
+        ImageDraw.Draw(sheet).text((8, y + cell / 2), label, _INK, ImageFont.load_default(13), anchor="lm")
+        for n, frame_HWC in enumerate(frames_NHWC):
+            image = ImageOps.scale(Image.fromarray(frame_HWC), scale, Image.Resampling.NEAREST)
+            sheet.paste(ImageOps.expand(image, 2, _GIVEN if given[n] else colour), (left + n * cell - 2, y - 2))
+        y += cell

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from cvae.cli import fail
-from cvae.errors import UserError
+from cvae.errors import UserError, first_line
 from cvae.metrics import BUILT_IN, Metric, panels
-from cvae.training.wandb_mirror import abandon, logged_in, reason, server, silence
+from cvae.training.wandb_mirror import abandon, logged_in, server, silence
 
 TEXT = """\
 Validation is free-running over the whole validate split: the model is given the first frames and predicts the others from its
@@ -85,7 +85,7 @@ def _asking() -> Iterator[None]:
         raise
     except Exception as error:  # W&B and its transport have many
         abandon()
-        raise UserError(f"{server()} does not take the report ({reason(error)}): check wandb login and --entity") from error
+        raise UserError(f"{server()} does not take the report ({first_line(error)}): check wandb login and --entity") from error
 
 
 def _require(api: Any, path: str, groups: list[str]) -> None:
@@ -93,7 +93,7 @@ def _require(api: Any, path: str, groups: list[str]) -> None:
         if not len(api.runs(path, per_page=1)):
             raise UserError(f"{path} has no runs: send offline ones with wandb sync RUN/wandb/offline-run-*")
     except ValueError as error:
-        raise UserError(f"{path}: there is no such project ({reason(error)}): check --project and --entity") from error
+        raise UserError(f"{path}: there is no such project ({first_line(error)}): check --project and --entity") from error
     for group in groups:
         if not len(api.runs(path, filters={"group": group}, per_page=1)):
             raise UserError(f"{path} has no run in group {group}: a group is a multirun folder's name or a study's")

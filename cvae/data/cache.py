@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from cvae.errors import UserError, expanded, writing
@@ -17,7 +16,7 @@ from cvae.errors import UserError, expanded, writing
 def cache_root(configured: str | os.PathLike[str] | None = None) -> Path:
     """The folder for made and packed data: ``configured``, else $CVAE_CACHE, else the user's cache folder.
 
-    A default that cannot be written to gives way to the temporary folder; a place that the user chose does not.
+    Where the user's cache folder cannot be written to, it is the temporary folder; a chosen place is never replaced.
 
     Raises:
         UserError: the chosen folder cannot be made or written to.
@@ -50,7 +49,9 @@ def make_once(target: Path, build: Callable[[Path], None], complete: Callable[[P
         return
     with writing(target, "free some space or choose another place (data.cache_dir or CVAE_CACHE)"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.with_name(target.name + ".lock")):
+        with target.with_name(target.name + ".lock").open("a") as lock:
+            # The kernel drops an flock with its holder, so a killed process leaves nothing to clean.
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if complete(target):
                 return
             # Holding the lock, any scratch folder found is a dead process's.
@@ -65,14 +66,6 @@ def make_once(target: Path, build: Callable[[Path], None], complete: Callable[[P
                 scratch.rename(target)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    # The kernel drops an flock with its holder, so a killed process leaves nothing to clean.
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _writable(path: Path) -> bool:

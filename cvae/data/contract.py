@@ -111,7 +111,5 @@ def training_windows(
     total = batches * batch_size
     passes = -(-total // len(lengths))
     indices = np.concatenate([generator.permutation(len(lengths)) for _ in range(passes)])[:total]
-    starts = np.zeros(total, np.int64)
-    if random_start:
-        starts = generator.integers(0, lengths[indices] - length + 1)
+    starts = generator.integers(0, lengths[indices] - length + 1) if random_start else np.zeros(total, np.int64)
     return indices.reshape(batches, batch_size), starts.reshape(batches, batch_size)

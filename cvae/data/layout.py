@@ -57,17 +57,11 @@ def list_split(root: Path, split: str) -> Listing:
     refuse_absent(root, split)
     folder = root / split
     digest = hashlib.sha256()
-    folders: list[Path] = []
-    lengths: list[int] = []
-    for traj in _subfolders(folder):
-        for sequence in _subfolders(traj):
-            length = _count_frames(sequence, digest)
-            if length:
-                folders.append(sequence)
-                lengths.append(length)
-    if not folders:
+    sequences = [sequence for traj in _subfolders(folder) for sequence in _subfolders(traj)]
+    lengths = {sequence: length for sequence in sequences if (length := _count_frames(sequence, digest))}
+    if not lengths:
         raise UserError(f"{folder} holds no sequences: expected {folder}/<traj folder>/<k>/0.png and so on")
-    return Listing(folders, lengths, digest.hexdigest())
+    return Listing(list(lengths), list(lengths.values()), digest.hexdigest())
 
 
 def read_frames(folder: Path, length: int) -> NDArray[np.uint8]:
@@ -104,7 +98,7 @@ def read_table(folder: Path, file: str, length: int) -> NDArray[np.float32] | No
     """Read the first ``length`` rows of a sequence's ``file``, one of TABLES; None if it is not there.
 
     Raises:
-        UserError: a row has another number of columns, a value is no finite number, or rows are missing.
+        UserError: a row has another number of columns, a value is not a finite number, or rows are missing.
     """
     columns = len(TABLES[file])
     spellings = (folder / file, folder / file.replace("effector", "effecter"))
@@ -153,12 +147,9 @@ def _count_frames(folder: Path, digest: hashlib._Hash) -> int:
             try:
                 stat = entry.stat()
             except OSError as error:
-                raise UserError(f"{entry.path} leads nowhere ({error.strerror}): fetch the file it stands for") from error
-            digest.update(
-                f"{folder.parent.name}/{folder.name}/{entry.name} {stat.st_size} {stat.st_mtime_ns}\n".encode(
-                    errors="surrogateescape"
-                )
-            )
+                raise UserError(f"{entry.path} is a link to a missing file ({error.strerror}): restore the file") from error
+            line = f"{folder.parent.name}/{folder.name}/{entry.name} {stat.st_size} {stat.st_mtime_ns}\n"
+            digest.update(line.encode(errors="surrogateescape"))
             if extension == "png" and stem.isdecimal() and stem == str(int(stem)):
                 numbers.append(int(stem))
     gap = next((t for t, number in enumerate(sorted(numbers)) if t != number), None)

@@ -20,7 +20,7 @@ Done = TypeVar("Done")
 def map_in_processes(function: Callable[[Job], Done], jobs: Sequence[Job], workers: int | None) -> Iterator[Done]:
     """``map(function, jobs)``, in order, in ``workers`` processes; None for one a core, 1 for this process.
 
-    However it ends, no worker runs on afterwards: not after Ctrl-C, which is this process's alone to handle, and not when
+    However it ends, no worker runs on after it: not after Ctrl-C, which only this process handles, and not when
     this process is killed.
 
     Raises:

@@ -15,7 +15,7 @@ from cvae.data.arrays import ArraySplit
 from cvae.data.cache import cache_root, make_once
 from cvae.data.layout import IMAGE_SIZE, TABLES, Listing, list_split, read_frames, read_table, refuse_absent
 from cvae.data.pool import map_in_processes
-from cvae.errors import UserError, expanded
+from cvae.errors import UserError, expanded, require
 
 __all__ = ["VideoData"]
 
@@ -27,18 +27,14 @@ _POOL_FROM = 128  # sequences below which starting worker processes costs more t
 
 
 class PackedSplit(ArraySplit):
-    """One packed split. It unpickles to the same memory maps, so any number of worker processes may share it."""
+    """One packed split, as memory maps."""
 
     def __init__(self, folder: Path, condition: str) -> None:
-        self.folder, self.condition = folder, condition
         self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
         width = sum(len(TABLES[file]) for file in CONDITIONS[condition])
         ends = np.cumsum(self.meta["lengths"])[:-1]
         frames, cond = (np.load(folder / name, mmap_mode="r") for name in ("frames.npy", "cond.npy"))
         super().__init__(np.split(frames, ends), np.split(cond[:, :width], ends), self.meta["names"])
-
-    def __reduce__(self) -> tuple[type[PackedSplit], tuple[Path, str]]:
-        return PackedSplit, (self.folder, self.condition)
 
 
 class VideoData:
@@ -66,8 +62,7 @@ class VideoData:
         cache_dir: str | None = None,
         workers: int | None = None,
     ) -> None:
-        if condition not in CONDITIONS:
-            raise UserError(f"data.condition is {condition!r}: choose {', '.join(CONDITIONS)}")
+        require(condition in CONDITIONS, "data.condition", condition, f"choose {', '.join(CONDITIONS)}")
         self.root, self.condition = expanded(root, "data.root"), condition
         self.normalise, self.random_start, self.resident = normalise, random_start, resident
         self.cache_dir, self.workers = cache_dir, workers
@@ -100,7 +95,7 @@ class VideoData:
         listing = list_split(self.root, name)
         packed = cache_root(self.cache_dir) / "packed" / f"{name}-{listing.fingerprint[:24]}"
         if packed.is_dir() and not _complete(packed):
-            say(f"{packed} is cut short or of another version: packing it anew")
+            say(f"{packed} is incomplete or of another version: packing it again")
         make_once(packed, lambda folder: _pack(self.root / name, listing, folder, self.workers), _complete)
         split = PackedSplit(packed, self.condition)
         for file in CONDITIONS[self.condition]:

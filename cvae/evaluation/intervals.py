@@ -23,10 +23,8 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     cancels.
     """
     array = np.asarray(values, float)
-    mean = float(array.mean()) if len(array) else float("nan")
-    if len(array) < 2:
-        return mean, float("nan"), float("nan")
-    half = quantile(len(array)) * float(array.std(ddof=1)) / math.sqrt(len(array))
+    mean = float(array.mean()) if len(array) else math.nan
+    half = quantile(len(array)) * float(array.std(ddof=1)) / math.sqrt(len(array)) if len(array) > 1 else math.nan
     return mean, mean - half, mean + half
 
 

@@ -25,11 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cvae.errors import UserError
+from cvae.errors import require
 
 __all__ = ["Backbone", "Decoder", "Encoder", "dcgan64", "vgg64"]
 
 Skips = list[Tensor]
+_Conv = nn.Conv2d | nn.ConvTranspose2d
 
 
 class Encoder(nn.Module):
@@ -62,7 +63,7 @@ class StageContext:
 class SkipStage(nn.Module):
     """A decoder stage that begins with a convolution over a map beside a skip: ``rest(conv(cat(x, skip)))``.
 
-    Two identities, both exact, spare most of that convolution's work; weights stay those of the published layer:
+    Two identities, both exact, save most of that convolution's work; weights stay those of the published layer:
 
     - It is linear, so conv(cat(x, skip)) = conv_x(x) + conv_skip(skip) with the two halves of one weight. The second term is
       the same for every frame decoded with these skips and is computed once for all of them.
@@ -71,7 +72,7 @@ class SkipStage(nn.Module):
       dimension w2, w1 + w2, w0 + w1, w0), with 4/9 of the multiplications.
     """
 
-    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, rest: nn.Module, upsample: bool = False) -> None:
+    def __init__(self, conv: _Conv, rest: nn.Module, upsample: bool = False) -> None:
         super().__init__()
         self.conv = conv
         self.rest = rest
@@ -80,8 +81,10 @@ class SkipStage(nn.Module):
     def context(self, skip_BCHW: Tensor) -> StageContext:
         """Prepare the stage for frames that are decoded with this skip."""
         of_map, of_skip = self.conv.weight.chunk(2, dim=0 if isinstance(self.conv, nn.ConvTranspose2d) else 1)
-        term_BCHW = self._convolved(skip_BCHW, of_skip, self.conv.bias)
-        summed = self.upsample and summed_taps_pay(skip_BCHW.shape[-1] // 2, skip_BCHW.device)
+        term_BCHW = _convolved(self.conv, skip_BCHW, of_skip, self.conv.bias)
+        # Measured on a CPU, forward and backward (docs/results.md): on 4x4 maps, all border, the 4x4 form is the slower one.
+        # On GPUs nothing is measured; they take the form with fewer multiplications.
+        summed = self.upsample and (skip_BCHW.shape[-1] > 8 or skip_BCHW.device.type != "cpu")
         if summed:
             of_map = summed_taps(of_map)
         # Autocast would cast a part of a parameter again at every call.
@@ -94,17 +97,16 @@ class SkipStage(nn.Module):
         else:
             if self.upsample:
                 x_NCHW = nn.functional.interpolate(x_NCHW, scale_factor=2, mode="nearest")
-            y_NCHW = self._convolved(x_NCHW, context.weight, None)
+            y_NCHW = _convolved(self.conv, x_NCHW, context.weight)
         y_NCHW = (torch.unflatten(y_NCHW, 0, (len(context.term_BCHW), -1)) + context.term_BCHW[:, None]).flatten(0, 1)
         out_NCHW: Tensor = self.rest(y_NCHW)
         return out_NCHW
 
-    def _convolved(self, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        conv = self.conv
-        convolve = nn.functional.conv_transpose2d if isinstance(conv, nn.ConvTranspose2d) else nn.functional.conv2d
-        # Padding could be a text such as "same"; no backbone here gives one.
-        y_NCHW: Tensor = convolve(x_NCHW, weight, bias, conv.stride, conv.padding)  # type: ignore[arg-type]
-        return y_NCHW
+
+def _convolved(conv: _Conv, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """What ``conv`` does, with a part of its weight."""
+    function = nn.functional.conv_transpose2d if isinstance(conv, nn.ConvTranspose2d) else nn.functional.conv2d
+    return function(x_NCHW, weight, bias, conv.stride, conv.padding)  # type: ignore[arg-type]  # names are for conv2d alone
 
 
 def summed_taps(weight_OIHW: Tensor) -> Tensor:
@@ -113,15 +115,6 @@ def summed_taps(weight_OIHW: Tensor) -> Tensor:
         w0, w1, w2 = weight_OIHW.unbind(dim)
         weight_OIHW = torch.stack([w2, w1 + w2, w0 + w1, w0], dim)
     return weight_OIHW.transpose(0, 1).contiguous(memory_format=torch.channels_last)
-
-
-def summed_taps_pay(side: int, device: torch.device) -> bool:
-    """Whether the 4x4 form is the faster one over a map of ``side`` pixels.
-
-    Measured on a CPU, forward and backward (docs/results.md): on 4x4 maps, all border, it loses. On GPUs nothing is
-    measured; they take the form with fewer multiplications.
-    """
-    return side > 4 or device.type != "cpu"
 
 
 class Decoder(nn.Module):
@@ -253,46 +246,35 @@ def _frozen_statistics(stage: nn.Module) -> Iterator[None]:
 
 
 def _channels(width: float, feature_dim: int) -> tuple[int, int, int, int]:
-    if not isinstance(width, (int, float)) or not 0 < width <= 8:
-        raise UserError(f"model.backbone.width is {width!r}: give a factor in (0, 8], 1 for the paper's channels")
-    if not isinstance(feature_dim, int) or feature_dim < 1:
-        raise UserError(f"model.backbone.feature_dim is {feature_dim!r}: give a whole number of at least 1")
+    valid = isinstance(width, (int, float)) and 0 < width <= 8
+    require(valid, "model.backbone.width", width, "give a factor in (0, 8], 1 for the paper's channels")
+    valid = isinstance(feature_dim, int) and feature_dim >= 1
+    require(valid, "model.backbone.feature_dim", feature_dim, "give a whole number of at least 1")
     c64, c128, c256, c512 = (max(1, round(width * base)) for base in (64, 128, 256, 512))
     return c64, c128, c256, c512
 
 
-def _conv_block(conv: nn.Conv2d | nn.ConvTranspose2d, norm: str) -> nn.Sequential:
+def _conv_block(conv: _Conv, norm: str) -> nn.Sequential:
     return nn.Sequential(conv, *_norm_and_activation(conv.out_channels, norm))
 
 
 def _norm_and_activation(channels: int, norm: str) -> tuple[nn.Module, nn.Module]:
-    return _norm(channels, norm), nn.LeakyReLU(0.2, inplace=True)
+    return _norm(channels, norm, groups=math.gcd(channels, 8)), nn.LeakyReLU(0.2, inplace=True)
 
 
-def _head(channels: int, feature_dim: int, norm: str) -> list[nn.Module]:
+def _head(channels: int, feature_dim: int, norm: str) -> tuple[nn.Module, nn.Module, nn.Module]:
     # A 1x1 map has no spatial extent to normalise over: GroupNorm with one group is LayerNorm over the feature.
-    return [
-        nn.Conv2d(channels, feature_dim, 4),
-        nn.BatchNorm2d(feature_dim) if norm == "batch" else nn.GroupNorm(1, feature_dim),
-        nn.Tanh(),
-    ]
+    return nn.Conv2d(channels, feature_dim, 4), _norm(feature_dim, norm, groups=1), nn.Tanh()
 
 
-def _norm(channels: int, norm: str) -> nn.Module:
-    if norm == "batch":
-        return nn.BatchNorm2d(channels)
-    if norm == "group":
-        return nn.GroupNorm(math.gcd(channels, 8), channels)
-    raise UserError(f"model.backbone.norm is {norm!r}: choose batch or group")
+def _norm(channels: int, norm: str, groups: int) -> nn.Module:
+    require(norm in ("batch", "group"), "model.backbone.norm", norm, "choose batch or group")
+    return nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(groups, channels)
 
 
 def _initialise(module: nn.Module) -> None:
     """SVG's initialisation: convolutions N(0, 0.02), norms N(1, 0.02), every bias 0."""
-    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
-        nn.init.normal_(module.weight, 1.0, 0.02)
-    else:
-        return
-    if module.bias is not None:
-        nn.init.zeros_(module.bias)
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.GroupNorm)):
+        nn.init.normal_(module.weight, float(isinstance(module, (nn.BatchNorm2d, nn.GroupNorm))), 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

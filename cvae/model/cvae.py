@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from cvae.errors import UserError
+from cvae.errors import UserError, require
 from cvae.model.backbones import Backbone, StageContext
 from cvae.model.recurrent import FramePredictor, GaussianLSTM, StandardNormal, State
 
@@ -147,7 +147,7 @@ class CVAE(nn.Module):
             inputs_BTG = h_BTG[:, start - 1 : end - 1]
             if start > 1:
                 decoded[start - 1] = self.backbone.decoder(steps[-1][0][:, -1], context)
-                h_BG = self._mixed(forced_BT[:, start], rows, inputs_BTG[:, 0], self._feature(decoded[start - 1]))
+                h_BG = self._mixed(forced_BT[:, start], rows, inputs_BTG[:, 0], self.backbone.encoder(decoded[start - 1])[0])
                 inputs_BTG = torch.cat([h_BG[:, None], inputs_BTG[:, 1:]], dim=1)
             now = slice(start - 1, end - 1)
             prior_mu_BTZ, prior_logvar_BTZ, prior_state = self.prior(inputs_BTG, prior_state)
@@ -181,7 +181,7 @@ class CVAE(nn.Module):
         predictions: list[Tensor] = []
         steps: list[tuple[Tensor, ...]] = []
         for t in range(1, frames_BTCHW.shape[1]):
-            target_BG = self._feature(frames_BTCHW[:, t])
+            target_BG = self.backbone.encoder(frames_BTCHW[:, t])[0]
             x_BCHW = self._mixed(forced_BT[:, t], rows, frames_BTCHW[:, t - 1], x_BCHW)
             h_BG, skips = self.backbone.encoder(x_BCHW)
             if t <= self.skip_step:
@@ -226,7 +226,7 @@ class CVAE(nn.Module):
         frames: list[Tensor] = []
         for t in range(n_past, length):
             if frames:
-                h_NG = self._feature(frames[-1])
+                h_NG = self.backbone.encoder(frames[-1])[0]
             mu_NTZ, logvar_NTZ, prior_state = self.prior(h_NG[:, None], prior_state)
             z_NTZ = reparameterise(mu_NTZ, logvar_NTZ, noise_NTZ[:, t : t + 1])
             g_NTG, state = self.predictor(torch.cat([cond_NTA[:, t - 1 : t], h_NG[:, None], z_NTZ], dim=-1), state)
@@ -234,10 +234,6 @@ class CVAE(nn.Module):
             frames.append(self.backbone.decoder(g_NTG[:, 0], context).clone())
         future_BSKCHW: Tensor = torch.unflatten(_in_sequence(frames), 0, (batch, samples))
         return future_BSKCHW.transpose(0, 1)
-
-    def _feature(self, x_BCHW: Tensor) -> Tensor:
-        h_BG: Tensor = self.backbone.encoder(x_BCHW)[0]
-        return h_BG
 
     @staticmethod
     def _mixed(forced_B: Tensor, rows: slice, true: Tensor, predicted: Tensor) -> Tensor:
@@ -268,10 +264,8 @@ def _check_switches(n_past: int, rollout: str, skips: str, force_past: bool, sco
         ("skips", skips, ("past", "course")),
         ("scored", scored, ("future", "all")),
     ]:
-        if value not in choices:
-            raise UserError(f"model.{name} is {value!r}: choose {' or '.join(choices)}")
-    if n_past < 1:
-        raise UserError(f"n_past is {n_past}: at least 1 given frame is needed, and 2 show motion (n_past=2)")
+        require(value in choices, f"model.{name}", value, f"choose {' or '.join(choices)}")
+    require(n_past >= 1, "n_past", n_past, "at least 1 given frame is needed, and 2 show motion (n_past=2)")
     if rollout == "planned" and (skips, force_past, scored) != ("past", True, "future"):
         raise UserError(
             "model.rollout=planned needs model.skips=past model.force_past=true model.scored=future: "

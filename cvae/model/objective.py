@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from cvae.errors import UserError
+from cvae.errors import require
 from cvae.model.cvae import Rollout
 
 __all__ = ["MSE", "Gaussian", "Likelihood", "Losses", "Objective", "SigmaOptimal", "kl_divergence"]
@@ -58,8 +58,8 @@ class Gaussian:
     default_beta: ClassVar[float] = 1.0
 
     def __init__(self, sigma: float = 0.1) -> None:
-        if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not sigma > 0:
-            raise UserError(f"likelihood.sigma is {sigma!r}: give a deviation above 0, in units of pixels in [0, 1]")
+        valid = _is_number(sigma) and sigma > 0
+        require(valid, "likelihood.sigma", sigma, "give a deviation above 0, in units of pixels in [0, 1]")
         self.sigma = float(sigma)
 
     def __call__(self, mse: Tensor, dims: int) -> Tensor:
@@ -78,8 +78,8 @@ class SigmaOptimal:
     default_beta: ClassVar[float] = 1.0
 
     def __init__(self, min_log_sigma: float = -6.0) -> None:
-        if isinstance(min_log_sigma, bool) or not isinstance(min_log_sigma, (int, float)) or not math.isfinite(min_log_sigma):
-            raise UserError(f"likelihood.min_log_sigma is {min_log_sigma!r}: give a number, such as -6")
+        valid = _is_number(min_log_sigma) and math.isfinite(min_log_sigma)
+        require(valid, "likelihood.min_log_sigma", min_log_sigma, "give a number, such as -6")
         self.min_log_sigma = float(min_log_sigma)
 
     def __call__(self, mse: Tensor, dims: int) -> Tensor:
@@ -90,6 +90,10 @@ class SigmaOptimal:
 
     def implied_sigma(self, beta: float, dims: int) -> float | None:
         return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Losses:
 class Objective:
     """Likelihood and KL, with free bits (Kingma et al. 2016) and KL balancing (Hafner et al. 2021).
 
-    ``free_bits`` is the nats that each latent dimension may carry a step before KL presses on it; the KL of a dimension is
+    ``free_bits`` is the nats that each latent dimension may carry a step before the KL costs anything; the KL of a dimension is
     averaged over the batch first. ``kl_balance`` = a weighs a KL(sg(q) || p) + (1 - a) KL(q || sg(p)): the prior is drawn
     to the posterior faster than the posterior to the prior; it needs a learned prior.
 
@@ -119,10 +123,9 @@ class Objective:
         kl_balance: float | None = None,
         mean: Callable[[Tensor], Tensor] = lambda value: value,
     ) -> None:
-        if not 0 <= free_bits < math.inf:
-            raise UserError(f"free_bits is {free_bits:g}: give the free nats of a latent dimension, 0 for none")
-        if kl_balance is not None and not 0 <= kl_balance <= 1:
-            raise UserError(f"kl_balance is {kl_balance:g}: give a share in [0, 1], such as 0.8, or null for none")
+        require(0 <= free_bits < math.inf, "free_bits", free_bits, "give the free nats of a latent dimension, 0 for none")
+        valid = kl_balance is None or 0 <= kl_balance <= 1
+        require(valid, "kl_balance", kl_balance, "give a share in [0, 1], such as 0.8, or null for none")
         self.likelihood, self.free_bits, self.kl_balance, self.mean = likelihood, free_bits, kl_balance, mean
 
     def __call__(self, rollout: Rollout, frames_BTCHW: Tensor, kl_weight: float) -> Losses:
@@ -134,18 +137,16 @@ class Objective:
         )
         q, p = (rollout.mu_BKZ, rollout.logvar_BKZ), (rollout.prior_mu_BKZ, rollout.prior_logvar_BKZ)
         kl_KZ = self.mean(kl_divergence(*q, *p).mean(dim=0))
-        loss_KZ = kl_KZ if self.kl_balance is None else self.mean(self._balanced(q, p))
+        loss_KZ = kl_KZ
+        if self.kl_balance is not None:
+            fixed_q, fixed_p = ([part.detach() for part in distribution] for distribution in (q, p))
+            to_prior_KZ, to_posterior_KZ = (kl_divergence(*pair).mean(dim=0) for pair in ((*fixed_q, *p), (*q, *fixed_p)))
+            loss_KZ = self.mean(self.kl_balance * to_prior_KZ + (1 - self.kl_balance) * to_posterior_KZ)
         if self.free_bits > 0:
             loss_KZ = loss_KZ.clamp_min(self.free_bits)
         steps, dims = target_BKCHW.shape[1], target_BKCHW[0, 0].numel()
         total = steps * self.likelihood(mse, dims) + kl_weight * loss_KZ.sum()
         return Losses(total, mse.detach(), kl_KZ.detach().sum(dim=1).mean())
-
-    def _balanced(self, q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor]) -> Tensor:
-        assert self.kl_balance is not None
-        to_prior_KZ = kl_divergence(q[0].detach(), q[1].detach(), *p).mean(dim=0)
-        to_posterior_KZ = kl_divergence(*q, p[0].detach(), p[1].detach()).mean(dim=0)
-        return self.kl_balance * to_prior_KZ + (1 - self.kl_balance) * to_posterior_KZ
 
 
 def kl_divergence(mu_q: Tensor, logvar_q: Tensor, mu_p: Tensor, logvar_p: Tensor) -> Tensor:

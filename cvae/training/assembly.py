@@ -17,20 +17,19 @@ from cvae.config import build, signature
 from cvae.console import say, short, warn
 from cvae.data.contract import Dataset, check_lengths, condition_statistics
 from cvae.data.layout import IMAGE_SIZE
-from cvae.errors import UserError
+from cvae.errors import UserError, require
 from cvae.evaluation.metrics import FrameMetric, checked
 from cvae.evaluation.validation import BUILT_IN
 from cvae.metrics import OWN_KEYS, Metric, objectives, table
 from cvae.model.cvae import CVAE
 from cvae.model.objective import Objective
 from cvae.model.recurrent import StandardNormal
-from cvae.schedules import LearningRate, Schedule
+from cvae.schedules import LearningRate
 from cvae.training import checkpoint
 from cvae.training.distributed import current
 from cvae.training.recorder import Recorder, SilentRecorder, read_metrics
 from cvae.training.runtime import choose_device, choose_precision, device_name, peak_memory
 from cvae.training.settings import Settings
-from cvae.training.terminal import start_table
 from cvae.training.trainer import Trainer
 from cvae.trial import Trial
 
@@ -53,21 +52,23 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
     if trainer.finished:
         return trainer, recorder
     choices = [_name(cfg[key]) for key in ("kl_schedule", "tf_schedule", "likelihood", "prior")]
-    config = {**_plain(cfg), "beta": settings.beta}
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    config["beta"] = settings.beta
+    record = {
+        "device": device_name(trainer.device),
+        "processes": trainer.processes.world,
+        "precision": trainer.precision,
+        "dataset": trainer.data.fingerprint,
+    }
+    which = ""
     if trial.number is not None:
-        config["trial"] = {**config["trial"], "params": trial.params}
-    which = "" if trial.number is None else f"trial{trial.number}-"
-    of_sweep = {} if trial.number is None else {"trial": {"number": trial.number, "params": trial.params}}
+        config["trial"]["params"] = trial.params
+        record["trial"] = {"number": trial.number, "params": trial.params}
+        which = f"trial{trial.number}-"
     recorder.start(
         signature=signature(cfg),
         config=config,
-        facts={
-            "device": device_name(trainer.device),
-            "processes": trainer.processes.world,
-            "precision": trainer.precision,
-            "dataset": trainer.data.fingerprint,
-            **of_sweep,
-        },
+        facts=record,
         group=group,
         name=f"{which}{choices[0]}-{choices[1]}-lr{trainer.lr:g}-tfr{settings.tfr:g}-beta{settings.beta:g}-seed{settings.seed}",
         tags=[_name(cfg.model.backbone), *choices],
@@ -161,7 +162,7 @@ def _settings(cfg: DictConfig, beta: float, metrics: Sequence[Metric]) -> Settin
 
 
 def _frame_metrics(cfg: DictConfig) -> dict[str, FrameMetric]:
-    """What validation computes: the package's functions and the user's own. What is no key of a row is its function's."""
+    """What validation computes: the package's functions and the user's own. Keys that are not of a row are its function's."""
     found, own = dict(BUILT_IN), copy.deepcopy(cfg.metrics)
     OmegaConf.set_struct(own, False)
     for name in own:
@@ -180,13 +181,12 @@ def facts(trainer: Trainer) -> dict[str, float]:
 
 
 def _compile(model: CVAE, choice: str, device: torch.device, processes: int) -> None:
-    """Compile encoder and decoder; ``graphs`` also replays their kernels as CUDA graphs, which spares a GPU their launches.
+    """Compile encoder and decoder; ``graphs`` also replays their kernels as CUDA graphs, which saves the launches.
 
     ``auto`` compiles nothing: on a CPU it gains nothing and costs a minute (docs/results.md), on a GPU it is not measured.
     """
     choice = choice.lower()
-    if choice not in ("auto", "true", "false", "graphs"):
-        raise UserError(f"compile is {choice!r}: choose auto, true, false or graphs")
+    require(choice in ("auto", "true", "false", "graphs"), "compile", choice, "choose auto, true, false or graphs")
     if choice in ("auto", "false"):
         return
     if choice == "graphs" and device.type != "cuda":
@@ -206,27 +206,27 @@ def _say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path) -> None:
     settings, data, likelihood = trainer.settings, trainer.data, trainer.objective.likelihood
     sigma = likelihood.implied_sigma(settings.beta, 3 * IMAGE_SIZE**2)
     backbone, parameters = cfg.model.backbone, sum(each.numel() for each in trainer.model.parameters())
-    start_table(
-        {
-            "run": short(folder),
-            "data": f"{data}: {len(data.train)} train, {len(data.validate)} validate",
-            "training": f"{settings.epochs} epochs x {settings.epoch_size} iterations x {settings.batch_size} windows of "
-            f"{settings.n_past}+{settings.n_future}",
-            "model": _name(backbone)
-            + (f" width {backbone.width:g}" if "width" in backbone else "")
-            + f", {parameters / 1e6:.2f} M parameters, {data.train.cond_NA.shape[1]} values a condition",
-            "schedules": f"KL {trainer.kl_schedule}, forcing {trainer.tf_schedule}",
-            "objective": f"{type(likelihood).__name__}, beta {settings.beta:g}, implied sigma "
-            + ("learned" if sigma is None else f"{sigma:.3g}"),
-            "device": f"{device_name(trainer.device)}, {trainer.precision}"
-            + (f", {trainer.processes.world} processes" if trainer.processes.world > 1 else ""),
-            "baseline": f"repeating the last past frame: {trainer.psnr_copy:.2f} dB, RMSE {trainer.copy_rmse:.3f}",
-        }
-    )
-    _warn_of_settings(trainer, sigma, trainer.kl_schedule)
+    table = {
+        "run": short(folder),
+        "data": f"{data}: {len(data.train)} train, {len(data.validate)} validate",
+        "training": f"{settings.epochs} epochs x {settings.epoch_size} iterations x {settings.batch_size} windows of "
+        f"{settings.n_past}+{settings.n_future}",
+        "model": _name(backbone)
+        + (f" width {backbone.width:g}" if "width" in backbone else "")
+        + f", {parameters / 1e6:.2f} M parameters, {data.train.cond_NA.shape[1]} values a condition",
+        "schedules": f"KL {trainer.kl_schedule}, forcing {trainer.tf_schedule}",
+        "objective": f"{type(likelihood).__name__}, beta {settings.beta:g}, implied sigma "
+        + ("learned" if sigma is None else f"{sigma:.3g}"),
+        "device": f"{device_name(trainer.device)}, {trainer.precision}"
+        + (f", {trainer.processes.world} processes" if trainer.processes.world > 1 else ""),
+        "baseline": f"repeating the last past frame: {trainer.psnr_copy:.2f} dB, RMSE {trainer.copy_rmse:.3f}",
+    }
+    for fact, value in table.items():
+        say(f"{fact:<{max(map(len, table))}}  {value}")
+    _warn_of_settings(trainer, sigma)
 
 
-def _warn_of_settings(trainer: Trainer, sigma: float | None, kl_schedule: Schedule) -> None:
+def _warn_of_settings(trainer: Trainer, sigma: float | None) -> None:
     settings, rmse = trainer.settings, trainer.copy_rmse
     if sigma is not None and sigma > _WIDE * rmse:
         factor = (_WIDE * rmse / sigma) ** 2
@@ -234,15 +234,9 @@ def _warn_of_settings(trainer: Trainer, sigma: float | None, kl_schedule: Schedu
             f"the decoder's implied sigma {sigma:.3g} exceeds {_WIDE} times the copy baseline's RMSE {rmse:.3f}: the latent "
             f"will hardly be used. beta={settings.beta * factor:.1g} or less keeps it in use"
         )
-    if settings.schedule_step == "epoch" and not any(kl_schedule(e / settings.epochs) for e in range(settings.epochs)):
+    if settings.schedule_step == "epoch" and not any(trainer.kl_schedule(e / settings.epochs) for e in range(settings.epochs)):
         warn("the KL weight is 0 in every epoch: more epochs are needed, fewer cycles, or schedule_step=iteration")
 
 
 def _name(node: DictConfig) -> str:
     return str(node._target_).rpartition(".")[2].lower()
-
-
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
-from cvae.errors import UserError, writing
+from cvae.errors import UserError, first_line, writing
 
 FORMAT = 1
 
@@ -25,21 +25,16 @@ def save(path: Path, state: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with scratch.open("wb") as file:
-                _dump({"format": FORMAT, **state}, file)
+                torch.save({"format": FORMAT, **state}, file)
                 file.flush()
                 os.fsync(file.fileno())
             scratch.replace(path)
+        except RuntimeError as error:
+            # torch's writer raises its own error for a failed write, with the file's as its cause, or without.
+            cause = error.__cause__ or error.__context__
+            raise (cause if isinstance(cause, OSError) else OSError(str(error))) from None
         finally:
             scratch.unlink(missing_ok=True)
-
-
-def _dump(state: dict[str, Any], file: BinaryIO) -> None:
-    try:
-        torch.save(state, file)
-    except RuntimeError as error:
-        # torch's writer raises its own error for a failed write, with the file's as its cause, or without.
-        cause = error.__cause__ or error.__context__
-        raise (cause if isinstance(cause, OSError) else OSError(str(error))) from None
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -53,11 +48,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: the run stopped before its first checkpoint; start a new run") from error
     except Exception as error:  # a damaged file can raise nearly anything
-        raise UserError(f"{path} is damaged ({_first_line(error)}): restore it from a copy, or start a new run") from error
+        raise UserError(f"{path} is damaged ({first_line(error)}): restore it from a copy, or start a new run") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this version (format {FORMAT}): use the version that wrote it")
     return state
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from cvae.console import hush
-from cvae.errors import UserError
+from cvae.errors import UserError, first_line
 
 _PATIENCE = timedelta(hours=1)  # the others wait in a collective while the first process validates
 _POLL = 0.1  # seconds
@@ -105,15 +106,11 @@ class Processes:
         if not self.first:
             self.store.set(f"built {self.rank}", "")
             return
-        settings = OmegaConf.to_container(cfg, resolve=True)
-        assert isinstance(settings, dict)
-        settings["device"] = device.type  # auto might be something else on another machine
-        self.store.set("folder", str(folder))
-        self.store.set("resumed", "yes" if resumed else "")
-        self.store.set("config", OmegaConf.to_yaml(settings))
+        # Of the device its type: auto might be something else on another machine.
+        config = OmegaConf.to_container(OmegaConf.merge(cfg, {"device": device.type}), resolve=True)
+        self.store.set("run", json.dumps({"config": config, "folder": str(folder), "resumed": resumed}))
         for rank in range(1, self.world):
-            error = self._wait_for(f"built {rank}")
-            if error:
+            if error := self._wait_for(f"built {rank}"):
                 raise UserError(f"process {rank}: {error}")
 
     # --- training ---------------------------------------------------------------------------------------------------------
@@ -155,8 +152,7 @@ class Processes:
         except RuntimeError as error:
             if not _lost(error):
                 raise
-            reason = str(error).strip().splitlines()[0][:120]
-            raise UserError(f"lost another process ({reason}): see what it said, then go on with resume=") from error
+            raise UserError(f"lost another process ({first_line(error)}): see what it said, then go on with resume=") from error
 
     # --- beginning and end ------------------------------------------------------------------------------------------------
 
@@ -168,8 +164,8 @@ class Processes:
             main()
             ended = "well"
         finally:
-            if not self.store.check(["config"]):
-                self.store.set("config", "")  # --help, show=, or an error: nothing to train
+            if not self.store.check(["run"]):
+                self.store.set("run", "null")  # --help, show=, or an error: nothing to train
             self.store.set("ended", ended)
         dist.destroy_process_group()
 
@@ -178,13 +174,11 @@ class Processes:
         assert self.store is not None
         hush()
         try:
-            config = self._wait_for("config")
-            if not config:
+            run = json.loads(self._wait_for("run"))
+            if run is None:
                 return
-            cfg = OmegaConf.create(config)
-            assert isinstance(cfg, DictConfig)
             try:
-                train(cfg, Path(self._wait_for("folder")), None, bool(self._wait_for("resumed")))
+                train(OmegaConf.create(run["config"]), Path(run["folder"]), None, run["resumed"])
             except UserError as error:
                 self.store.set(f"built {self.rank}", str(error))
             except (SystemExit, KeyboardInterrupt):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from cvae.console import say
 from cvae.data.contract import Split
 from cvae.data.layout import IMAGE_SIZE
-from cvae.errors import UserError
+from cvae.errors import UserError, require
 from cvae.evaluation.validation import to_unit
 
 _FRAME = 3 * IMAGE_SIZE**2  # bytes
@@ -68,12 +67,11 @@ class Feed:
 
     def _ahead(self, wanted: list[Wanted]) -> Iterator[Batch]:
         with ThreadPoolExecutor(1) as thread:
-            coming = deque(thread.submit(self._gathered, each) for each in wanted[:1])
-            for following in wanted[1:]:
-                coming.append(thread.submit(self._gathered, following))
-                yield self._moved(coming.popleft().result())
-            for last in coming:
-                yield self._moved(last.result())
+            submitted = (thread.submit(self._gathered, each) for each in wanted)  # each when it is asked for
+            following = next(submitted, None)
+            while following is not None:
+                coming, following = following, next(submitted, None)
+                yield self._moved(coming.result())
 
     def _gathered(self, wanted: Wanted) -> Batch:
         batch = tuple(map(torch.from_numpy, self.split.gather(*wanted, self.length)))
@@ -87,8 +85,7 @@ class Feed:
 
 
 def _fits(split: Split, device: torch.device, resident: str) -> bool:
-    if resident not in ("auto", "gpu", "host"):
-        raise UserError(f"data.resident is {resident!r}: choose auto, gpu or host")
+    require(resident in ("auto", "gpu", "host"), "data.resident", resident, "choose auto, gpu or host")
     if resident == "host" or (resident == "auto" and device.type != "cuda"):
         return False
     if device.type != "cuda":

@@ -9,7 +9,8 @@ import os
 import platform
 import secrets
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -19,16 +20,20 @@ from typing import Any, Protocol
 import numpy as np
 
 from cvae import pictures
-from cvae.console import command, say, short, warn
+from cvae.console import command, console, say, short, warn
 from cvae.errors import UserError, write_whole, writing
 from cvae.metrics import BUILT_IN, Metric, as_record, panels
+from cvae.model.objective import Losses
 from cvae.process import Process
-from cvae.training.terminal import epoch_line
 
 __all__ = ["NoMirror"]
 
 _HINT = "free some space or choose another run folder"
 _PACKAGES = ("cvae", "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "optuna", "wandb", "pillow")
+_REFRESH = 0.5  # seconds between reads of a loss by the live bar, each of which waits for the device
+
+Advance = Callable[[Losses], None]
+"""Called once an iteration with its losses."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ class Recorder:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        epoch_line(row, self.metrics, epochs, best)
+        _epoch_line(row, self.metrics, epochs, best)
         self.mirror.log(row)
 
     def sample(self, epoch: int, true_STHWC: np.ndarray, predicted_STHWC: np.ndarray, n_past: int, names: list[str]) -> None:
@@ -163,6 +168,48 @@ class SilentRecorder(Recorder):
     def epoch(self, row: dict[str, Any], epochs: int, best: bool) -> None: ...
     def sample(self, *_: Any) -> None: ...
     def finish(self, exit_code: int, state: str | None = None) -> None: ...
+
+
+@contextlib.contextmanager
+def live_bar(iterations: int, done: int, frames: int) -> Iterator[Advance]:
+    """A bar over a run's iterations, each of so many ``frames``: MSE, KL, speed, time left. Without a terminal, nothing."""
+    if not console().is_terminal:
+        yield lambda losses: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[values]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console(), transient=True) as bar:
+        task = bar.add_task("train", total=iterations, completed=done, values="")
+        began, shown, step = time.monotonic(), 0.0, done
+
+        def advance(losses: Losses) -> None:
+            nonlocal shown, step
+            step += 1
+            now = time.monotonic()
+            if now - shown > _REFRESH:
+                shown = now
+                speed = (step - done) * frames / (now - began)
+                values = f"MSE {losses.mse.item():.4f}  KL {losses.kld.item():.2f}  {speed:.0f} frames/s"
+                bar.update(task, completed=step, values=values)
+
+        yield advance
+
+
+def _epoch_line(row: dict[str, Any], metrics: Sequence[Metric], epochs: int, best: bool) -> None:
+    """Print an epoch's row: the metrics that have a short name, and a star if it is the best epoch so far."""
+    parts = [f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"]
+    # What not every epoch has comes last, so that lines stay in columns.
+    for metric in sorted(metrics, key=lambda metric: metric.key.startswith("val/")):
+        if metric.short and metric.key in row:
+            parts.append(f"{metric.short} {metric.text(row[metric.key]):>5} {metric.unit}".rstrip())
+    say("  ".join([*parts, f"{row['seconds']:.1f} s"]) + ("  *" if best else ""))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from cvae.errors import UserError
+from cvae.errors import UserError, require
 from cvae.trial import NoTrial, Trial
 
 _PREEMPTIONS = (signal.SIGUSR1, signal.SIGUSR2)
@@ -33,8 +33,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"device is {name!r}: choose auto, cpu, cuda, or cuda:N")
+    require(device.type in ("cpu", "cuda"), "device", name, "choose auto, cpu, cuda, or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={name}, but this machine has {torch.cuda.device_count()} CUDA devices: device=auto")
     return device
@@ -46,22 +45,18 @@ def choose_precision(name: str, device: torch.device) -> tuple[str, Autocast]:
     Raises:
         UserError: there is no such precision, or the GPU does not have it; a CPU always has bf16, if only slowly.
     """
-    if name not in ("auto", "fp32", "bf16"):
-        raise UserError(f"precision is {name!r}: choose auto, fp32 or bf16")
+    require(name in ("auto", "fp32", "bf16"), "precision", name, "choose auto, fp32 or bf16")
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        able = _cpu_has("_is_avx512_bf16_supported") or _cpu_has("_is_amx_tile_supported")
+        # PyTorch's only probes, and private: a version without one has no bf16 by itself.
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        able = any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
     if name == "bf16" and device.type == "cuda" and not able:
         raise UserError("precision=bf16, but this GPU does not have it: precision=auto")
     if name == "bf16" or (name == "auto" and able):
         return "bf16", lambda: torch.autocast(device.type, torch.bfloat16)
     return "fp32", contextlib.nullcontext
-
-
-def _cpu_has(probe: str) -> bool:
-    # PyTorch's only probes, and private: a version without one has no bf16 by itself.
-    return bool(getattr(torch.cpu, probe, lambda: False)())
 
 
 def device_name(device: torch.device) -> str:

@@ -24,16 +24,15 @@ from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
 from cvae.training.distributed import Processes
 from cvae.training.feed import Feed
-from cvae.training.recorder import Recorder
+from cvae.training.recorder import Advance, Recorder, live_bar
 from cvae.training.runtime import Autocast, Stopped, StopRequest, reset_peak_memory
 from cvae.training.settings import Settings
-from cvae.training.sums import EpochSums
-from cvae.training.terminal import Advance, live_bar
 from cvae.trial import NoTrial, Trial
 
 _COLLAPSED = 0.1  # nats a step: with less KL the posterior carries hardly any information
 _SHOWN = 4  # sequences in a sample picture
 _NUMBERS = ("epoch", "iteration", "elapsed", "best")  # in a checkpoint
+_MEANS = ("train/mse", "train/kld", "train/loss", "kl_weight", "tf_ratio", "lr")  # in a row of metrics.jsonl
 
 
 def draw_forced(ratio: float, coin: str, length: int, batch: int, generator: torch.Generator) -> Tensor:
@@ -45,6 +44,31 @@ def draw_forced(ratio: float, coin: str, length: int, batch: int, generator: tor
     shape = {"per_sequence": (1,), "per_step": (length,), "per_sample": (batch, length)}[coin]
     tossed = torch.rand(shape, generator=generator) < ratio
     return tossed.expand(length) if coin == "per_sequence" else tossed
+
+
+class EpochSums:
+    """Sums over an epoch, for the means in its row. Those of losses stay on the device, so that no step waits for them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.losses = torch.zeros(3, dtype=torch.float64, device=device)
+        self.scheduled = [0.0, 0.0, 0.0]
+        self.count = 0
+
+    def add(self, losses: Losses, steps: int, *scheduled: float) -> None:
+        self.losses += torch.stack([losses.mse, losses.kld, losses.total.detach() / steps]).double()
+        self.scheduled = [a + b for a, b in zip(self.scheduled, scheduled, strict=True)]
+        self.count += 1
+
+    def means(self) -> dict[str, float]:
+        sums = [*self.losses.tolist(), *self.scheduled]
+        return {name: value / self.count for name, value in zip(_MEANS, sums, strict=True)}
+
+    def state(self) -> dict[str, Any]:
+        return {"losses": self.losses.cpu(), "scheduled": self.scheduled, "count": self.count}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.losses.copy_(state["losses"])
+        self.scheduled, self.count = list(state["scheduled"]), state["count"]
 
 
 @dataclass(eq=False)
@@ -100,11 +124,8 @@ class Trainer:
         settings, trial = self.settings, trial or NoTrial()
         reset_peak_memory(self.device)
         done = self.epoch * settings.epoch_size + self.iteration
-        with (
-            StopRequest(trial) as stop,
-            self.processes.in_step(),
-            live_bar(settings.epochs * settings.epoch_size, done) as advance,
-        ):
+        bar = live_bar(settings.epochs * settings.epoch_size, done, settings.batch_size * settings.length)
+        with StopRequest(trial) as stop, self.processes.in_step(), bar as advance:
             self.network = self.processes.wrap(self.model)
             while not (self.finished or trial.pruned):
                 row = self._run_epoch(stop, advance)
@@ -134,7 +155,7 @@ class Trainer:
         for frames_BTCHW, cond_BTA in self.feed.batches(wanted):
             losses = self.step(frames_BTCHW, cond_BTA)
             self.iteration += 1
-            advance(losses.mse, losses.kld, settings.batch_size * settings.length)
+            advance(losses)
             signum = self.processes.agree(stop.signum)
             if signum is not None:
                 self.elapsed = time.monotonic() - began
@@ -201,16 +222,13 @@ class Trainer:
         settings = self.settings
         row: dict[str, Any] = {"epoch": epoch, "step": epoch * settings.epoch_size, **self.sums.means()}
         if self.processes.first and (epoch % settings.validate_every == 0 or epoch == settings.epochs):
-            row |= {f"val/{name}": value for name, value in self._validate().items()}
+            how = (settings.length, settings.n_samples, settings.seed, self.device, self.frame_metrics)
+            with self.autocast():
+                scores = validate(self.model, self.data.validate, *how)
+            row |= {f"val/{name}": value for name, value in scores.items()}
             row["val/psnr_copy"] = self.psnr_copy
         row["frames_per_second"] = settings.epoch_size * settings.batch_size * settings.length / seconds
         return row
-
-    def _validate(self) -> dict[str, float]:
-        settings, split = self.settings, self.data.validate
-        how = (settings.length, settings.n_samples, settings.seed, self.device)
-        with self.autocast():
-            return validate(self.model, split, *how, functions=self.frame_metrics)
 
     def _finish_epoch(self, row: dict[str, Any], began: float) -> None:
         """Record, then best.pt, then last.pt: after a kill, resuming repeats what is missing, with the same result."""

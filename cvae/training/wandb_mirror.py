@@ -10,6 +10,7 @@ import shlex
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -17,7 +18,7 @@ from urllib.parse import urlparse
 import psutil
 
 from cvae.console import say, short, warn
-from cvae.errors import UserError
+from cvae.errors import first_line, require
 from cvae.training.recorder import RunInfo
 
 __all__ = ["WandbMirror"]
@@ -27,6 +28,7 @@ _INIT_TIMEOUT = 8  # seconds; the default of 90 is all that a hanging server cos
 _FINISH_TIMEOUT = 60
 
 
+@dataclass
 class WandbMirror:
     """Mirrors a run from a thread of its own, so that no server, however slow or dead, holds up a training step.
 
@@ -37,19 +39,15 @@ class WandbMirror:
     The first failure drops the mirror with one warning. An online start that fails is made offline instead.
     """
 
-    def __init__(
-        self,
-        project: str = "cvae",
-        entity: str | None = None,
-        group: str | None = None,
-        name: str | None = None,
-        tags: Sequence[str] = (),
-        mode: str = "auto",
-    ) -> None:
-        if mode not in _MODES:
-            raise UserError(f"logger.mode is {mode!r}: choose {', '.join(_MODES)}")
-        self.project, self.entity, self.group, self.name, self.tags = project, entity, group, name, list(tags)
-        self.mode = mode
+    project: str = "cvae"
+    entity: str | None = None
+    group: str | None = None
+    name: str | None = None
+    tags: Sequence[str] = ()
+    mode: str = "auto"
+
+    def __post_init__(self) -> None:
+        require(self.mode in _MODES, "logger.mode", self.mode, f"choose {', '.join(_MODES)}")
         self._calls: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._exit_code = 0
@@ -100,7 +98,7 @@ class WandbMirror:
                 self._sync_hint = f"W&B      offline run; send it with: wandb sync {parts}"
         except Exception as error:  # whatever W&B raises, training goes on
             if not self._given_up:
-                warn(f"W&B stopped ({reason(error)}); training goes on, metrics.jsonl is complete")
+                warn(f"W&B stopped ({first_line(error)}); training goes on, metrics.jsonl is complete")
             _tear_down()
 
     def _init(self, info: RunInfo) -> Any:
@@ -116,7 +114,7 @@ class WandbMirror:
         except wandb.Error as error:
             if mode != "online":
                 raise
-            warn(f"W&B cannot be reached ({reason(error)}): recording offline")
+            warn(f"W&B cannot be reached ({first_line(error)}): recording offline")
             # Under the same id a second start is refused until the failed one is gone.
             wandb.teardown()
             run = self._open(wandb, info, "offline")
@@ -170,11 +168,6 @@ def logged_in() -> bool:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(urlparse(server()).hostname or "") is not None
     except (OSError, netrc.NetrcParseError):
         return False
-
-
-def reason(error: BaseException) -> str:
-    """The first line of what W&B says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def abandon() -> None:

@@ -273,7 +273,7 @@ def test_a_damaged_cache_is_made_anew_and_the_user_is_told(uneven, tmp_path, cap
     capsys.readouterr()
     assert_is(VideoData(str(uneven)).validate, uneven, "validate")
     said = capsys.readouterr().out
-    assert f"{packed} is cut short or of another version: packing it anew" in said
+    assert f"{packed} is incomplete or of another version: packing it again" in said
     assert_is(VideoData(str(uneven)).validate, uneven, "validate")
     assert capsys.readouterr().out == ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
+import numpy as np
 from PIL import Image
 
 from cvae.console import progress
@@ -15,14 +15,14 @@ from cvae.data.pool import map_in_processes
 from cvae.data.store import PackedSplit, VideoData
 from cvae.data.synthetic.drawing import render
 from cvae.data.synthetic.world import play
-from cvae.errors import UserError
+from cvae.errors import UserError, require
 
 __all__ = ["synthetic_push"]
 
 PER_FOLDER = 256
 BATCH = 4  # sequences that a worker writes between two reports
 IN_PROCESS = 48  # up to so many sequences, starting workers costs more than it saves
-VERSION = 1  # of what the world looks like: another version is made anew
+VERSION = 1  # of what the world looks like: another version is made again
 
 Job = tuple[Path, int, str, int, int]  # folder, seed, split, first sequence, one past the last
 
@@ -47,13 +47,11 @@ def synthetic_push(
     """
     counts = dict(zip(SPLITS, (train, validate, test), strict=True))
     for name, least in (("train", 1), ("validate", 1), ("test", 0)):
-        if counts[name] < least:
-            raise UserError(f"data.{name} is {counts[name]}: give a number of sequences, at least {least}")
-    if world_seed < 0:
-        raise UserError(f"data.world_seed is {world_seed}: give a whole number of at least 0")
+        require(counts[name] >= least, f"data.{name}", counts[name], f"give a number of sequences, at least {least}")
+    require(world_seed >= 0, "data.world_seed", world_seed, "give a whole number of at least 0")
     name = f"push-v{VERSION}-seed{world_seed}-{train}-{validate}-{test}"
-    folder = root or str(cache_root(cache_dir) / "synthetic" / name)
-    return _PushData(counts, world_seed, folder, cache_dir=cache_dir, **others)
+    root = root or str(cache_root(cache_dir) / "synthetic" / name)
+    return _PushData(counts, world_seed, root, cache_dir=cache_dir, **others)
 
 
 class _PushData(VideoData):
@@ -116,15 +114,11 @@ def _write_batch(job: Job) -> int:
         folder.mkdir()
         for t, frame_HWC in enumerate(render(episode)):
             Image.fromarray(frame_HWC).save(folder / f"{t}.png", compress_level=1)
-        _write_table(folder / "actions.csv", episode.actions_T4)
-        _write_table(folder / "endeffector_positions.csv", episode.positions_T3)
+        np.savetxt(folder / "actions.csv", episode.actions_T4, fmt="%.7f", delimiter=",")
+        np.savetxt(folder / "endeffector_positions.csv", episode.positions_T3, fmt="%.7f", delimiter=",")
     return end - first
 
 
 def _folder(root: Path, split: str, number: int) -> Path:
     first = number - number % PER_FOLDER
     return root / split / f"traj_{first}_to_{first + PER_FOLDER - 1}" / str(number - first)
-
-
-def _write_table(path: Path, rows: npt.NDArray[Any]) -> None:
-    path.write_text("".join(",".join(f"{value:.7f}" for value in row) + "\n" for row in rows.tolist()))

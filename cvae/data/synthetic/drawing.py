@@ -207,10 +207,8 @@ def _draw_arm(canvas: _Canvas, run: Episode) -> None:
     tip_T2, wrist_T2, shoulder_T2 = _project(tip_T3), _project(wrist_T3), _project(shoulder_T3)
     tip_cast_T2, wrist_cast_T2, shoulder_cast_T2 = (_project(_shadow(p)) for p in (tip_T3, wrist_T3, shoulder_T3))
     whole = canvas.whole()
-    limb_shadow, hand_shadow = (
-        _capsule(whole, shoulder_cast_T2, wrist_cast_T2, ARM_WIDTH),
-        _capsule(whole, wrist_cast_T2, tip_cast_T2, (4.0, 2.5)),
-    )
+    limb_shadow = _capsule(whole, shoulder_cast_T2, wrist_cast_T2, ARM_WIDTH)
+    hand_shadow = _capsule(whole, wrist_cast_T2, tip_cast_T2, (4.0, 2.5))
     whole.paint(np.minimum(limb_shadow, hand_shadow), SHADOW, soft=3.0, cover=ARM_SHADE)
     spread_T = PX * finger_spread(run.opening_T)
     with canvas.around((tip_T2 + wrist_T2) / 2, 11) as hand:

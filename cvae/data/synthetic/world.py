@@ -107,28 +107,17 @@ def play(seed: Seed, *, noise_seed: Seed | None = None, actions_T4: Array | None
     objects = _draw_objects(scene, noise)
     policy = _Policy(choices, objects)
     hand_4 = policy.start_4
-    hands, actions, places, angles = [], [], [], []
+    seen = []
     for t in range(FRAMES):
         wanted_4 = policy.act(hand_4) if actions_T4 is None else actions_T4[t]
         action_4 = np.clip(np.asarray(wanted_4, dtype=np.float32), -1, 1)
-        hands.append(hand_4)
-        actions.append(action_4)
-        places.append(objects.place_O2.copy())
-        angles.append(objects.angle_O.copy())
+        seen.append((action_4, hand_4, objects.place_O2.copy(), objects.angle_O.copy()))
         next_4 = _within_reach(hand_4 + action_4 * HAND_STEP)
         _move_objects(objects, hand_4, next_4, noise)
         hand_4 = next_4
-    hands_T4 = np.array(hands)
-    tint_3 = scene.uniform(-0.015, 0.015, 3)
-    return Episode(
-        np.array(actions),
-        hands_T4[:, :3].astype(np.float32),
-        hands_T4[:, 3],
-        np.array(places),
-        np.array(angles),
-        objects,
-        tint_3,
-    )
+    taken_T4, hands_T4, places_TO2, angles_TO = map(np.array, zip(*seen, strict=True))
+    positions_T3, tint_3 = hands_T4[:, :3].astype(np.float32), scene.uniform(-0.015, 0.015, 3)
+    return Episode(taken_T4, positions_T3, hands_T4[:, 3], places_TO2, angles_TO, objects, tint_3)
 
 
 def _draw_objects(scene: np.random.Generator, noise: np.random.Generator) -> Objects:
@@ -243,7 +232,7 @@ def _move_objects(objects: Objects, from_4: Array, to_4: Array, noise: np.random
 
 
 def _grasp(objects: Objects, hand_4: Array, was_low: bool, noise: np.random.Generator) -> None:
-    """Fingers that come down astride an object carry it along until they rise or it slips out."""
+    """Fingers that come down on both sides of an object carry it along until they rise or it slips out."""
     escapes_O = noise.random(len(objects.held_O)) < (ESCAPE[0] + (ESCAPE[1] - ESCAPE[0]) * hand_4[3]) / SUBSTEPS
     if was_low:
         objects.held_O &= ~escapes_O
@@ -254,7 +243,7 @@ def _grasp(objects: Objects, hand_4: Array, was_low: bool, noise: np.random.Gene
 
 
 def _touch(objects: Objects, hand_4: Array, hand_speed_2: Array, noise: np.random.Generator) -> None:
-    """The fingers push what they reach; every new contact draws anew to which side it slips, how fast, and its spin."""
+    """The fingers push what they reach; every new contact draws to which side it slips, how fast, and its spin."""
     away_O2 = _away(hand_4[:2], hand_4[3], objects.place_O2)
     far_O = np.maximum(np.hypot(away_O2[:, 0], away_O2[:, 1]), 1e-6)
     overlap_O = objects.radius_O + FINGER_RADIUS - far_O
