@@ -83,10 +83,6 @@ class ArrayData:
             raise UserError(f"data.source is a {type(source).__name__}, not a function: add _partial_: true to it")
         self.source, self.normalise, self.random_start, self.resident = source, normalise, random_start, resident
 
-    @cached_property
-    def _splits(self) -> dict[str, ArraySplit]:
-        return self._load()
-
     def _load(self) -> dict[str, ArraySplit]:
         try:
             found = self.source()
@@ -100,6 +96,8 @@ class ArrayData:
         if len(set(widths.values())) > 1:
             raise UserError(f"data.source: {self} has conditions of {widths} values: all splits need as many")
         return splits
+
+    _splits = cached_property(_load)
 
     @property
     def train(self) -> ArraySplit:
