@@ -25,15 +25,16 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=10, help="sampled futures for each sequence (10)")
     parser.add_argument("--split", choices=("validate", "test"), default="validate")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    parser.add_argument("--allow-targets", nargs="*", default=[], help="packages of your own that the run is built of")
     words = parser.parse_args()
     try:
-        diagnose(words.run.absolute(), words.samples, words.split, words.checkpoint)
+        diagnose(words.run.absolute(), words.samples, words.split, words.checkpoint, words.allow_targets)
     except UserError as error:
         fail(error)
 
 
-def diagnose(run: Path, samples: int, split_name: str, checkpoint: str) -> None:
-    model, data, cfg = load_model(run, checkpoint)
+def diagnose(run: Path, samples: int, split_name: str, checkpoint: str, allow_targets: list[str]) -> None:
+    model, data, cfg = load_model(run, checkpoint, allow_targets)
     split = getattr(data, split_name)
     length = cfg.n_past + cfg.n_future
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

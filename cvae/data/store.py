@@ -27,14 +27,18 @@ _POOL_FROM = 128  # sequences below which starting worker processes costs more t
 
 
 class PackedSplit(ArraySplit):
-    """One packed split, as memory maps."""
+    """One packed split. It unpickles to the same memory maps, so any number of worker processes may share it."""
 
     def __init__(self, folder: Path, condition: str) -> None:
+        self.folder, self.condition = folder, condition
         self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
         width = sum(len(TABLES[file]) for file in CONDITIONS[condition])
         ends = np.cumsum(self.meta["lengths"])[:-1]
         frames, cond = (np.load(folder / name, mmap_mode="r") for name in ("frames.npy", "cond.npy"))
         super().__init__(np.split(frames, ends), np.split(cond[:, :width], ends), self.meta["names"])
+
+    def __reduce__(self) -> tuple[type[PackedSplit], tuple[Path, str]]:
+        return PackedSplit, (self.folder, self.condition)
 
 
 class VideoData:

@@ -24,6 +24,7 @@ from cvae.metrics import OWN_KEYS, Metric, objectives, table
 from cvae.model.cvae import CVAE
 from cvae.model.objective import Objective
 from cvae.model.recurrent import StandardNormal
+from cvae.resume import recorded_config
 from cvae.schedules import LearningRate
 from cvae.training import checkpoint
 from cvae.training.distributed import current
@@ -131,18 +132,18 @@ def _restore(trainer: Trainer, folder: Path) -> None:
         say("this run was stopped before its first checkpoint: it starts from the beginning")
 
 
-def load_model(folder: Path, name: str = "best") -> tuple[CVAE, Dataset, DictConfig]:
+def load_model(folder: Path, name: str = "best", allow_targets: Sequence[str] = ()) -> tuple[CVAE, Dataset, DictConfig]:
     """The model of a run folder with the weights of its best or last checkpoint, in eval mode on the CPU, and its data.
+
+    Args:
+        allow_targets: the caller's own packages; those that the folder names do not count.
 
     Raises:
         UserError: it is not a run folder, or its checkpoint is missing or damaged.
     """
-    path = folder / ".hydra" / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"{folder} is not a run folder: it has no .hydra/config.yaml; runs are in multirun/single/")
-    cfg = OmegaConf.load(path)
-    assert isinstance(cfg, DictConfig)
-    data: Dataset = build(cfg.data)
+    cfg = recorded_config(folder)
+    cfg.allow_targets = list(allow_targets)
+    data: Dataset = build(cfg.data, allow_targets)
     model = _model(cfg, data)
     model.load_state_dict(checkpoint.load(folder / "checkpoints" / f"{name}.pt")["model"])
     return model.to(memory_format=torch.channels_last).eval(), data, cfg

@@ -43,7 +43,7 @@ class Settings:
             ("tfr", 0 <= self.tfr <= 1, "give a teacher-forcing ratio in [0, 1]"),
             ("lr", 0 < self.lr < math.inf, "give a learning rate above 0"),
             ("beta", 0 <= self.beta < math.inf, "give a weight of at least 0, or null for the likelihood's default"),
-            ("grad_clip", self.grad_clip is None or self.grad_clip > 0, "give the largest gradient norm, or null for none"),
+            ("grad_clip", self.grad_clip is None or self.grad_clip > 0, "give a largest norm above 0, or null for none"),
             ("coin", self.coin in ("per_sequence", "per_step", "per_sample"), "choose per_sequence, per_step, per_sample"),
             ("schedule_step", self.schedule_step in ("iteration", "epoch"), "choose iteration, epoch"),
         ):

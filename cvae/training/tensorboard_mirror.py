@@ -57,6 +57,8 @@ class TensorboardMirror:
             self._write(summary=hparams_pb(plain, trial_id=info.id))
 
     def log(self, row: dict[str, Any]) -> None:
+        if self._records is None:
+            return
         with self._or_dropped():
             from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 
@@ -65,6 +67,8 @@ class TensorboardMirror:
             self._write(step=row["epoch"], summary=Summary(value=values))
 
     def sample(self, gif: Path, epoch: int) -> None:
+        if self._records is None:
+            return
         with self._or_dropped():
             from PIL import Image
             from tensorboard.compat.proto.summary_pb2 import Summary
@@ -88,9 +92,8 @@ class TensorboardMirror:
     def _write(self, **event: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 
-        if self._records is not None:
-            self._records.write(Event(wall_time=time.time(), **event).SerializeToString())
-            self._records.flush()
+        self._records.write(Event(wall_time=time.time(), **event).SerializeToString())
+        self._records.flush()
 
     @contextlib.contextmanager
     def _or_dropped(self) -> Iterator[None]:

@@ -234,10 +234,10 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(synthetic, "_write_table", full)
+    monkeypatch.setattr(synthetic.np, "savetxt", full)
     with pytest.raises(UserError, match="No space left") as caught:
         make(tmp_path / "world")
     assert "\n" not in str(caught.value)
