@@ -6,14 +6,11 @@ says what its run computes, and which data it read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import GrammarParseError
-from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
-from omegaconf.grammar_parser import parse
 
 from cvae.cli import override_values
 from cvae.config import RunConfig, flat
@@ -23,7 +20,6 @@ from cvae.start import compose
 
 _RESUMABLE = ("device", "precision", "compile", "logger", "data.resident", "allow_targets")
 _NO_SETTINGS = ("hydra.searchpath",)  # of a run: it says where options are found
-_RESOLVERS = ("cvae.settled", "cvae.direction", "cvae.nonce", "oc.select")  # they read nothing but the config itself
 _LOGGER = ("_target_", "project", "group", "name", "tags")  # what a folder may say of its view
 
 
@@ -62,7 +58,8 @@ def recorded_config(folder: Path, say_entity: bool = False) -> DictConfig:
         recorded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         assert isinstance(recorded, dict)
         logger = recorded.get("logger") or {}
-        recorded["logger"] = {key: logger[key] for key in _LOGGER if key in logger and not list(_resolvers(logger[key]))}
+        recorded["logger"] = {key: logger[key] for key in _LOGGER if key in logger and not _calls_resolver(str(logger[key]))}
+        recorded.pop("trial", None)  # of a sweep that is over, or not this process's
         _refuse_environment(recorded, path)
         if "cache_dir" in recorded.get("data", {}):
             recorded["data"]["cache_dir"] = None
@@ -82,37 +79,18 @@ def recorded_config(folder: Path, say_entity: bool = False) -> DictConfig:
 def _refuse_environment(recorded: Mapping[Any, Any], path: Path) -> None:
     """The environment holds secrets: a folder may read it to say where its data lie, and for nothing else."""
     for key, value in flat(recorded).items():
-        known = (*_RESOLVERS, "oc.env") if key == "data.root" else _RESOLVERS
-        if unknown := next((name for name in _resolvers(value) if name not in known), None):
-            raise UserError(
-                f"{path}: {key}={value} asks for ${{{unknown}:...}}, which a run folder may not: write the value there"
-            )
+        text = str(value).replace("${oc.env:", "") if key == "data.root" else str(value)
+        if _calls_resolver(text):
+            raise UserError(f"{path}: {key}={value} calls a resolver, which a run folder may not: write the value itself there")
 
 
-def _resolvers(value: Any) -> Iterator[str]:
-    """The names of all resolvers that a config value calls, those of lists included."""
-    if isinstance(value, (list, tuple)):
-        for below in value:
-            yield from _resolvers(below)
-    elif isinstance(value, dict):
-        for below in (*value.keys(), *value.values()):
-            yield from _resolvers(below)
-    elif isinstance(value, str) and "${" in value:
-        try:
-            yield from _called(parse(value))
-        except GrammarParseError:
-            yield value  # what cannot be read is none of those known
-
-
-def _called(node: Any) -> Iterator[str]:
-    if isinstance(node, OmegaConfGrammarParser.InterpolationResolverContext):
-        yield node.resolverName().getText()  # type: ignore[no-untyped-call]  # generated code
-    for below in getattr(node, "children", None) or []:
-        yield from _called(below)
+def _calls_resolver(text: str) -> bool:
+    """Whether a value may call a resolver; ``${lr}``, which only refers to another key, does not."""
+    return "${" in text and ":" in text
 
 
 def _refuse_new_place(cfg: DictConfig, path: Path) -> None:
     """A folder's ``data.root`` is read; where it is not there, the synthetic world would be written to it."""
     root = OmegaConf.select(cfg, "data.root", throw_on_missing=False)
-    if root is not None and not (Path(root).is_dir() and any(Path(root).iterdir())):
+    if root is not None and not any(expanded(root, "data.root").glob("*")):
         raise UserError(f"{path} has data.root={root}, which is not there: bring the data back to it")

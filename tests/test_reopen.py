@@ -25,7 +25,7 @@ def folder_with(tmp_path: Path, *words: str, **changes: object) -> Path:
 def test_a_runs_own_settings_come_back(tmp_path):
     cfg, folder = reopen([f"resume={folder_with(tmp_path, 'lr=3e-3', 'kl_schedule=cyclical')}"])
     assert (cfg.lr, cfg.kl_schedule.cycles, folder) == (3e-3, 3, tmp_path / "run")
-    assert cfg.trial.warmup >= 1
+    assert cfg.trial is None  # of a sweep
 
 
 def test_the_folder_says_what_its_view_is_called_and_the_user_whether_it_is_sent(tmp_path, capfd):
