@@ -234,22 +234,6 @@ def path_of(key: str) -> str:
 # --- distributions ---------------------------------------------------------------------------------------------------
 
 
-def old_distribution(key: str, entry: Any) -> BaseDistribution:
-    """``{type: categorical | int | float, choices | low, high, step, log}``, the form of ``search_space`` before ``params``."""
-    try:
-        kind, rest = entry["type"], {name: value for name, value in entry.items() if name != "type" and value is not None}
-        kinds: dict[str, type[BaseDistribution]] = {
-            "categorical": CategoricalDistribution,
-            "int": IntDistribution,
-            "float": FloatDistribution,
-        }
-        return kinds[kind](**rest)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"hydra.sweeper.search_space.{key} cannot be read ({error}): write hydra.sweeper.params.{key}: interval(0, 1)"
-        ) from error
-
-
 def corners(distribution: BaseDistribution) -> list[Any]:
     """All choices of a distribution, or its ends."""
     if isinstance(distribution, CategoricalDistribution):

@@ -51,12 +51,15 @@ def _grid(space: Space) -> dict[str, list[Any]]:
     return grid
 
 
-def grid_size(given: Any, space: Space) -> float:
-    """How many points a grid sampler has; infinite for any other sampler."""
+def at_most_the_grid(n_trials: int, given: Any, space: Space) -> int:
+    """``n_trials``, or the number of a grid sampler's points if there are fewer."""
     spec = _spec(given, "sampler")
     if not spec or not spec["_target_"].endswith("GridSampler"):
-        return math.inf
-    return math.prod(len(values) for values in (spec.get("search_space") or _grid(space)).values())
+        return n_trials
+    points = math.prod(len(values) for values in (spec.get("search_space") or _grid(space)).values())
+    if points < n_trials:
+        warn(f"the grid has {points} points: n_trials={points}")
+    return min(points, n_trials)
 
 
 def read_pruner(given: Any, steps: int | None, warmup: int | None) -> dict[str, Any] | None:
@@ -67,18 +70,13 @@ def read_pruner(given: Any, steps: int | None, warmup: int | None) -> dict[str, 
     spec = _spec(given, "pruner")
     if spec is None or spec["_target_"].endswith("NopPruner"):
         return None
-    open_keys = {key for key, value in spec.items() if value is None}
-    if "max_resource" in open_keys:
-        if steps is None:
-            raise UserError(
-                "hydra.sweeper.pruner.max_resource is null: give the number of reports that a job makes, "
-                "or let the app's config declare trial.steps"
-            )
-        spec["max_resource"] = steps
-    if "min_resource" in open_keys and warmup:
-        spec["min_resource"] = warmup
-    if "n_warmup_steps" in open_keys:
-        spec["n_warmup_steps"] = warmup or 0
+    declared = {"max_resource": steps, "min_resource": warmup or None, "n_warmup_steps": warmup}
+    spec |= {key: value for key, value in declared.items() if key in spec and spec[key] is None}
+    if spec.get("max_resource", 0) is None:
+        raise UserError(
+            "hydra.sweeper.pruner.max_resource is null: give the number of reports that a job makes, "
+            "or let the app's config declare trial.steps"
+        )
     if spec.get("wrapped_pruner") is not None:
         spec["wrapped_pruner"] = read_pruner(spec["wrapped_pruner"], steps, warmup)
     return _given(spec)
@@ -129,12 +127,11 @@ def warn_of_phases(pruner: Mapping[str, Any] | None, space: Space, phases: Seque
 def _spec(given: Any, name: str) -> dict[str, Any] | None:
     if given is None:
         return None
-    spec = OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else given
-    if not isinstance(spec, dict) or not isinstance(spec.get("_target_"), str):
+    if not isinstance(given, dict) or not isinstance(given.get("_target_"), str):
         raise UserError(
             f"hydra.sweeper.{name} needs a _target_, as optuna.{name}s.{'TPESampler' if name == 'sampler' else 'MedianPruner'}"
         )
-    return {str(key): value for key, value in spec.items()}
+    return dict(given)
 
 
 def _given(spec: Mapping[str, Any]) -> dict[str, Any]:

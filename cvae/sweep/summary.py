@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial
 
+from cvae.config import flat
 from cvae.console import command, program, say, short
 from cvae.errors import write_whole
 from cvae.sweep.board import counts, numbers
 from cvae.sweep.plan import Plan
-from cvae.sweep.study import ATTEMPTS, FACTS, FAILURE, FOLDER, PLACE, feasible, ranked
+from cvae.sweep.study import ATTEMPTS, FACTS, FAILURE, FOLDER, PLACE, ranked
 from cvae.sweep.top import Top
 
 _SURE = 30  # complete trials; with fewer, importances are mostly chance
@@ -35,17 +36,18 @@ class Summary:
     def write(self, top: Top | None) -> None:
         """Say the outcome, and write it into the sweep's folder: the one that holds its last trial."""
         trials = self.study.get_trials(deepcopy=False)
-        finished = [trial for trial in trials if trial.state.is_finished()]
-        best = _best(trials, self.study)
+        # With several objectives the best are those that no other trial beats in all.
+        best = ranked(self.study)[:1] if len(self.study.directions) == 1 else self.study.best_trials
         importances = _importances(self.study)
         say("")
-        say(f"trials     {len(finished)} of {self.plan.n_trials} done: {counts(finished)}")
+        done = sum(trial.state.is_finished() for trial in trials)
+        say(f"trials     {done} of {self.plan.n_trials} done: {counts(trials)}")
         for trial in best[:8]:
             say(f"best       trial {trial.number}: {self.plan.objective} {numbers(trial.values)}")
         for line in top.lines(self.plan.objective) if top else []:
             say(line)
         if importances:
-            complete = len(ranked(trials, self.study.directions))
+            complete = len(ranked(self.study))
             doubt = f"  (of {complete} trials: rough)" if complete < _SURE else ""
             say("importance " + "  ".join(f"{key} {value:.2f}" for key, value in importances.items()) + doubt)
         winner = self._winner(best, top)
@@ -101,7 +103,10 @@ class Summary:
         chosen = {group: option for group, option in _choices(job).items() if option != _choices(usual).get(group)}
         further = chosen.keys() - {str(group) for group in usual.hydra.runtime.choices}  # groups that +group=option added
         base = self._compose([f"{'+' if group in further else ''}{group}={option}" for group, option in chosen.items()])
-        values = _changes(_plain(base), _plain(job))
+        values, before = OmegaConf.create({}), flat(_plain(base))
+        for key, value in flat(_plain(job)).items():
+            if key not in before or before[key] != value:
+                OmegaConf.update(values, key, value)
         lines = [
             "# @package _global_",
             f"# Trial {trial.number} of {self.study.study_name}: {self.plan.objective} {numbers(trial.values)}",
@@ -109,7 +114,7 @@ class Summary:
         if chosen:
             verbs = {group: "" if group in further else "override " for group in chosen}
             lines += ["defaults:", *(f"  - {verbs[group]}/{group}: {option}" for group, option in chosen.items()), ""]
-        return "\n".join(lines) + "\n" + OmegaConf.to_yaml(OmegaConf.create(values))
+        return "\n".join(lines) + "\n" + OmegaConf.to_yaml(values)
 
     def _compose(self, words: Sequence[str]) -> DictConfig:
         name = self.config.hydra.job.config_name
@@ -119,13 +124,6 @@ class Summary:
     def _search_path(self) -> list[str]:
         """The word of the command that says where further options are, if any."""
         return [word for word in self.config.hydra.overrides.hydra if word.lstrip("+").startswith("hydra.searchpath=")]
-
-
-def _best(trials: list[FrozenTrial], study: optuna.Study) -> list[FrozenTrial]:
-    """The best trial; with several objectives those that no other trial beats in all."""
-    if len(study.directions) > 1:
-        return [trial for trial in study.best_trials if feasible(trial)]
-    return ranked(trials, study.directions)[:1]
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:
@@ -187,15 +185,3 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items() if key not in ("hydra", "trial")}
-
-
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of ``after`` that ``before`` does not have, or has with another value."""
-    changes: dict[str, Any] = {}
-    for key, value in after.items():
-        if isinstance(value, dict) and isinstance(before.get(key), dict):
-            if below := _changes(before[key], value):
-                changes[key] = below
-        elif key not in before or before[key] != value:
-            changes[key] = value
-    return changes

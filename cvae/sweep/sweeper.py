@@ -42,7 +42,7 @@ def sweep(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     loader = context.config_loader
     _silence(config)
-    plan = read_plan(settings, arguments, config, lambda words: loader.load_sweep_config(config, list(words)), loader)
+    plan = read_plan(settings, arguments, config, loader)
     shown = hide(plan.storage)
     _show_without_password(settings.get("storage"), shown, config)
     study = open_study(plan)

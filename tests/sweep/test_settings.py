@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from cvae.errors import UserError
-from cvae.sweep.declared import Declared, read_declared, read_directions
+from cvae.sweep.settings import Declared, read_declared, read_directions
 from cvae.sweep.space import read_space
 from cvae.sweep.strategies import warn_of_phases
 
