@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
+from hydra._internal.utils import get_args_parser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial
@@ -20,6 +20,7 @@ from cvae.console import command, program, say, short
 from cvae.errors import write_whole
 from cvae.sweep.board import counts, numbers
 from cvae.sweep.plan import Plan
+from cvae.sweep.storage import hidden
 from cvae.sweep.study import ATTEMPTS, FACTS, FAILURE, FOLDER, PLACE, ranked
 from cvae.sweep.top import Top
 
@@ -29,9 +30,9 @@ _SURE = 30  # complete trials; with fewer, importances are mostly chance
 class Summary:
     """Says and writes the outcome of a study."""
 
-    def __init__(self, plan: Plan, study: optuna.Study, storage: str, config: DictConfig, loader: Any) -> None:
-        self.plan, self.study, self.storage = plan, study, storage
-        self.config, self.loader = config, loader
+    def __init__(self, plan: Plan, study: optuna.Study, config: DictConfig, loader: Any) -> None:
+        self.plan, self.study, self.config, self.loader = plan, study, config, loader
+        self.storage = hidden(plan.storage)
 
     def write(self, top: Top | None) -> None:
         """Say the outcome, and write it into the sweep's folder: the one that holds its last trial."""
@@ -50,9 +51,11 @@ class Summary:
             complete = len(ranked(self.study))
             doubt = f"  (of {complete} trials: rough)" if complete < _SURE else ""
             say("importance " + "  ".join(f"{key} {value:.2f}" for key, value in importances.items()) + doubt)
-        winner = self._winner(best, top)
+        winner = best[0] if len(best) == 1 else None
+        if top is not None and top.values:
+            winner = trials[next(iter(top.values))]
         if winner is not None:
-            say(f"again      {shlex.join([*program(), *_config_flags(sys.argv[1:]), *self._again(winner)])}")
+            say(f"again      {shlex.join([*program(), *_config_flags(), *self._again(winner)])}")
         folders = [Path(trial.system_attrs[PLACE]) for trial in trials if PLACE in trial.system_attrs]
         folder = next((each for each in reversed(folders) if each.is_dir()), None)
         if folder is not None:
@@ -60,11 +63,6 @@ class Summary:
             say(f"results    {short(folder / 'sweep.json')}" + (f", {short(folder / 'best.yaml')}" if winner else ""))
         place = '"$CVAE_STORAGE"' if "***" in self.storage else shlex.quote(self.storage.removeprefix("journal://"))
         say(f"look       optuna-dashboard {place}")
-
-    def _winner(self, best: list[FrozenTrial], top: Top | None) -> FrozenTrial | None:
-        if top is not None and top.values:
-            return self.study.get_trials(deepcopy=False)[next(iter(top.values))]
-        return best[0] if len(best) == 1 else None
 
     def _write_files(
         self, folder: Path, best: list[FrozenTrial], winner: FrozenTrial | None, top: Top | None, importances: dict[str, float]
@@ -103,8 +101,8 @@ class Summary:
         chosen = {group: option for group, option in _choices(job).items() if option != _choices(usual).get(group)}
         further = chosen.keys() - {str(group) for group in usual.hydra.runtime.choices}  # groups that +group=option added
         base = self._compose([f"{'+' if group in further else ''}{group}={option}" for group, option in chosen.items()])
-        values, before = OmegaConf.create({}), flat(_plain(base))
-        for key, value in flat(_plain(job)).items():
+        values, before = OmegaConf.create({}), _values(base)
+        for key, value in _values(job).items():
             if key not in before or before[key] != value:
                 OmegaConf.update(values, key, value)
         lines = [
@@ -164,16 +162,11 @@ def _published(best: list[FrozenTrial], plan: Plan) -> dict[str, Any]:
     return {"name": "optuna", "best_params": best[0].params, "best_value": best[0].values[0]}
 
 
-def _config_flags(words: Sequence[str]) -> list[str]:
-    """The words of a command line that choose another config: a flag and its value, or both in one word."""
-    names = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd")
-    flags: list[str] = []
-    for word, after in zip(words, [*words[1:], ""], strict=True):
-        if word in names:
-            flags += [word, after]
-        elif word.partition("=")[0] in names:
-            flags.append(word)
-    return flags
+def _config_flags() -> list[str]:
+    """The words of this command that choose another config."""
+    given = vars(get_args_parser().parse_known_args()[0])
+    names = ("config_name", "config_path", "config_dir")
+    return [f"--{name.replace('_', '-')}={given[name]}" for name in names if given[name] is not None]
 
 
 def _choices(config: DictConfig) -> dict[str, str]:
@@ -181,7 +174,6 @@ def _choices(config: DictConfig) -> dict[str, str]:
     return {str(group): option for group, option in groups if option and not str(group).startswith(("hydra/", "experiment"))}
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key not in ("hydra", "trial")}
+def _values(config: DictConfig) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    return flat({key: value for key, value in plain.items() if key not in ("hydra", "trial")})

@@ -58,7 +58,7 @@ def sweep(
         launcher = Plugins.instance().instantiate_launcher(context, partial(run_trial, job), config)
         Engine(plan, study, launcher, config).run()
 
-    summary = Summary(plan, study.study, shown, config, loader)
+    summary = Summary(plan, study.study, config, loader)
     try:
         complete(plan, study)
         top = run_top(plan, study, complete) if plan.top_k else None
