@@ -67,11 +67,11 @@ BAD = [
     (["hydra/sweeper/sampler=grid"], ("hydra/sweeper/sampler=grid", "x is -1..1")),
     (["hydra.sweeper.sampler._target_=optuna.samplers.OddSampler"], ("optuna.samplers.OddSampler", "does not exist")),
     (["hydra.sweeper.sampler._target_=os.system"], ("os.system", "not allowed")),
-    (["hydra.sweeper.sampler={_target_:optuna.pruners.NopPruner,seed:null}"], ("optuna.pruners.NopPruner", "no sampler")),
+    (["hydra.sweeper.sampler={_target_:optuna.pruners.NopPruner,seed:null}"], ("optuna.pruners.NopPruner", "not allowed")),
     (["hydra/sweeper/sampler=motpe"], ("hydra/sweeper/sampler=motpe", "several objectives", "hydra/sweeper/sampler=tpe")),
     (["hydra.sweeper.sampler._target_=optuna.samplers.MOTPESampler"], ("several objectives", "hydra/sweeper/sampler=tpe")),
     (["hydra.sweeper.sampler=tpe"], ("hydra.sweeper.sampler is 'tpe'", "hydra/sweeper/sampler=tpe")),
-    (["+hydra.sweeper.sampler.odd=3"], ("hydra.sweeper.sampler", "'odd'", "--cfg hydra")),
+    (["+hydra.sweeper.sampler.odd=3"], ("hydra.sweeper.sampler", "takes no odd", "~hydra.sweeper.sampler.odd")),
     (
         ["hydra/sweeper/pruner=median", "hydra.sweeper.direction=[minimize,minimize]"],
         ("pruner", "one objective", "pruner=none"),
