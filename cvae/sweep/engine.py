@@ -242,8 +242,7 @@ class Engine:
 
     def _overrides(self, slot: Slot, index: int) -> list[str]:
         """The overrides of a trial's job for its seed ``index``: parameters, folder, and which trial it is."""
-        plan, number, attributes = self.plan, slot.trial.number, slot.trial.user_attrs
-        shown = quoted(hidden(plan.storage))
+        plan, number, shown = self.plan, slot.trial.number, quoted(hidden(self.plan.storage))
         words = [*plan.space.overrides(slot.values), f"hydra.sweep.dir={quoted(slot.place)}", f"hydra.sweeper.storage={shown}"]
         trial = {"number": number, "study": quoted(plan.study_name), "storage": shown, "claim": quoted(slot.claim)}
         if "override_dirname" in str(self.config.hydra.sweep._get_node("subdir")):
@@ -251,8 +250,8 @@ class Engine:
             usual = self.config.hydra.job.config.override_dirname.exclude_keys
             unnamed = [*usual, *(f"trial.{key}" for key in (*trial, "seed_index"))]
             words.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(unnamed)}]")
-        if OF in attributes:
-            words.append(f"hydra.sweep.subdir=top/trial_{attributes[OF]}_seed_{slot.values['seed']}")
+        if (of := slot.trial.user_attrs.get(OF)) is not None:
+            words.append(f"hydra.sweep.subdir=top/trial_{of}_seed_{slot.values['seed']}")
         elif plan.seeds_per_trial > 1:
             words += [f"seed={plan.seed + index}", f"hydra.sweep.subdir={number}/seed_{plan.seed + index}"]
             trial["seed_index"] = index

@@ -19,7 +19,6 @@ from optuna.trial import FrozenTrial, TrialState
 from cvae.errors import UserError
 from cvae.process import Process
 from cvae.sweep.storage import absolute, open_storage, patient, revealed
-from cvae.sweep.strategies import build_pruner
 from cvae.sweep.study import CLAIM, FACTS, FAILURE, JOB, LEASE, SEEDS, STOP, SWEEPER, lease_of, locked, owned
 from cvae.trial import NoTrial
 
@@ -33,17 +32,15 @@ class Job:
     Args:
         task: the app's function; it returns its objective (several: a list), or ``{"state": "pruned" | "complete", "value":
             ...}``.
-        pruner: a ``_target_`` config, or None.
+        pruner: the study's.
         constraints: recorded fact to the most it may be.
         seeds: jobs a trial; its value is their mean.
-        allow_targets: packages besides Optuna that a pruner may come from.
     """
 
     task: Callable[[DictConfig], Any]
-    pruner: dict[str, Any] | None = None
+    pruner: optuna.pruners.BasePruner = field(default_factory=optuna.pruners.NopPruner)
     constraints: Mapping[str, float] = field(default_factory=dict)
     seeds: int = 1
-    allow_targets: Sequence[str] = ()
 
 
 class JobTrial(NoTrial):
@@ -90,11 +87,11 @@ class JobTrial(NoTrial):
         Raises:
             UserError: its storage cannot be opened, or has no such study.
         """
-        url, pruner = absolute(revealed(place.storage)), build_pruner(job.pruner, job.allow_targets)
+        url = absolute(revealed(place.storage))
         # A trial calls its sampler when it is made, and only the sweeper's sampler has work to do.
         sampler = optuna.samplers.RandomSampler()
         try:
-            study = optuna.load_study(study_name=place.study, storage=open_storage(url), sampler=sampler, pruner=pruner)
+            study = optuna.load_study(study_name=place.study, storage=open_storage(url), sampler=sampler, pruner=job.pruner)
             # Nobody else may claim the trial between the test of its claim and the job's own lease.
             with locked(url, study.study_name):
                 frozen = study.get_trials(deepcopy=False)[place.number]

@@ -17,7 +17,7 @@ from cvae.errors import UserError
 from cvae.sweep.settings import Declared, Extend, read_declared, read_directions, read_settings
 from cvae.sweep.space import Space, Value, as_searched, corners, inside, path_of, read_space, shown, written
 from cvae.sweep.storage import absolute, revealed
-from cvae.sweep.strategies import at_most_the_grid, build_pruner, build_sampler, read_pruner, warn_of_phases
+from cvae.sweep.strategies import at_most_the_grid, build_pruner, build_sampler, warn_of_phases
 from cvae.sweep.study import SweepStudy
 
 
@@ -32,7 +32,7 @@ class Plan:
     objectives: list[str]  # their names; empty if the app declares none
     directions: list[str]
     sampler: optuna.samplers.BaseSampler
-    pruner: dict[str, Any] | None
+    pruner: optuna.pruners.BasePruner
     extend: Extend | None
     n_trials: int
     n_jobs: int
@@ -46,7 +46,6 @@ class Plan:
     top_k: int
     top_k_seeds: int
     constraints: dict[str, float]
-    allow_targets: list[str]
 
     @property
     def objective(self) -> str:
@@ -71,8 +70,8 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
     space = _space(settings, arguments, config, loader)
     if not space.distributions and not settings.get("custom_search_space"):
         raise UserError("this sweep searches nothing: give an interval, a range or choices, as lr='interval(1e-4, 1e-3)'")
-    pruner = read_pruner(settings.get("pruner"), app.steps, app.warmup)
-    build_pruner(pruner, values["allow_targets"])  # jobs build it again: refuse here what they would refuse
+    allow_targets = settings.get("allow_targets") or []
+    pruner = build_pruner(settings.get("pruner"), app.steps, app.warmup, allow_targets)
     job = _compose_jobs(space, config, loader)
     what = _identity(space, settings, job, values["seeds_per_trial"])
     name = str(settings.get("study_name") or _name(config, what))
@@ -84,7 +83,7 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
         storage=absolute(revealed(settings.get("storage") or f"journal://multirun/studies/{name}.journal")),
         objectives=app.objectives,
         directions=read_directions(settings.get("direction"), app),
-        sampler=build_sampler(settings.get("sampler"), space, values["allow_targets"]),
+        sampler=build_sampler(settings.get("sampler"), space, allow_targets),
         pruner=pruner,
         enqueue=_enqueued(settings.get("enqueue") or [], space),
         seed=int(job.get("seed") or 0) if values["seeds_per_trial"] > 1 or values["top_k"] else 0,
@@ -101,10 +100,8 @@ def open_study(plan: Plan) -> SweepStudy:
     Raises:
         UserError: its storage cannot be opened, or it holds a study of another identity.
     """
-    pruner = build_pruner(plan.pruner, plan.allow_targets)
-    study = SweepStudy(
-        plan.study_name, plan.storage, plan.identity, plan.directions, plan.sampler, pruner, plan.retry, plan.objectives
-    )
+    where = (plan.study_name, plan.storage)
+    study = SweepStudy(*where, plan.identity, plan.directions, plan.sampler, plan.pruner, plan.retry, plan.objectives)
     study.enqueue(plan.enqueue)
     return study
 
@@ -116,11 +113,11 @@ def _refuse_unfit(plan: Plan, app: Declared, seedable: bool) -> None:
     several = len(plan.directions) > 1
     if plan.top_k and several:
         raise UserError("hydra.sweeper.top_k needs one objective: with several there is no best: hydra.sweeper.top_k=0")
-    if plan.pruner is None:
+    if isinstance(plan.pruner, optuna.pruners.NopPruner):
         return
     if several:
         raise UserError("hydra.sweeper.pruner: Optuna prunes for one objective only: hydra/sweeper/pruner=none")
-    if plan.pruner["_target_"].endswith("WilcoxonPruner"):
+    if isinstance(plan.pruner, optuna.pruners.WilcoxonPruner):
         if plan.seeds_per_trial < 2:
             raise UserError("hydra.sweeper.pruner: Wilcoxon's compares seeds: give several, as hydra.sweeper.seeds_per_trial=5")
     elif plan.seeds_per_trial > 1 and app.steps is None:

@@ -56,7 +56,6 @@ def read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         "max_failure_rate": _optional(settings, "max_failure_rate", lambda value: 0 <= value <= 1, "a fraction in [0, 1]"),
         "constraints": {str(key): float(most) for key, most in constraints.items()},
         "extend": _extension(settings.get("custom_search_space")),
-        "allow_targets": list(settings.get("allow_targets") or []),
     }
 
 

@@ -62,13 +62,22 @@ def at_most_the_grid(n_trials: int, given: Any, space: Space) -> int:
     return min(points, n_trials)
 
 
-def read_pruner(given: Any, steps: int | None, warmup: int | None) -> dict[str, Any] | None:
-    """A pruner's config; what is null in it is taken from what the app declares of its runs, where that says it.
+def build_pruner(given: Any, steps: int | None, warmup: int | None, allow_targets: Sequence[str]) -> optuna.pruners.BasePruner:
+    """The pruner that ``hydra.sweeper.pruner`` describes; what is null in it is taken from what the app declares of its runs.
 
     No run is pruned before ``warmup``: earlier values say little of later ones.
+
+    Raises:
+        UserError: it does not exist, refuses its arguments, or needs a number that the app does not declare.
     """
+    spec = _pruner(given, steps, warmup) or {"_target_": "optuna.pruners.NopPruner"}  # Optuna takes None for a median pruner
+    pruner: optuna.pruners.BasePruner = _built("pruner", spec, allow_targets, optuna.pruners.BasePruner)
+    return pruner
+
+
+def _pruner(given: Any, steps: int | None, warmup: int | None) -> dict[str, Any] | None:
     spec = _spec(given, "pruner")
-    if spec is None or spec["_target_"].endswith("NopPruner"):
+    if spec is None:
         return None
     declared = {"max_resource": steps, "min_resource": warmup or None, "n_warmup_steps": warmup}
     spec |= {key: value for key, value in declared.items() if key in spec and spec[key] is None}
@@ -77,21 +86,9 @@ def read_pruner(given: Any, steps: int | None, warmup: int | None) -> dict[str, 
             "hydra.sweeper.pruner.max_resource is null: give the number of reports that a job makes, "
             "or let the app's config declare trial.steps"
         )
-    if spec.get("wrapped_pruner") is not None:
-        spec["wrapped_pruner"] = read_pruner(spec["wrapped_pruner"], steps, warmup)
+    if "wrapped_pruner" in spec:
+        spec["wrapped_pruner"] = _pruner(spec["wrapped_pruner"], steps, warmup)
     return _given(spec)
-
-
-def build_pruner(spec: dict[str, Any] | None, allow_targets: Sequence[str]) -> optuna.pruners.BasePruner:
-    """The pruner of a plan. The sweeper and its jobs build the same one.
-
-    Raises:
-        UserError: it does not exist, or refuses its arguments.
-    """
-    if spec is None:
-        return optuna.pruners.NopPruner()
-    pruner: optuna.pruners.BasePruner = _built("pruner", spec, allow_targets, optuna.pruners.BasePruner)
-    return pruner
 
 
 def _built(name: str, spec: dict[str, Any], allow_targets: Sequence[str], kind: type) -> Any:
@@ -109,14 +106,14 @@ def _built(name: str, spec: dict[str, Any], allow_targets: Sequence[str], kind: 
     return found
 
 
-def warn_of_phases(pruner: Mapping[str, Any] | None, space: Space, phases: Sequence[str]) -> None:
+def warn_of_phases(pruner: optuna.pruners.BasePruner, space: Space, phases: Sequence[str]) -> None:
     """Warn if a pruner compares runs that are in different phases at the same step.
 
     Args:
         phases: the keys whose choices, and the choices below them, put runs into different phases.
     """
     keys = [key for key in space.distributions if any(f"{path_of(key)}.".startswith(f"{phase}.") for phase in phases)]
-    if pruner and keys and not pruner["_target_"].endswith("WilcoxonPruner"):
+    if keys and not isinstance(pruner, (optuna.pruners.NopPruner, optuna.pruners.WilcoxonPruner)):
         warn(
             f"{', '.join(keys)} is searched with a pruner: at the same step such trials are in different phases, and the "
             "pruner stops those that learn late; hydra/sweeper/pruner=none compares them fairly"

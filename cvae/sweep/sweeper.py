@@ -54,7 +54,7 @@ def sweep(
             return
         say(f"study      {study.name}: {done} of {plan.n_trials} trials done")
         say(f"storage    {shown}")
-        job = Job(task, plan.pruner, plan.constraints, plan.seeds_per_trial, plan.allow_targets)
+        job = Job(task, plan.pruner, plan.constraints, plan.seeds_per_trial)
         launcher = Plugins.instance().instantiate_launcher(context, partial(run_trial, job), config)
         Engine(plan, study, launcher, config).run()
 

@@ -77,7 +77,7 @@ def _plan(plan: Plan, pairs: list[tuple[FrozenTrial, int]]) -> Plan:
         identity={"of": plan.identity},
         study_name=f"{plan.study_name}-top-{digest}",
         sampler=optuna.samplers.RandomSampler(),
-        pruner=None,
+        pruner=optuna.pruners.NopPruner(),
         extend=None,
         constraints={},
         enqueue=[],
