@@ -119,7 +119,8 @@ def _check_data(cfg: DictConfig, overrides: list[str]) -> None:
     """Raise UserError if no job of a multirun can find its data: every one of them would fail."""
     parsed = OverridesParser.create().parse_overrides(overrides)
     swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
-    swept += cfg.hydra.sweeper.get("params") or {}
+    params = cfg.hydra.sweeper.get("params")
+    swept += map(str, params) if isinstance(params, DictConfig) else []  # the sweeper refuses anything else
     chosen_by_jobs = swept and "${" in str(OmegaConf.to_container(cfg.data))
     on_other_hosts = "submitit" in str(cfg.hydra.launcher.get("_target_"))  # which may see other folders
     if not (chosen_by_jobs or on_other_hosts or any(key.split(".")[0] == "data" for key in swept)):

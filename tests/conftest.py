@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import runpy
+import signal
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -100,8 +101,10 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
         module = importlib.import_module(f"cvae.{entry}.__main__" if package else f"cvae.{entry}")
         console.cache_clear()
         monkeypatch.setattr(sys, "argv", [f"cvae/{entry}/__main__.py" if package else f"cvae/{entry}.py", *map(str, words)])
+        usual = signal.getsignal(signal.SIGTERM)
         with pytest.raises(SystemExit) as stop:
             module.main()
+        signal.signal(signal.SIGTERM, usual)  # a run has its own
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         console.cache_clear()
         _drop_hydras_handlers()

@@ -13,7 +13,15 @@ from optuna.trial import FrozenTrial, TrialState
 from cvae.console import console, say
 from cvae.sweep.plan import Plan
 from cvae.sweep.space import Value, written
-from cvae.sweep.study import FAILURE, JOB, OF, SWEEPER, SweepStudy, ranked
+from cvae.sweep.study import JOB, OF, SWEEPER, SweepStudy, failure, ranked
+
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.WAITING: "queued again",
+    TrialState.RUNNING: "runs elsewhere",
+}
 
 
 def in_process(launcher: Any) -> bool:
@@ -31,7 +39,7 @@ class Board:
     """Shows a study's progress; as a context manager it draws a table."""
 
     def __init__(self, plan: Plan, study: SweepStudy, launcher: Any) -> None:
-        self.plan, self.study, self.n_trials = plan, study, plan.n_trials
+        self.plan, self.study = plan, study
         self._began, self._before = time.monotonic(), len(study.finished())
         self._stack = contextlib.ExitStack()
         self._live: Any = None
@@ -59,7 +67,7 @@ class Board:
         table = Table(box=None, pad_edge=False)
         for column in ("trial", "step", self.plan.objective, "best", "minutes", "settings"):
             table.add_column(column, justify="left" if column == "settings" else "right")
-        trials = self.study.study.get_trials(deepcopy=False)
+        trials = self.study.trials
         for number, began in sorted(running.items()):
             table.add_row(*_row(trials[number], self.study.study.directions[0], (time.monotonic() - began) / 60))
         self._live.update(Group(Text(self._headline()), table), refresh=True)
@@ -76,39 +84,34 @@ class Board:
 
     def trial(self, trial: FrozenTrial, values: Mapping[str, Value]) -> None:
         """Say how a trial ended."""
-        state = {"WAITING": "queued again", "FAIL": "failed", "RUNNING": "runs elsewhere"}.get(trial.state.name)
         of = trial.user_attrs.get(OF)
-        name = f"trial {trial.number}" if of is None else f"trial {of} again"
-        parts = [name, state or trial.state.name.lower()]
+        parts = [f"trial {trial.number}" if of is None else f"trial {of} again", _STATES[trial.state]]
         if trial.state == TrialState.PRUNED and trial.last_step is not None:
             parts.append(f"at {trial.last_step}")
         if trial.state.is_finished() and trial.values:
             parts.append(f"{self.plan.objective} {numbers(trial.values)}")
-        reason = trial.user_attrs.get(FAILURE)
-        if reason and trial.state != TrialState.COMPLETE:
-            parts.append(f"({str(reason).strip().splitlines()[-1]})")
+        if failure(trial) and trial.state != TrialState.COMPLETE:
+            parts.append(f"({failure(trial)})")
         parts.append(settings(values))
         say("  ".join(parts), style="red" if trial.state == TrialState.FAIL else None)
         if trial.state.is_finished() and self._live is None:
             say("         " + self._headline())
 
     def _headline(self) -> str:
-        trials = self.study.study.get_trials(deepcopy=False)
-        finished = [trial for trial in trials if trial.state.is_finished()]
-        parts = [f"{len(finished)} of {self.n_trials} done", counts(finished)]
-        for best in ranked(trials, self.study.study.directions)[:1]:
+        finished = self.study.finished()
+        parts = [f"{len(finished)} of {self.plan.n_trials} done", counts(finished)]
+        for best in ranked(self.study.study)[:1]:
             parts.append(f"best {numbers(best.values)} (trial {best.number})")
-        here = len(finished) - self._before
-        if here > 0 and len(finished) < self.n_trials:
-            left = (self.n_trials - len(finished)) * (time.monotonic() - self._began) / here
-            parts.append(f"about {_span(left)} left")
+        here, missing = len(finished) - self._before, self.plan.n_trials - len(finished)
+        if here > 0 and missing > 0:
+            parts.append(f"about {_span(missing * (time.monotonic() - self._began) / here)} left")
         return "  ".join(parts)
 
 
-def counts(finished: list[FrozenTrial]) -> str:
+def counts(trials: list[FrozenTrial]) -> str:
     """How many are complete, pruned, failed."""
-    names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-    return ", ".join(f"{sum(trial.state == state for trial in finished)} {name}" for state, name in names.items())
+    states = [trial.state for trial in trials]
+    return ", ".join(f"{states.count(state)} {name}" for state, name in _STATES.items() if state.is_finished())
 
 
 def numbers(values: list[float]) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import signal
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,14 +21,14 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from cvae.cli import quoted
 from cvae.console import command, say, warn
 from cvae.errors import writing
 from cvae.sweep.board import Board, in_process
-from cvae.sweep.job_trial import seed_values
 from cvae.sweep.plan import Plan
-from cvae.sweep.slot import Slot, job_overrides
 from cvae.sweep.space import Value
-from cvae.sweep.study import CLAIM, FAILURE, LEASE, OF, PLACE, SWEEPER, SweepStudy
+from cvae.sweep.storage import hidden
+from cvae.sweep.study import CLAIM, LEASE, OF, PLACE, SEEDS, SWEEPER, SweepStudy, failure
 
 _POLL = 0.5  # seconds between two looks at the jobs of this sweeper
 _POLL_OTHERS = 2.0  # and at those of other sweepers
@@ -38,6 +40,17 @@ class Stop(Exception):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+@dataclass
+class Slot:
+    """A claimed trial: ``place`` is the sweep folder that its job's folder lies in, ``values`` are its parameters."""
+
+    trial: optuna.Trial
+    claim: str
+    place: str
+    values: dict[str, Value]
+    began: float
 
 
 class Engine:
@@ -55,7 +68,7 @@ class Engine:
         self.returned: queue.SimpleQueue[tuple[Slot, Any]] = queue.SimpleQueue()
         self.deadline = None if plan.timeout is None else time.monotonic() + plan.timeout
         self.stop: Stop | None = None  # why no more trials are started
-        self.interrupted = self.jobs_asked = False  # by a signal; to stop
+        self.interrupted = False  # by a signal
         self.failed_in_a_row = 0
         self.over = threading.Event()
 
@@ -67,20 +80,17 @@ class Engine:
         """
         threading.Thread(target=self._keep_leases, name="sweep-lease", daemon=True).start()
         try:
-            if in_process(self.launcher):
-                self._run_here()
-            else:
-                self._run_slots()
+            run = self._run_here if in_process(self.launcher) else self._run_slots
+            run()
         finally:
             self.over.set()
 
     def _keep_leases(self) -> None:
         while not self.over.wait(LEASE / 4):
             for slot in list(self.slots.values()):
-                try:
+                # A full disk may be repaired before the lease ends.
+                with contextlib.suppress(UpdateFinishedTrialError, OSError):
                     self.study.lease(slot.trial._trial_id, SWEEPER)
-                except (UpdateFinishedTrialError, OSError):
-                    continue  # a full disk may be repaired before the lease ends
 
     def _done(self) -> bool:
         return len(self.study.finished()) >= self.plan.n_trials
@@ -111,20 +121,19 @@ class Engine:
         previous = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with self.board:
-                while self.slots or self.stop is not None or not self._done():
-                    self._step()
+                while self.stop is None and (self.slots or not self._done()):
+                    while self.stop is None and len(self.slots) < self.plan.n_jobs and (slot := self._claim()):
+                        threading.Thread(target=self._work, args=(slot,), daemon=True).start()
+                    self._await_job()
+                if self.stop is not None:
+                    self._stop_jobs()
+                    raise self.stop
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _step(self) -> None:
-        """Fill free slots, or stop; wait a little for a job to end; show what runs."""
-        while self.stop is None and len(self.slots) < self.plan.n_jobs and (slot := self._claim()):
-            threading.Thread(target=self._work, args=(slot,), daemon=True).start()
-        if self.stop is not None:
-            self._stop_jobs()
-            if not self.slots:
-                raise self.stop
+    def _await_job(self) -> None:
+        """Wait a little for a job to end; show what runs."""
         if not self.slots:
             self.board.waiting()
         with contextlib.suppress(queue.Empty):
@@ -157,13 +166,12 @@ class Engine:
         self.stop = self.stop or Stop(_go_on(), 128 + signum)
 
     def _stop_jobs(self) -> None:
-        """Ask the running jobs once, through the storage, to save and end."""
-        if self.jobs_asked:
-            return
-        self.jobs_asked = True
+        """Ask the running jobs, through the storage, to save and end; wait for them."""
         if self.interrupted:
             say("stopping: running trials save their state and end; Ctrl-C again ends them at once", style="yellow")
         self.study.stop([slot.trial._trial_id for slot in self.slots.values()])
+        while self.slots:
+            self._await_job()
 
     def _drop_lost(self) -> None:
         """Free the slots of jobs that do not answer any more: a scheduler may never report that a job is gone."""
@@ -194,20 +202,18 @@ class Engine:
 
     def _place(self, trial: optuna.Trial, attributes: dict[str, Any]) -> str:
         """The sweep folder of a trial: where it began, if it goes on."""
-        place = attributes.get(PLACE)
-        if place is None or not Path(place).is_dir():
-            # By Hydra's default two sweeps that start in the same second have the same folder.
-            stem, copy = self.folder, 1
-            while OF not in trial.user_attrs and (self.folder / str(trial.number)).exists():
-                copy += 1
-                self.folder = stem.with_name(f"{stem.name}_{copy}")
-            with writing(self.folder, "choose another with hydra.sweep.dir=FOLDER"):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                if not (self.folder / "multirun.yaml").exists():
-                    OmegaConf.save(self.config, self.folder / "multirun.yaml")
-            place = str(self.folder)
-            self.study.storage.set_trial_system_attr(trial._trial_id, PLACE, place)
-        return str(place)
+        if (place := attributes.get(PLACE)) and Path(place).is_dir():
+            return str(place)
+        # By Hydra's default two sweeps that start in the same second have the same folder.
+        stem, copies = self.folder, itertools.count(2)
+        while OF not in trial.user_attrs and (self.folder / str(trial.number)).exists():
+            self.folder = stem.with_name(f"{stem.name}_{next(copies)}")
+        with writing(self.folder, "choose another with hydra.sweep.dir=FOLDER"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / "multirun.yaml").exists():
+                OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        self.study.storage.set_trial_system_attr(trial._trial_id, PLACE, str(self.folder))
+        return str(self.folder)
 
     def _values(self, trial: optuna.Trial) -> dict[str, Value]:
         if OF in trial.user_attrs:
@@ -217,7 +223,7 @@ class Engine:
             for key, word in self.plan.space.fixed.items():
                 trial.set_user_attr(key, word.partition("=")[2])  # where the published sweeper has them
             self.plan.extend(self.config, trial)
-            values |= {key: value for key, value in trial.params.items() if key not in values}
+            values |= trial.params
         return values
 
     def _launch(self, slot: Slot) -> Any:
@@ -225,15 +231,31 @@ class Engine:
         outcome: Any = None
         number = slot.trial.number
         for index in range(self.plan.seeds_per_trial):
-            if str(index) in seed_values(self.study.storage.get_trial_system_attrs(slot.trial._trial_id)):
+            if str(index) in self.study.storage.get_trial_system_attrs(slot.trial._trial_id).get(SEEDS, {}):
                 continue
             if self.stop is not None:  # asked while this trial was claimed: its job was not told
                 break
-            words = job_overrides(slot, index, self.plan, self.config)
-            (outcome,) = self.launcher.launch([words], initial_job_idx=number)
-            if outcome.status == JobStatus.FAILED or self._trial(number).state != TrialState.RUNNING:
+            (outcome,) = self.launcher.launch([self._overrides(slot, index)], initial_job_idx=number)
+            if outcome.status == JobStatus.FAILED or self.study.trials[number].state != TrialState.RUNNING:
                 break
         return outcome
+
+    def _overrides(self, slot: Slot, index: int) -> list[str]:
+        """The overrides of a trial's job for its seed ``index``: parameters, folder, and which trial it is."""
+        plan, number, shown = self.plan, slot.trial.number, quoted(hidden(self.plan.storage))
+        words = [*plan.space.overrides(slot.values), f"hydra.sweep.dir={quoted(slot.place)}", f"hydra.sweeper.storage={shown}"]
+        trial = {"number": number, "study": quoted(plan.study_name), "storage": shown, "claim": quoted(slot.claim)}
+        if "override_dirname" in str(self.config.hydra.sweep._get_node("subdir")):
+            # The folder is named by overrides. These are left out of its name: they change whenever a trial goes on.
+            usual = self.config.hydra.job.config.override_dirname.exclude_keys
+            unnamed = [*usual, *(f"trial.{key}" for key in (*trial, "seed_index"))]
+            words.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(unnamed)}]")
+        if (of := slot.trial.user_attrs.get(OF)) is not None:
+            words.append(f"hydra.sweep.subdir=top/trial_{of}_seed_{slot.values['seed']}")
+        elif plan.seeds_per_trial > 1:
+            words += [f"seed={plan.seed + index}", f"hydra.sweep.subdir={number}/seed_{plan.seed + index}"]
+            trial["seed_index"] = index
+        return [*words, *(f"++trial.{key}={value}" for key, value in trial.items())]
 
     def _settle(self, slot: Slot, outcome: Any) -> None:
         """Free the slot of a trial whose job is over, and queue the trial again if its job did not tell the study."""
@@ -241,22 +263,17 @@ class Engine:
         if self.slots.get(number) is not slot:
             return  # it is free already
         del self.slots[number]
-        if not self._trial(number).state.is_finished():
-            self.study.give_up(number, slot.claim, _reason(outcome), attempt=self.stop is None)
-        trial = self._trial(number)
+        self.study.give_up(number, slot.claim, _reason(outcome), attempt=self.stop is None)
+        trial = self.study.trials[number]
         self.board.trial(trial, slot.values)
-        self._count_failures(trial)
-
-    def _trial(self, number: int) -> FrozenTrial:
-        return self.study.study.get_trials(deepcopy=False)[number]
+        if trial.state.is_finished():
+            self._count_failures(trial)
 
     def _count_failures(self, trial: FrozenTrial) -> None:
         """Stop the sweep if too many trials failed."""
-        if trial.state != TrialState.FAIL:
-            if trial.state.is_finished():
-                self.failed_in_a_row = 0
+        self.failed_in_a_row = self.failed_in_a_row + 1 if trial.state == TrialState.FAIL else 0
+        if not self.failed_in_a_row:
             return
-        self.failed_in_a_row += 1
         rate, n_trials = self.plan.max_failure_rate, self.plan.n_trials
         failed = sum(each.state == TrialState.FAIL for each in self.study.finished())
         if self.failed_in_a_row >= min(self.plan.max_failures, n_trials):
@@ -265,7 +282,7 @@ class Engine:
             what = f"{failed} of {n_trials} trials failed (hydra.sweeper.max_failure_rate={rate:g})"
         else:
             return
-        reason = (str(trial.user_attrs.get(FAILURE, "")).strip().splitlines() or ["no reason was given"])[-1]
+        reason = failure(trial) or "no reason was given"
         self.stop = self.stop or Stop(f"{what}; the last was trial {trial.number}: {reason}", 1)
 
 
@@ -274,11 +291,10 @@ def _go_on() -> str:
 
 
 def _reason(outcome: Any) -> str:
-    error = outcome if isinstance(outcome, BaseException) else getattr(outcome, "_return_value", None)
-    if isinstance(error, dict) and error.get("state") == "exited":
-        return f"its job exited with {error['value']}"
-    if isinstance(error, SystemExit):
-        return f"its job exited with {error.code}"
-    if isinstance(error, BaseException):
-        return f"{type(error).__name__}: {error}"
+    """Why a job left its trial unfinished, by its JobReturn, or by the exception that came in its place."""
+    match getattr(outcome, "_return_value", outcome):
+        case {"state": "exited", "value": code} | SystemExit(code=code):
+            return f"its job exited with {code}"
+        case BaseException() as error:
+            return f"{type(error).__name__}: {error}"
     return "its job ended without telling the study"

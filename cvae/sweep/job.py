@@ -52,12 +52,10 @@ def run_trial(job: Job, cfg: DictConfig) -> dict[str, Any]:
         hydra: Any = HydraConfig.instance().cfg
         if hydra is not None and (folder := OmegaConf.select(hydra, "hydra.runtime.output_dir")):
             trial.note(FOLDER, folder)
-        with running(trial), _signals_to(trial):
+        with contextlib.closing(trial), running(trial), _signals_to(trial):
             returned = job.task(cfg)
     except BaseException as error:
-        trial.close()
         return _unfinished(trial, error)
-    trial.close()
     told = trial.finish(returned)
     if trial.in_sweeper and trial.signum:
         raise SystemExit(128 + trial.signum)
@@ -73,7 +71,7 @@ def _unfinished(trial: JobTrial, error: BaseException) -> dict[str, Any]:
     if isinstance(error, SystemExit):
         return _exited(trial, error)
     if isinstance(error, UserError):
-        trial.fail(str(error))
+        trial.tell(TrialState.FAIL, reason=str(error))
     elif isinstance(error, Exception):
         # The last line is what people are shown, and OmegaConf's own says nothing.
         last = explain(error) if isinstance(error, MENDABLE) else ""

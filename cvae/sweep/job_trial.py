@@ -19,12 +19,10 @@ from optuna.trial import FrozenTrial, TrialState
 from cvae.errors import UserError
 from cvae.process import Process
 from cvae.sweep.storage import absolute, open_storage, patient, revealed
-from cvae.sweep.strategies import build_pruner
-from cvae.sweep.study import CLAIM, FACTS, FAILURE, JOB, LEASE, STOP, SWEEPER, lease_of, locked, owned
+from cvae.sweep.study import CLAIM, FACTS, FAILURE, JOB, LEASE, SEEDS, STOP, SWEEPER, lease_of, locked, owned
 from cvae.trial import NoTrial
 
 _POLL = 2.0  # seconds between two looks for a request to stop
-_SEEDS = "cvae:seeds"
 
 
 @dataclass(frozen=True)
@@ -34,17 +32,15 @@ class Job:
     Args:
         task: the app's function; it returns its objective (several: a list), or ``{"state": "pruned" | "complete", "value":
             ...}``.
-        pruner: a ``_target_`` config, or None.
+        pruner: the study's.
         constraints: recorded fact to the most it may be.
         seeds: jobs a trial; its value is their mean.
-        allow_targets: packages besides Optuna that a pruner may come from.
     """
 
     task: Callable[[DictConfig], Any]
-    pruner: dict[str, Any] | None = None
+    pruner: optuna.pruners.BasePruner = field(default_factory=optuna.pruners.NopPruner)
     constraints: Mapping[str, float] = field(default_factory=dict)
     seeds: int = 1
-    allow_targets: Sequence[str] = ()
 
 
 class JobTrial(NoTrial):
@@ -91,11 +87,11 @@ class JobTrial(NoTrial):
         Raises:
             UserError: its storage cannot be opened, or has no such study.
         """
-        url, pruner = absolute(revealed(place.storage)), build_pruner(job.pruner, job.allow_targets)
+        url = absolute(revealed(place.storage))
         # A trial calls its sampler when it is made, and only the sweeper's sampler has work to do.
         sampler = optuna.samplers.RandomSampler()
         try:
-            study = optuna.load_study(study_name=place.study, storage=open_storage(url), sampler=sampler, pruner=pruner)
+            study = optuna.load_study(study_name=place.study, storage=open_storage(url), sampler=sampler, pruner=job.pruner)
             # Nobody else may claim the trial between the test of its claim and the job's own lease.
             with locked(url, study.study_name):
                 frozen = study.get_trials(deepcopy=False)[place.number]
@@ -148,12 +144,12 @@ class JobTrial(NoTrial):
             numbers = []
         if len(numbers) != wanted or not all(map(math.isfinite, numbers)):
             what = "a number" if wanted == 1 else f"{wanted} numbers"
-            return self.fail(f"the job returned {value!r}, but the study needs {what}")
+            return self.tell(TrialState.FAIL, reason=f"the job returned {value!r}, but the study needs {what}")
         return self._one_of_seeds(numbers) if self.job.seeds > 1 else self.tell(state, numbers)
 
     def _one_of_seeds(self, numbers: list[float]) -> dict[str, Any]:
-        told = {**self._storage.get_trial_system_attrs(self._id).get(_SEEDS, {}), str(self.seed): numbers}
-        self._storage.set_trial_system_attr(self._id, _SEEDS, told)
+        told = {**self._storage.get_trial_system_attrs(self._id).get(SEEDS, {}), str(self.seed): numbers}
+        self._storage.set_trial_system_attr(self._id, SEEDS, told)
         before = self._storage.get_trial(self._id).user_attrs.get(FACTS) or {}
         for key in self.job.constraints:  # each seed has to keep them
             if key in before and key in self._facts:
@@ -204,10 +200,6 @@ class JobTrial(NoTrial):
             trial = self._storage.get_trial(self._id)
             yield trial.state != TrialState.WAITING and trial.system_attrs.get(CLAIM) == self._claim
 
-    def fail(self, reason: str) -> dict[str, Any]:
-        """Fail the trial for good."""
-        return self.tell(TrialState.FAIL, reason=reason)
-
     @patient
     def release(self, queue: bool, reason: str | None = None) -> None:
         """Leave it unfinished: to the sweeper that waits for this job, or to the scheduler, which may start the job again.
@@ -247,8 +239,3 @@ class JobTrial(NoTrial):
                 return
             except (optuna.exceptions.OptunaError, OSError):
                 continue  # the storage does not answer; the job itself notices when it reports
-
-
-def seed_values(attributes: Mapping[str, Any]) -> dict[str, list[float]]:
-    """The values of a trial's finished seeds, by their index, from its system attributes."""
-    return dict(attributes.get(_SEEDS, {}))

@@ -6,6 +6,7 @@ Each process has its own session and outlives this process: the job tells its st
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import queue
@@ -16,6 +17,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from cvae.errors import UserError
+from cvae.errors import UserError, whole
 
 _composing = threading.Lock()  # Hydra's loader does not support several threads
 _GRACE = 10.0  # seconds that a job has to save after its time limit
@@ -39,7 +41,8 @@ class Pool:
     """Slots for the jobs of a launcher.
 
     Args:
-        n_jobs: slots.
+        context, task, config: what Hydra gives to a launcher.
+        n_jobs: slots; None for the sweeper's ``n_jobs``, or one a GPU, or 2.
         gpus: numbers of the GPUs to use; None for all that this process may use.
         threads: CPU threads a job; None for an equal share.
         timeout_min: minutes after which a job is asked to save and end, and is killed soon after; None for no limit.
@@ -48,11 +51,22 @@ class Pool:
         UserError: a number is not above 0.
     """
 
-    def __init__(self, n_jobs: int, gpus: Sequence[int] | None, threads: int | None, timeout_min: float | None) -> None:
+    def __init__(
+        self,
+        context: HydraContext,
+        task: Callable[[DictConfig], Any],
+        config: DictConfig,
+        n_jobs: int | None,
+        gpus: Sequence[int] | None,
+        threads: int | None,
+        timeout_min: float | None,
+    ) -> None:
+        n_jobs = n_jobs or config.hydra.sweeper.get("n_jobs") or len(visible_gpus()) or 2
         for name, value in (("n_jobs", n_jobs), ("threads", threads), ("timeout_min", timeout_min)):
             if value is not None and not value > 0:
                 raise UserError(f"hydra.launcher.{name} is {value}: give a number above 0, or null")
-        self.n_jobs, self.timeout_min = n_jobs, timeout_min
+        self._context, self._task, self._config = context, task, config
+        self._n_jobs, self._timeout_min = n_jobs, timeout_min
         found = visible_gpus() if gpus is None else [str(gpu) for gpu in gpus]
         share = threads or max(1, len(os.sched_getaffinity(0)) // n_jobs)
         self._free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
@@ -64,7 +78,41 @@ class Pool:
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
 
-    def run(self, call: Callable[[], JobReturn], log: Path) -> JobReturn:
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Run jobs, as many at a time as there are slots. A job whose process died counts as failed."""
+        if len(job_overrides) == 1:
+            return [self._launch_one(initial_job_idx, job_overrides[0])]
+        threads = ThreadPoolExecutor(self._n_jobs)
+        try:
+            return list(threads.map(self._launch_one, itertools.count(initial_job_idx), job_overrides))
+        except BaseException:  # Ctrl-C
+            with self._lock:
+                for process in self._processes:
+                    process.terminate()
+            raise
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def kill(self) -> None:
+        """End all running jobs and the processes that they started."""
+        for process in list(self._processes):
+            _kill(process)
+
+    def _launch_one(self, number: int, overrides: Sequence[str]) -> JobReturn:
+        with _composing:
+            config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
+            with open_dict(config):
+                config.hydra.job.id = config.hydra.job.num = number
+            folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir))
+        job = partial(_job, self._context, self._task, config, Singleton.get_state(), list(sys.argv))
+        try:
+            return self._in_slot(job, folder.absolute() / "job.log")
+        except JobFailed as error:
+            failed = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
+            failed.return_value = error
+            return failed
+
+    def _in_slot(self, call: Callable[[], JobReturn], log: Path) -> JobReturn:
         """Run ``call`` in a process of its own, in the next free slot. What it prints is added to ``log``.
 
         Raises:
@@ -105,28 +153,17 @@ class Pool:
         raise JobFailed(_ending(code, log))
 
     def _wait(self, process: subprocess.Popen[bytes], log: Path) -> int:
-        if self.timeout_min is None:
+        if self._timeout_min is None:
             return process.wait()
         try:
-            return process.wait(self.timeout_min * 60)
+            return process.wait(self._timeout_min * 60)
         except subprocess.TimeoutExpired:
             process.terminate()
             try:
                 process.wait(_GRACE)
             except subprocess.TimeoutExpired:
                 _kill(process)
-            raise JobFailed(f"it ran longer than hydra.launcher.timeout_min={self.timeout_min:g}; see {log}") from None
-
-    def stop(self) -> None:
-        """Ask all running jobs to save and end."""
-        with self._lock:
-            for process in self._processes:
-                process.terminate()
-
-    def kill(self) -> None:
-        """End all running jobs and the processes that they started."""
-        for process in list(self._processes):
-            _kill(process)
+            raise JobFailed(f"it ran longer than hydra.launcher.timeout_min={self._timeout_min:g}; see {log}") from None
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -153,45 +190,7 @@ def visible_gpus() -> list[str]:
     return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
 
 
-# --- launching --------------------------------------------------------------------------------------------------------
-
-
-def launch(
-    pool: Pool,
-    context: HydraContext,
-    task: Callable[[DictConfig], Any],
-    config: DictConfig,
-    job_overrides: Sequence[Sequence[str]],
-    initial_job_idx: int,
-) -> list[JobReturn]:
-    """Run jobs, as many at a time as the pool has slots. A job whose process died counts as failed."""
-    words = list(sys.argv)
-
-    def run(number: int, overrides: Sequence[str]) -> JobReturn:
-        with _composing:
-            job = context.config_loader.load_sweep_config(config, list(overrides))
-            with open_dict(job):
-                job.hydra.job.id = job.hydra.job.num = number
-            folder = Path(job.hydra.sweep.dir, str(job.hydra.sweep.subdir))
-        state = Singleton.get_state()
-        try:
-            return pool.run(lambda: _job(context, task, job, state, words), folder.absolute() / "job.log")
-        except JobFailed as error:
-            failed = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
-            failed.return_value = error
-            return failed
-
-    numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-    if len(job_overrides) == 1:
-        return [run(initial_job_idx, job_overrides[0])]
-    threads = ThreadPoolExecutor(pool.n_jobs)
-    try:
-        return list(threads.map(run, numbers, job_overrides))
-    except BaseException:  # Ctrl-C
-        pool.stop()
-        raise
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
+# --- in the job's process ---------------------------------------------------------------------------------------------
 
 
 def _job(
@@ -210,12 +209,8 @@ def _job(
     )
 
 
-def _work(work: Path, result: Path) -> None:
-    returned = pickle.loads(work.read_bytes())()
-    scratch = result.with_suffix(".partial")
-    scratch.write_bytes(cloudpickle.dumps(returned))
-    scratch.replace(result)
-
-
 if __name__ == "__main__":
-    _work(Path(sys.argv[1]), Path(sys.argv[2]))
+    _call, _result = map(Path, sys.argv[1:])
+    _returned = pickle.loads(_call.read_bytes())()
+    with whole(_result) as _scratch:
+        _scratch.write_bytes(cloudpickle.dumps(_returned))

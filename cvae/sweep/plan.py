@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cvae.config import identity
-from cvae.console import warn
 from cvae.errors import UserError
-from cvae.sweep.declared import Declared, read_declared, read_directions
-from cvae.sweep.settings import Extend, optional, read_constraints, read_extension, refuse_wrong_shapes, whole_numbers
-from cvae.sweep.space import Space, Value, as_searched, corners, inside, old_distribution, path_of, read_space, shown, written
+from cvae.sweep.settings import Declared, Extend, read_declared, read_directions, read_settings
+from cvae.sweep.space import Space, Value, as_searched, corners, inside, path_of, read_space, shown, written
 from cvae.sweep.storage import absolute, revealed
-from cvae.sweep.strategies import build_pruner, build_sampler, grid_size, read_pruner, warn_of_phases
+from cvae.sweep.strategies import at_most_the_grid, build_pruner, build_sampler, warn_of_phases
 from cvae.sweep.study import SweepStudy
-
-Compose = Callable[[Sequence[str]], DictConfig]
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Plan:
     objectives: list[str]  # their names; empty if the app declares none
     directions: list[str]
     sampler: optuna.samplers.BaseSampler
-    pruner: dict[str, Any] | None
+    pruner: optuna.pruners.BasePruner
     extend: Extend | None
     n_trials: int
     n_jobs: int
@@ -50,7 +46,6 @@ class Plan:
     top_k: int
     top_k_seeds: int
     constraints: dict[str, float]
-    allow_targets: list[str]
 
     @property
     def objective(self) -> str:
@@ -58,32 +53,29 @@ class Plan:
         return ", ".join(self.objectives) or "value"
 
 
-def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: DictConfig, compose: Compose, loader: Any) -> Plan:
+def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: DictConfig, loader: Any) -> Plan:
     """Read a sweep.
 
     Args:
         settings: ``hydra.sweeper``, as plain values.
         arguments: the command's overrides for the task.
         config: the app's, with ``hydra``, without what is swept.
-        compose: makes a job's whole config from its overrides.
-        loader: Hydra's config loader.
+        loader: Hydra's config loader, which makes a job's whole config from its overrides.
 
     Raises:
         UserError: a setting is bad; the message names it.
         HydraException: a job's config cannot be composed: there is no such key, or a group has no such option.
     """
-    refuse_wrong_shapes(settings)
-    app = read_declared(config)
+    values, app = read_settings(settings), read_declared(config)
     space = _space(settings, arguments, config, loader)
     if not space.distributions and not settings.get("custom_search_space"):
         raise UserError("this sweep searches nothing: give an interval, a range or choices, as lr='interval(1e-4, 1e-3)'")
-    counts, allow_targets = whole_numbers(settings), list(settings.get("allow_targets") or [])
-    pruner = read_pruner(settings.get("pruner"), app.steps, app.warmup)
-    build_pruner(pruner, allow_targets)  # jobs build it again: refuse here what they would refuse
-    job = _compose_jobs(space, compose)
-    what = _identity(space, settings, job, counts["seeds_per_trial"])
+    allow_targets = settings.get("allow_targets") or []
+    pruner = build_pruner(settings.get("pruner"), app.steps, app.warmup, allow_targets)
+    job = _compose_jobs(space, config, loader)
+    what = _identity(space, settings, job, values["seeds_per_trial"])
     name = str(settings.get("study_name") or _name(config, what))
-    counts["n_trials"] = _trials(counts["n_trials"], settings, space)
+    values["n_trials"] = at_most_the_grid(values["n_trials"], settings.get("sampler"), space)
     plan = Plan(
         space=space,
         identity=what,
@@ -93,14 +85,9 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
         directions=read_directions(settings.get("direction"), app),
         sampler=build_sampler(settings.get("sampler"), space, allow_targets),
         pruner=pruner,
-        extend=read_extension(settings.get("custom_search_space")),
-        timeout=optional(settings, "timeout", lambda value: value > 0, "seconds above 0"),
-        max_failure_rate=optional(settings, "max_failure_rate", lambda value: 0 <= value <= 1, "a fraction in [0, 1]"),
         enqueue=_enqueued(settings.get("enqueue") or [], space),
-        seed=int(job.get("seed") or 0) if counts["seeds_per_trial"] > 1 or counts["top_k"] else 0,
-        constraints=read_constraints(settings.get("constraints")),
-        allow_targets=allow_targets,
-        **counts,
+        seed=int(job.get("seed") or 0) if values["seeds_per_trial"] > 1 or values["top_k"] else 0,
+        **values,
     )
     _refuse_unfit(plan, app, seedable="seed" in job and "seed" not in space.distributions)
     warn_of_phases(pruner, space, app.phases)
@@ -113,10 +100,8 @@ def open_study(plan: Plan) -> SweepStudy:
     Raises:
         UserError: its storage cannot be opened, or it holds a study of another identity.
     """
-    pruner = build_pruner(plan.pruner, plan.allow_targets)
-    study = SweepStudy(
-        plan.study_name, plan.storage, plan.identity, plan.directions, plan.sampler, pruner, plan.retry, plan.objectives
-    )
+    where = (plan.study_name, plan.storage)
+    study = SweepStudy(*where, plan.identity, plan.directions, plan.sampler, plan.pruner, plan.retry, plan.objectives)
     study.enqueue(plan.enqueue)
     return study
 
@@ -128,44 +113,31 @@ def _refuse_unfit(plan: Plan, app: Declared, seedable: bool) -> None:
     several = len(plan.directions) > 1
     if plan.top_k and several:
         raise UserError("hydra.sweeper.top_k needs one objective: with several there is no best: hydra.sweeper.top_k=0")
-    if plan.pruner is None:
+    if isinstance(plan.pruner, optuna.pruners.NopPruner):
         return
     if several:
         raise UserError("hydra.sweeper.pruner: Optuna prunes for one objective only: hydra/sweeper/pruner=none")
-    if plan.pruner["_target_"].endswith("WilcoxonPruner"):
+    if isinstance(plan.pruner, optuna.pruners.WilcoxonPruner):
         if plan.seeds_per_trial < 2:
             raise UserError("hydra.sweeper.pruner: Wilcoxon's compares seeds: give several, as hydra.sweeper.seeds_per_trial=5")
     elif plan.seeds_per_trial > 1 and app.steps is None:
         raise UserError("hydra.sweeper.seeds_per_trial with a pruner: the app's config must declare trial.steps")
 
 
-def _trials(wanted: int, settings: Mapping[str, Any], space: Space) -> int:
-    points = grid_size(settings.get("sampler"), space)
-    if points < wanted:
-        warn(f"the grid has {points} points: n_trials={points}")
-    return int(min(points, wanted))
-
-
 # --- the space --------------------------------------------------------------------------------------------------------
 
 
 def _space(settings: Mapping[str, Any], arguments: Sequence[str], config: DictConfig, loader: Any) -> Space:
-    params = dict(settings.get("params") or {})
-    old = settings.get("search_space") or {}
-    if old:
-        warn("hydra.sweeper.search_space is the old form: write hydra.sweeper.params")
     conditions = settings.get("conditions") or {}
     choices = {str(key): str(value) for key, value in config.hydra.runtime.choices.items()}
     for text in conditions.values():
         other = str(text).partition("=")[0].strip()
         if other not in choices and (value := _plain_value(config, other)) is not None:
             choices[other] = value
-    space = read_space(arguments, params, conditions, choices, loader)
+    space = read_space(arguments, settings.get("params"), conditions, choices, loader)
     for key, (other, _) in space.conditions.items():
         if other not in space.distributions and other not in space.choices:
             raise UserError(f"hydra.sweeper.conditions.{key} needs {other}, which the app does not have: check the spelling")
-    for key in [str(key) for key in old if str(key) not in {*space.distributions, *space.fixed}]:
-        space.distributions[key] = old_distribution(key, old[key])
     return space
 
 
@@ -178,7 +150,7 @@ def _plain_value(config: DictConfig, key: str) -> str | None:
     return None if value is None or OmegaConf.is_config(value) else written(value)
 
 
-def _compose_jobs(space: Space, compose: Compose) -> DictConfig:
+def _compose_jobs(space: Space, config: DictConfig, loader: Any) -> DictConfig:
     """Compose jobs that together have every parameter and every choice, so that no later job fails at it.
 
     Returns:
@@ -187,11 +159,11 @@ def _compose_jobs(space: Space, compose: Compose) -> DictConfig:
     ends = {key: corners(each) for key, each in space.distributions.items()}
     usual = {key: values for key, values in ends.items() if key not in space.conditions}
     jobs = [
-        compose(space.overrides({key: values[number % len(values)] for key, values in usual.items()}))
+        loader.load_sweep_config(config, space.overrides({key: each[number % len(each)] for key, each in usual.items()}))
         for number in range(max(map(len, usual.values()), default=1))
     ]
     for key, (other, wanted) in space.conditions.items():
-        compose([*space.overrides({}), f"{other}={wanted}", f"{key}={written(ends[key][0])}"])
+        loader.load_sweep_config(config, [*space.overrides({}), f"{other}={wanted}", f"{key}={written(ends[key][0])}"])
     return OmegaConf.masked_copy(jobs[0], [str(key) for key in jobs[0] if key != "hydra"])
 
 

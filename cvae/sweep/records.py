@@ -8,7 +8,7 @@ import math
 import re
 import shlex
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cvae.sweep.board import counts, numbers, settings
 from cvae.sweep.storage import read_journal
-from cvae.sweep.study import FAILURE, OF, owned, ranked
-from cvae.sweep.top import Top
+from cvae.sweep.study import FAILURE, OF, failure, owned, ranked
+from cvae.sweep.top import on_fresh_seeds
 
 _CURVES = 200  # drawn at most, the best trials first
 _QUOTED = re.compile(r"\"'([^'\"\\]*)'\"")  # slices show a category by its repr
@@ -63,25 +63,26 @@ class SweepRecord:
         return self.name, self.storage
 
     @property
-    def trials(self) -> dict[int, FrozenTrial]:
-        return {trial.number: trial for trial in self.study.get_trials(deepcopy=False)}
+    def trials(self) -> list[FrozenTrial]:
+        """All trials; the index of each is its number."""
+        return self.study.get_trials(deepcopy=False)
 
     def ending(self, number: int) -> tuple[str, str]:
         """``pruned`` or ``failed`` for a trial that ended so, with the reason; ``running`` while it has an owner."""
-        trial = self.trials.get(number)
-        state = {TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}.get(trial.state, "") if trial else ""
-        if trial and trial.state == TrialState.RUNNING and owned(trial):
-            state = "running"
-        reason = str(trial.user_attrs.get(FAILURE, "")).strip().splitlines()[-1:] if trial and state == "failed" else []
-        return state, "".join(reason)
+        for trial in self.trials[number : number + 1]:
+            if trial.state == TrialState.FAIL:
+                return "failed", failure(trial)
+            if trial.state == TrialState.PRUNED:
+                return "pruned", ""
+            if trial.state == TrialState.RUNNING and owned(trial):
+                return "running", ""
+        return "", ""
 
     @property
     def summary(self) -> str:
         """How many trials are complete, pruned, failed and running."""
-        trials = list(self.trials.values())
-        finished = [trial for trial in trials if trial.state.is_finished()]
-        going_on = sum(trial.state == TrialState.RUNNING for trial in trials)
-        return counts(finished) + (f", {going_on} running" if going_on else "")
+        running = sum(trial.state == TrialState.RUNNING for trial in self.trials)
+        return counts(self.trials) + (f", {running} running" if running else "")
 
     @property
     def best(self) -> str:
@@ -101,11 +102,9 @@ class SweepRecord:
         """The number of the trial that ``best`` describes."""
         if self.winner:
             return self.winner[0]
-        trials = list(self.trials.values())
-        if any(OF in trial.user_attrs for trial in trials):
+        if any(OF in trial.user_attrs for trial in self.trials):
             return None
-        order = ranked(trials, self.study.directions)
-        return order[0].number if order else None
+        return next((trial.number for trial in ranked(self.study)), None)
 
     def figures(self, curves: Mapping[int, Mapping[int, float]]) -> list[Figure]:
         """History, parameters against values, importances, and every trial's curve.
@@ -113,30 +112,35 @@ class SweepRecord:
         Args:
             curves: each trial's objective by epoch.
         """
-        complete = [trial for trial in self.trials.values() if trial.state == TrialState.COMPLETE]
+        complete = sum(trial.state == TrialState.COMPLETE for trial in self.trials)
         if not complete:
             return []
         if len(self.study.directions) > 1:
-            names = self.objective.split(", ")
             about = "Red trials are those that no other one beats in all objectives."
-            found = [
-                _figure("Trade-off", about, lambda: optuna.visualization.plot_pareto_front(self.study, target_names=names))
-            ]
+            found = [self._drawn("Trade-off", about, "plot_pareto_front", target_names=self.objective.split(", "))]
         else:
-            found = [self._drawn(*each) for each in _FIGURES if each[0] != "Importances" or len(complete) > 3]
-            found.append(self._curves(curves))
+            drawn = [each for each in _FIGURES if each[0] != "Importances" or complete > 3]
+            found = [self._drawn(*each, target_name=self.objective) for each in drawn] + [self._curves(curves)]
         return [figure for figure in found if figure]
 
-    def _drawn(self, title: str, about: str, function: str) -> Figure | None:
-        draw = getattr(optuna.visualization, function)
-        return _figure(title, about, lambda: draw(self.study, target_name=self.objective))
+    def _drawn(self, title: str, about: str, function: str, **names: Any) -> Figure | None:
+        """One of Optuna's figures; None if it has nothing to draw."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                drawn = getattr(optuna.visualization, function)(self.study, **names)
+                figure = json.loads(_QUOTED.sub(r'"\1"', drawn.to_json()))
+        except Exception:  # too few or too unusual trials; the other figures are still drawn
+            return None
+        figure["layout"].pop("template", None)
+        figure["layout"].pop("title", None)
+        return Figure(title, about, figure)
 
     def _curves(self, curves: Mapping[int, Mapping[int, float]]) -> Figure | None:
         """Every trial's reports. Optuna's own plot does not tell which trials were pruned."""
         traces = []
-        trials = self.trials
-        best = {trial.number: rank for rank, trial in enumerate(ranked(list(trials.values()), self.study.directions))}
-        chosen = sorted(trials.values(), key=lambda trial: best.get(trial.number, len(trials)))[:_CURVES]
+        best = {trial.number: rank for rank, trial in enumerate(ranked(self.study))}
+        chosen = sorted(self.trials, key=lambda trial: best.get(trial.number, len(self.trials)))[:_CURVES]
         for trial in sorted(chosen, key=lambda trial: (trial.state == TrialState.PRUNED, trial.number)):
             points = trial.intermediate_values or curves.get(trial.number, {})
             points = {step: value for step, value in points.items() if math.isfinite(value)}
@@ -161,19 +165,6 @@ class SweepRecord:
         return Figure(
             "Curves", "Every trial's reports; a pruned one is orange and ends in a dot.", {"data": traces, "layout": layout}
         )
-
-
-def _figure(title: str, about: str, draw: Callable[[], Any]) -> Figure | None:
-    """One of Optuna's figures; None if it has nothing to draw."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            figure = json.loads(_QUOTED.sub(r'"\1"', draw().to_json()))
-    except Exception:  # too few or too unusual trials; the other figures are still drawn
-        return None
-    figure["layout"].pop("template", None)
-    figure["layout"].pop("title", None)
-    return Figure(title, about, figure)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -211,10 +202,9 @@ def _command(record: Mapping[str, Any], programs: Sequence[Sequence[str]]) -> st
 
 
 def _winner(record: Mapping[str, Any], objective: str) -> tuple[int, str] | None:
-    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
-        values = {int(number): [float(value) for value in each] for number, each in record["top_k"]["values"].items()}
-        first, *_ = Top([], values).lines(objective)
-        return next(iter(values)), " ".join(first.split()).removeprefix("winner ").replace(": ", ", ", 1)
+    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError, StopIteration):
+        number, values = next(iter(record["top_k"]["values"].items()))
+        return int(number), f"trial {int(number)}, {on_fresh_seeds(objective, [float(value) for value in values])}"
     return None
 
 
@@ -242,7 +232,8 @@ def _from_record(record: Mapping[str, Any]) -> optuna.Study | None:
     try:
         study = optuna.create_study(directions=record["directions"])
         entries = sorted(record["trials"], key=lambda entry: int(entry["number"]))
-        spaces = {key: _distribution(key, entries, str(record["space"].get(key, ""))) for key in _parameters(entries)}
+        keys = dict.fromkeys(key for entry in entries for key in entry["params"])
+        spaces = {key: _distribution(key, entries, str(record["space"].get(key, ""))) for key in keys}
         for entry in entries:  # unfinished ones too, so that all keep their numbers
             state = TrialState[entry["state"].upper()]
             trial = optuna.trial.create_trial(
@@ -256,10 +247,6 @@ def _from_record(record: Mapping[str, Any]) -> optuna.Study | None:
     except Exception:  # a damaged sweep.json leads Optuna to errors of many kinds
         return None
     return study
-
-
-def _parameters(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for entry in entries for key in entry["params"]))
 
 
 def _distribution(key: str, entries: Sequence[Mapping[str, Any]], space: str) -> BaseDistribution:

@@ -1,13 +1,17 @@
-"""The values of ``hydra.sweeper``, each checked by itself; a mistake is one line that names the key."""
+"""What a user sets in ``hydra.sweeper``, and what an app declares in its ``trial`` block; each value is checked by itself.
+
+A mistake is one line that names the key. A sweeper knows nothing else of the app.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from cvae.errors import UserError
 
@@ -15,7 +19,7 @@ Extend = Callable[[DictConfig, optuna.Trial], None]
 
 _SHAPES: dict[str, tuple[type, str]] = {
     "params": (dict, "{lr: 'interval(1e-4, 1e-3)'}"),
-    "search_space": (dict, "hydra.sweeper.params={lr: 'interval(1e-4, 1e-3)'}"),
+    "search_space": (type(None), "hydra.sweeper.params={lr: 'interval(1e-4, 1e-3)'}"),  # the form before params
     "conditions": (dict, "{optim.momentum: optim=sgd}"),
     "constraints": (dict, "{peak_memory: 8e9}"),
     "sampler": (dict, "hydra/sweeper/sampler=tpe"),
@@ -28,24 +32,34 @@ _SHAPES: dict[str, tuple[type, str]] = {
 _LEAST = {"n_trials": 1, "n_jobs": 1, "seeds_per_trial": 1, "retry": 0, "max_failures": 1, "top_k": 0, "top_k_seeds": 2}
 
 
-def refuse_wrong_shapes(settings: Mapping[str, Any]) -> None:
-    """Raise UserError for a mapping, list or text that is something else."""
+def read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a plan takes from ``hydra.sweeper`` as it stands there, by name.
+
+    Raises:
+        UserError: a value has another type, or is out of its range.
+    """
     for key, (shape, example) in _SHAPES.items():
         value = settings.get(key)
         if value is not None and not isinstance(value, shape):
             raise UserError(f"hydra.sweeper.{key} is {value!r}: write for example {example}")
-
-
-def whole_numbers(settings: Mapping[str, Any]) -> dict[str, int]:
-    """All settings that are whole numbers."""
     for key, least in _LEAST.items():
         value = settings.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UserError(f"hydra.sweeper.{key} is {value!r}: give a whole number of at least {least}")
-    return {key: settings[key] for key in _LEAST}
+    constraints = settings.get("constraints") or {}
+    for key, most in constraints.items():
+        if not _is_number(most):
+            raise UserError(f"hydra.sweeper.constraints.{key} is {most!r}: give the largest allowed {key}, a number")
+    return {
+        **{key: settings[key] for key in _LEAST},
+        "timeout": _optional(settings, "timeout", lambda value: value > 0, "seconds above 0"),
+        "max_failure_rate": _optional(settings, "max_failure_rate", lambda value: 0 <= value <= 1, "a fraction in [0, 1]"),
+        "constraints": {str(key): float(most) for key, most in constraints.items()},
+        "extend": _extension(settings.get("custom_search_space")),
+    }
 
 
-def optional(settings: Mapping[str, Any], key: str, fits: Callable[[float], bool], wanted: str) -> float | None:
+def _optional(settings: Mapping[str, Any], key: str, fits: Callable[[float], bool], wanted: str) -> float | None:
     """A setting that is a number or null."""
     value = settings.get(key)
     if value is not None and not (_is_number(value) and fits(value)):
@@ -53,15 +67,7 @@ def optional(settings: Mapping[str, Any], key: str, fits: Callable[[float], bool
     return None if value is None else float(value)
 
 
-def read_constraints(given: Mapping[Any, Any] | None) -> dict[str, float]:
-    """``constraints``: recorded fact to the most it may be."""
-    for key, most in (given or {}).items():
-        if not _is_number(most):
-            raise UserError(f"hydra.sweeper.constraints.{key} is {most!r}: give the largest allowed {key}, a number")
-    return {str(key): float(most) for key, most in (given or {}).items()}
-
-
-def read_extension(path: str | None) -> Extend | None:
+def _extension(path: str | None) -> Extend | None:
     """The function that ``custom_search_space`` names."""
     if not path:
         return None
@@ -77,3 +83,65 @@ def read_extension(path: str | None) -> Extend | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+# --- what an app declares ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The ``trial`` block; each key may be absent.
+
+    ``objectives`` are the names of what a run returns, and ``direction`` says of each whether it is to ``maximize`` or
+    ``minimize``. The choices of the keys in ``phases`` put runs into different phases at the same step. ``steps`` is the number
+    of reports that a run makes, and no run is pruned before step ``warmup``.
+    """
+
+    objectives: list[str]
+    direction: list[str]
+    phases: list[str]
+    steps: int | None
+    warmup: int | None
+
+
+def read_declared(config: DictConfig) -> Declared:
+    """Read the ``trial`` block of an app's config.
+
+    Raises:
+        UserError: ``trial`` is not a block.
+    """
+    trial = config.get("trial")
+    if trial is not None and not isinstance(trial, DictConfig):
+        raise UserError("this app has a key `trial` that is a plain value: a sweep passes trial.number there; rename the key")
+    block: Any = trial or {}
+    objectives, direction, phases = (_texts(block.get(key)) for key in ("objective", "direction", "phases"))
+    steps, warmup = (None if block.get(key) is None else int(block.get(key)) for key in ("steps", "warmup"))
+    return Declared(objectives, direction, phases, steps, warmup)
+
+
+def read_directions(given: Any, app: Declared) -> list[str]:
+    """``maximize`` or ``minimize``, one an objective: as ``hydra.sweeper.direction`` gives them, else as the app declares them.
+
+    Raises:
+        UserError: a direction is something else, or their number is not that of the objectives.
+    """
+    key, names = "hydra.sweeper.direction", _texts(given)
+    if given is None:
+        key, names = "trial.direction", app.direction or ["minimize"]
+        names = names * len(app.objectives or names) if len(names) == 1 else names
+    for name in names:
+        if name not in ("maximize", "minimize"):
+            raise UserError(f"{key} is {name!r}: choose maximize or minimize, one an objective")
+    if not names:
+        raise UserError(f"{key} is empty: give maximize or minimize, one an objective")
+    if app.objectives and len(names) != len(app.objectives):
+        raise UserError(f"{key} is {', '.join(names)}: give one an objective; these are {', '.join(app.objectives)}")
+    return names
+
+
+def _texts(value: Any) -> list[str]:
+    """A value of a config as a list of texts: null as an empty one, a single value as a list of one."""
+    if value is None:
+        return []
+    several: Sequence[Any] = value if isinstance(value, (list, tuple, ListConfig)) else [value]
+    return [str(getattr(each, "name", each)) for each in several]

@@ -43,20 +43,19 @@ class Space:
     def suggest(self, trial: BaseTrial) -> dict[str, Value]:
         """A trial's value of each parameter whose condition holds. What a condition depends on is suggested first."""
         values: dict[str, Value] = {}
-        waiting = dict(self.distributions)
-        while waiting:
-            for key in [key for key in waiting if self._settled(key, waiting)]:
-                distribution = waiting.pop(key)
-                if self._exists(key, values):
-                    values[key] = _suggest(trial, key, distribution)
+        for key in sorted(self.distributions, key=self._depth):
+            if self._exists(key, values):
+                values[key] = _suggest(trial, key, self.distributions[key])
         return values
 
     def overrides(self, values: Mapping[str, Value]) -> list[str]:
         """A job's overrides: the fixed ones, then the suggested ones."""
         return [*self.fixed.values(), *(f"{key}={written(value)}" for key, value in values.items())]
 
-    def _settled(self, key: str, waiting: Mapping[str, BaseDistribution]) -> bool:
-        return key not in self.conditions or self.conditions[key][0] not in waiting
+    def _depth(self, key: str) -> int:
+        """How many parameters stand in a row before this one, each a condition of the next."""
+        other, _ = self.conditions.get(key, ("", ""))
+        return 1 + self._depth(other) if other in self.distributions else 0
 
     def _exists(self, key: str, values: Mapping[str, Value]) -> bool:
         if key not in self.conditions:
@@ -232,22 +231,6 @@ def path_of(key: str) -> str:
 
 
 # --- distributions ---------------------------------------------------------------------------------------------------
-
-
-def old_distribution(key: str, entry: Any) -> BaseDistribution:
-    """``{type: categorical | int | float, choices | low, high, step, log}``, the form of ``search_space`` before ``params``."""
-    try:
-        kind, rest = entry["type"], {name: value for name, value in entry.items() if name != "type" and value is not None}
-        kinds: dict[str, type[BaseDistribution]] = {
-            "categorical": CategoricalDistribution,
-            "int": IntDistribution,
-            "float": FloatDistribution,
-        }
-        return kinds[kind](**rest)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"hydra.sweeper.search_space.{key} cannot be read ({error}): write hydra.sweeper.params.{key}: interval(0, 1)"
-        ) from error
 
 
 def corners(distribution: BaseDistribution) -> list[Any]:

@@ -51,75 +51,69 @@ def _grid(space: Space) -> dict[str, list[Any]]:
     return grid
 
 
-def grid_size(given: Any, space: Space) -> float:
-    """How many points a grid sampler has; infinite for any other sampler."""
+def at_most_the_grid(n_trials: int, given: Any, space: Space) -> int:
+    """``n_trials``, or the number of a grid sampler's points if there are fewer."""
     spec = _spec(given, "sampler")
     if not spec or not spec["_target_"].endswith("GridSampler"):
-        return math.inf
-    return math.prod(len(values) for values in (spec.get("search_space") or _grid(space)).values())
+        return n_trials
+    points = math.prod(len(values) for values in (spec.get("search_space") or _grid(space)).values())
+    if points < n_trials:
+        warn(f"the grid has {points} points: n_trials={points}")
+    return min(points, n_trials)
 
 
-def read_pruner(given: Any, steps: int | None, warmup: int | None) -> dict[str, Any] | None:
-    """A pruner's config; what is null in it is taken from what the app declares of its runs, where that says it.
+def build_pruner(given: Any, steps: int | None, warmup: int | None, allow_targets: Sequence[str]) -> optuna.pruners.BasePruner:
+    """The pruner that ``hydra.sweeper.pruner`` describes; what is null in it is taken from what the app declares of its runs.
 
     No run is pruned before ``warmup``: earlier values say little of later ones.
-    """
-    spec = _spec(given, "pruner")
-    if spec is None or spec["_target_"].endswith("NopPruner"):
-        return None
-    open_keys = {key for key, value in spec.items() if value is None}
-    if "max_resource" in open_keys:
-        if steps is None:
-            raise UserError(
-                "hydra.sweeper.pruner.max_resource is null: give the number of reports that a job makes, "
-                "or let the app's config declare trial.steps"
-            )
-        spec["max_resource"] = steps
-    if "min_resource" in open_keys and warmup:
-        spec["min_resource"] = warmup
-    if "n_warmup_steps" in open_keys:
-        spec["n_warmup_steps"] = warmup or 0
-    if spec.get("wrapped_pruner") is not None:
-        spec["wrapped_pruner"] = read_pruner(spec["wrapped_pruner"], steps, warmup)
-    return _given(spec)
-
-
-def build_pruner(spec: dict[str, Any] | None, allow_targets: Sequence[str]) -> optuna.pruners.BasePruner:
-    """The pruner of a plan. The sweeper and its jobs build the same one.
 
     Raises:
-        UserError: it does not exist, or refuses its arguments.
+        UserError: it does not exist, refuses its arguments, or needs a number that the app does not declare.
     """
-    if spec is None:
-        return optuna.pruners.NopPruner()
+    spec = _pruner(given, steps, warmup) or {"_target_": "optuna.pruners.NopPruner"}  # Optuna takes None for a median pruner
     pruner: optuna.pruners.BasePruner = _built("pruner", spec, allow_targets, optuna.pruners.BasePruner)
     return pruner
+
+
+def _pruner(given: Any, steps: int | None, warmup: int | None) -> dict[str, Any] | None:
+    spec = _spec(given, "pruner")
+    if spec is None:
+        return None
+    declared = {"max_resource": steps, "min_resource": warmup or None, "n_warmup_steps": warmup}
+    spec |= {key: value for key, value in declared.items() if key in spec and spec[key] is None}
+    if spec.get("max_resource", 0) is None:
+        raise UserError(
+            "hydra.sweeper.pruner.max_resource is null: give the number of reports that a job makes, "
+            "or let the app's config declare trial.steps"
+        )
+    if "wrapped_pruner" in spec:
+        spec["wrapped_pruner"] = _pruner(spec["wrapped_pruner"], steps, warmup)
+    return _given(spec)
 
 
 def _built(name: str, spec: dict[str, Any], allow_targets: Sequence[str], kind: type) -> Any:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            found = build(OmegaConf.create({name: spec})[name], allow_targets)
+            found = build(OmegaConf.create({"hydra": {"sweeper": {name: spec}}}).hydra.sweeper[name], allow_targets)
         for each in caught:
             if "deprecated" in str(each.message):
                 warn(f"hydra.sweeper.{name}: {str(each.message).split('. ')[0]}")
     except UserError as error:
-        text = str(error).replace("--cfg job shows", f"--cfg hydra -p hydra.sweeper.{name} shows")
-        raise UserError(f"hydra.sweeper.{text}") from error
+        raise UserError(str(error).replace("--cfg job shows", f"--cfg hydra -p hydra.sweeper.{name} shows")) from error
     if not isinstance(found, kind):
         raise UserError(f"hydra.sweeper.{name}._target_={spec['_target_']} is no {name} of Optuna's")
     return found
 
 
-def warn_of_phases(pruner: Mapping[str, Any] | None, space: Space, phases: Sequence[str]) -> None:
+def warn_of_phases(pruner: optuna.pruners.BasePruner, space: Space, phases: Sequence[str]) -> None:
     """Warn if a pruner compares runs that are in different phases at the same step.
 
     Args:
         phases: the keys whose choices, and the choices below them, put runs into different phases.
     """
     keys = [key for key in space.distributions if any(f"{path_of(key)}.".startswith(f"{phase}.") for phase in phases)]
-    if pruner and keys and not pruner["_target_"].endswith("WilcoxonPruner"):
+    if keys and not isinstance(pruner, (optuna.pruners.NopPruner, optuna.pruners.WilcoxonPruner)):
         warn(
             f"{', '.join(keys)} is searched with a pruner: at the same step such trials are in different phases, and the "
             "pruner stops those that learn late; hydra/sweeper/pruner=none compares them fairly"
@@ -129,12 +123,11 @@ def warn_of_phases(pruner: Mapping[str, Any] | None, space: Space, phases: Seque
 def _spec(given: Any, name: str) -> dict[str, Any] | None:
     if given is None:
         return None
-    spec = OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else given
-    if not isinstance(spec, dict) or not isinstance(spec.get("_target_"), str):
+    if not isinstance(given, dict) or not isinstance(given.get("_target_"), str):
         raise UserError(
             f"hydra.sweeper.{name} needs a _target_, as optuna.{name}s.{'TPESampler' if name == 'sampler' else 'MedianPruner'}"
         )
-    return {str(key): value for key, value in spec.items()}
+    return dict(given)
 
 
 def _given(spec: Mapping[str, Any]) -> dict[str, Any]:

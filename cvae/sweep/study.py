@@ -35,6 +35,7 @@ _QUEUED = "enqueued"
 # Attributes of a trial, the system's:
 CLAIM, STOP, ATTEMPTS = "cvae:claim", "cvae:stop", "cvae:attempts"
 SWEEPER, JOB = "cvae:sweeper", "cvae:job"  # the two leases
+SEEDS = "cvae:seeds"  # the values of its finished seeds, by index
 PLACE = "cvae:sweep_dir"  # the folder that holds its jobs' folders
 # and the user's:
 FOLDER, FAILURE, FACTS = "folder", "failure", "facts"
@@ -82,6 +83,15 @@ class SweepStudy:
             self._identify(identity, directions)
             self._name_objectives(objectives)
 
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials; the index of each is its number. They must not be changed."""
+        return self.study.get_trials(deepcopy=False)
+
+    def finished(self) -> list[FrozenTrial]:
+        """Trials that are complete, pruned, or failed for good."""
+        return [trial for trial in self.trials if trial.state.is_finished()]
+
     # --- claims -----------------------------------------------------------------------------------------------------------
 
     @patient
@@ -92,9 +102,7 @@ class SweepStudy:
         """
         with self._locked():
             self._reconcile()
-            trials = self.study.get_trials(deepcopy=False)
-            begun = sum(trial.state.is_finished() or trial.state == TrialState.RUNNING for trial in trials)
-            if begun >= n_trials:
+            if sum(trial.state != TrialState.WAITING for trial in self.trials) >= n_trials:
                 return None
             trial = self.study.ask()
             # Clear what an earlier attempt left.
@@ -111,8 +119,7 @@ class SweepStudy:
         with self._locked():
             for index, point in enumerate(points):
                 own = {key: values[index] for key, values in attributes.items()}
-                known = self.study.get_trials(deepcopy=False)
-                if not any(trial.user_attrs.get(_QUEUED) == index for trial in known):
+                if not any(trial.user_attrs.get(_QUEUED) == index for trial in self.trials):
                     self.study.enqueue_trial(point, user_attrs={_QUEUED: index, **own})
 
     def lease(self, trial_id: int, role: str, owner: Process | None = None) -> None:
@@ -126,7 +133,7 @@ class SweepStudy:
         A job that still runs, although its launcher lost it, keeps its trial: else two jobs would run the same trial.
         """
         with self._locked():
-            trial = self.study.get_trials(deepcopy=False)[number]
+            trial = self.trials[number]
             if trial.system_attrs.get(CLAIM) != claim or trial.state.is_finished():
                 return
             job, me = trial.system_attrs.get(JOB), Process.of()
@@ -143,12 +150,8 @@ class SweepStudy:
 
     def job_lost(self, number: int) -> bool:
         """Whether a trial's job had begun and does not renew its lease any more, while its launcher still waits for it."""
-        lease = self.study.get_trials(deepcopy=False)[number].system_attrs.get(JOB)
+        lease = self.trials[number].system_attrs.get(JOB)
         return lease is not None and time.time() > lease["until"] and not _lives(lease)
-
-    def finished(self) -> list[FrozenTrial]:
-        """Trials that are complete, pruned, or failed for good."""
-        return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
     def _reconcile(self) -> None:
         """Queue or fail the running trials without an owner."""
@@ -260,18 +263,18 @@ def _difference(known: dict[str, Any], given: dict[str, Any]) -> str:
     return "; ".join(f"{key}: {theirs.get(key, 'nothing')} there, {ours.get(key, 'nothing')} here" for key in keys)
 
 
-# --- the best trials --------------------------------------------------------------------------------------------------
+# --- what a trial is worth --------------------------------------------------------------------------------------------
 
 
-def ranked(trials: list[FrozenTrial], directions: list[StudyDirection]) -> list[FrozenTrial]:
+def ranked(study: optuna.Study) -> list[FrozenTrial]:
     """The complete trials that keep all constraints, best first; none of a study with several objectives."""
-    if len(directions) > 1:
+    if len(study.directions) > 1:
         return []
-    sign = 1 if directions[0] == StudyDirection.MAXIMIZE else -1
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and feasible(trial)]
-    return sorted(complete, key=lambda trial: -sign * trial.values[0])
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    feasible = [trial for trial in complete if all(value <= 0 for value in trial.constraints.values())]
+    return sorted(feasible, key=lambda trial: trial.values[0], reverse=study.direction == StudyDirection.MAXIMIZE)
 
 
-def feasible(trial: FrozenTrial) -> bool:
-    """Whether a trial keeps all constraints."""
-    return all(value <= 0 for value in trial.constraints.values())
+def failure(trial: FrozenTrial) -> str:
+    """The last line of the reason why a trial failed; empty if there is none."""
+    return "".join(str(trial.user_attrs.get(FAILURE) or "").strip().splitlines()[-1:])

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
+from hydra._internal.utils import get_args_parser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial
 
+from cvae.config import flat
 from cvae.console import command, program, say, short
 from cvae.errors import write_whole
 from cvae.sweep.board import counts, numbers
 from cvae.sweep.plan import Plan
-from cvae.sweep.study import ATTEMPTS, FACTS, FAILURE, FOLDER, PLACE, feasible, ranked
+from cvae.sweep.storage import hidden
+from cvae.sweep.study import ATTEMPTS, FACTS, FAILURE, FOLDER, PLACE, ranked
 from cvae.sweep.top import Top
 
 _SURE = 30  # complete trials; with fewer, importances are mostly chance
@@ -28,29 +30,32 @@ _SURE = 30  # complete trials; with fewer, importances are mostly chance
 class Summary:
     """Says and writes the outcome of a study."""
 
-    def __init__(self, plan: Plan, study: optuna.Study, storage: str, config: DictConfig, loader: Any) -> None:
-        self.plan, self.study, self.storage = plan, study, storage
-        self.config, self.loader = config, loader
+    def __init__(self, plan: Plan, study: optuna.Study, config: DictConfig, loader: Any) -> None:
+        self.plan, self.study, self.config, self.loader = plan, study, config, loader
+        self.storage = hidden(plan.storage)
 
     def write(self, top: Top | None) -> None:
         """Say the outcome, and write it into the sweep's folder: the one that holds its last trial."""
         trials = self.study.get_trials(deepcopy=False)
-        finished = [trial for trial in trials if trial.state.is_finished()]
-        best = _best(trials, self.study)
+        # With several objectives the best are those that no other trial beats in all.
+        best = ranked(self.study)[:1] if len(self.study.directions) == 1 else self.study.best_trials
         importances = _importances(self.study)
         say("")
-        say(f"trials     {len(finished)} of {self.plan.n_trials} done: {counts(finished)}")
+        done = sum(trial.state.is_finished() for trial in trials)
+        say(f"trials     {done} of {self.plan.n_trials} done: {counts(trials)}")
         for trial in best[:8]:
             say(f"best       trial {trial.number}: {self.plan.objective} {numbers(trial.values)}")
         for line in top.lines(self.plan.objective) if top else []:
             say(line)
         if importances:
-            complete = len(ranked(trials, self.study.directions))
+            complete = len(ranked(self.study))
             doubt = f"  (of {complete} trials: rough)" if complete < _SURE else ""
             say("importance " + "  ".join(f"{key} {value:.2f}" for key, value in importances.items()) + doubt)
-        winner = self._winner(best, top)
+        winner = best[0] if len(best) == 1 else None
+        if top is not None and top.values:
+            winner = trials[next(iter(top.values))]
         if winner is not None:
-            say(f"again      {shlex.join([*program(), *_config_flags(sys.argv[1:]), *self._again(winner)])}")
+            say(f"again      {shlex.join([*program(), *_config_flags(), *self._again(winner)])}")
         folders = [Path(trial.system_attrs[PLACE]) for trial in trials if PLACE in trial.system_attrs]
         folder = next((each for each in reversed(folders) if each.is_dir()), None)
         if folder is not None:
@@ -58,11 +63,6 @@ class Summary:
             say(f"results    {short(folder / 'sweep.json')}" + (f", {short(folder / 'best.yaml')}" if winner else ""))
         place = '"$CVAE_STORAGE"' if "***" in self.storage else shlex.quote(self.storage.removeprefix("journal://"))
         say(f"look       optuna-dashboard {place}")
-
-    def _winner(self, best: list[FrozenTrial], top: Top | None) -> FrozenTrial | None:
-        if top is not None and top.values:
-            return self.study.get_trials(deepcopy=False)[next(iter(top.values))]
-        return best[0] if len(best) == 1 else None
 
     def _write_files(
         self, folder: Path, best: list[FrozenTrial], winner: FrozenTrial | None, top: Top | None, importances: dict[str, float]
@@ -101,7 +101,10 @@ class Summary:
         chosen = {group: option for group, option in _choices(job).items() if option != _choices(usual).get(group)}
         further = chosen.keys() - {str(group) for group in usual.hydra.runtime.choices}  # groups that +group=option added
         base = self._compose([f"{'+' if group in further else ''}{group}={option}" for group, option in chosen.items()])
-        values = _changes(_plain(base), _plain(job))
+        values, before = OmegaConf.create({}), _values(base)
+        for key, value in _values(job).items():
+            if key not in before or before[key] != value:
+                OmegaConf.update(values, key, value)
         lines = [
             "# @package _global_",
             f"# Trial {trial.number} of {self.study.study_name}: {self.plan.objective} {numbers(trial.values)}",
@@ -109,7 +112,7 @@ class Summary:
         if chosen:
             verbs = {group: "" if group in further else "override " for group in chosen}
             lines += ["defaults:", *(f"  - {verbs[group]}/{group}: {option}" for group, option in chosen.items()), ""]
-        return "\n".join(lines) + "\n" + OmegaConf.to_yaml(OmegaConf.create(values))
+        return "\n".join(lines) + "\n" + OmegaConf.to_yaml(values)
 
     def _compose(self, words: Sequence[str]) -> DictConfig:
         name = self.config.hydra.job.config_name
@@ -119,13 +122,6 @@ class Summary:
     def _search_path(self) -> list[str]:
         """The word of the command that says where further options are, if any."""
         return [word for word in self.config.hydra.overrides.hydra if word.lstrip("+").startswith("hydra.searchpath=")]
-
-
-def _best(trials: list[FrozenTrial], study: optuna.Study) -> list[FrozenTrial]:
-    """The best trial; with several objectives those that no other trial beats in all."""
-    if len(study.directions) > 1:
-        return [trial for trial in study.best_trials if feasible(trial)]
-    return ranked(trials, study.directions)[:1]
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:
@@ -166,16 +162,11 @@ def _published(best: list[FrozenTrial], plan: Plan) -> dict[str, Any]:
     return {"name": "optuna", "best_params": best[0].params, "best_value": best[0].values[0]}
 
 
-def _config_flags(words: Sequence[str]) -> list[str]:
-    """The words of a command line that choose another config: a flag and its value, or both in one word."""
-    names = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd")
-    flags: list[str] = []
-    for word, after in zip(words, [*words[1:], ""], strict=True):
-        if word in names:
-            flags += [word, after]
-        elif word.partition("=")[0] in names:
-            flags.append(word)
-    return flags
+def _config_flags() -> list[str]:
+    """The words of this command that choose another config."""
+    given = vars(get_args_parser().parse_known_args()[0])
+    names = ("config_name", "config_path", "config_dir")
+    return [f"--{name.replace('_', '-')}={given[name]}" for name in names if given[name] is not None]
 
 
 def _choices(config: DictConfig) -> dict[str, str]:
@@ -183,19 +174,6 @@ def _choices(config: DictConfig) -> dict[str, str]:
     return {str(group): option for group, option in groups if option and not str(group).startswith(("hydra/", "experiment"))}
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key not in ("hydra", "trial")}
-
-
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of ``after`` that ``before`` does not have, or has with another value."""
-    changes: dict[str, Any] = {}
-    for key, value in after.items():
-        if isinstance(value, dict) and isinstance(before.get(key), dict):
-            if below := _changes(before[key], value):
-                changes[key] = below
-        elif key not in before or before[key] != value:
-            changes[key] = value
-    return changes
+def _values(config: DictConfig) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    return flat({key: value for key, value in plain.items() if key not in ("hydra", "trial")})

@@ -42,7 +42,7 @@ def sweep(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     loader = context.config_loader
     _silence(config)
-    plan = read_plan(settings, arguments, config, lambda words: loader.load_sweep_config(config, list(words)), loader)
+    plan = read_plan(settings, arguments, config, loader)
     shown = hide(plan.storage)
     _show_without_password(settings.get("storage"), shown, config)
     study = open_study(plan)
@@ -54,11 +54,11 @@ def sweep(
             return
         say(f"study      {study.name}: {done} of {plan.n_trials} trials done")
         say(f"storage    {shown}")
-        job = Job(task, plan.pruner, plan.constraints, plan.seeds_per_trial, plan.allow_targets)
+        job = Job(task, plan.pruner, plan.constraints, plan.seeds_per_trial)
         launcher = Plugins.instance().instantiate_launcher(context, partial(run_trial, job), config)
         Engine(plan, study, launcher, config).run()
 
-    summary = Summary(plan, study.study, shown, config, loader)
+    summary = Summary(plan, study.study, config, loader)
     try:
         complete(plan, study)
         top = run_top(plan, study, complete) if plan.top_k else None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 import optuna
 from optuna.distributions import IntDistribution
@@ -27,12 +28,14 @@ class Top:
 
     def lines(self, objective: str) -> list[str]:
         """A line a trial, the winner first."""
-        lines: list[str] = []
-        for number, values in self.values.items():
-            mean, low, high = mean_interval(values)
-            name = "          " if lines else "winner    "
-            lines.append(f"{name} trial {number}: {objective} {mean:.4g} [{low:.4g}, {high:.4g}] on {len(values)} fresh seeds")
-        return lines
+        lines = [f"trial {number}: {on_fresh_seeds(objective, values)}" for number, values in self.values.items()]
+        return [f"{'' if index else 'winner':10} {line}" for index, line in enumerate(lines)]
+
+
+def on_fresh_seeds(objective: str, values: Sequence[float]) -> str:
+    """The mean of an objective's values with its interval, in words."""
+    middle, low, high = mean_interval(values)
+    return f"{objective} {middle:.4g} [{low:.4g}, {high:.4g}] on {len(values)} fresh seeds"
 
 
 def run_top(plan: Plan, study: SweepStudy, complete: Callable[[Plan, SweepStudy], None]) -> Top:
@@ -43,7 +46,7 @@ def run_top(plan: Plan, study: SweepStudy, complete: Callable[[Plan, SweepStudy]
     Args:
         complete: runs the missing trials of a study.
     """
-    best = ranked(study.study.get_trials(deepcopy=False), study.study.directions)[: plan.top_k]
+    best = ranked(study.study)[: plan.top_k]
     first = plan.seed + plan.seeds_per_trial
     seeds = list(range(first, first + plan.top_k_seeds))
     pairs = [(trial, seed) for trial in best for seed in seeds]
@@ -59,9 +62,8 @@ def run_top(plan: Plan, study: SweepStudy, complete: Callable[[Plan, SweepStudy]
     for trial in repeats.finished():
         if trial.state == TrialState.COMPLETE:
             values.setdefault(trial.user_attrs[OF], []).append(trial.values[0])
-    sign = 1 if plan.directions[0] == "maximize" else -1
-    order = sorted(values, key=lambda number: -sign * sum(values[number]) / len(values[number]))
-    return Top(seeds, {number: values[number] for number in order})
+    order = sorted(values.items(), key=lambda each: mean(each[1]), reverse=plan.directions == ["maximize"])
+    return Top(seeds, dict(order))
 
 
 def _plan(plan: Plan, pairs: list[tuple[FrozenTrial, int]]) -> Plan:
@@ -75,7 +77,7 @@ def _plan(plan: Plan, pairs: list[tuple[FrozenTrial, int]]) -> Plan:
         identity={"of": plan.identity},
         study_name=f"{plan.study_name}-top-{digest}",
         sampler=optuna.samplers.RandomSampler(),
-        pruner=None,
+        pruner=optuna.pruners.NopPruner(),
         extend=None,
         constraints={},
         enqueue=[],

@@ -32,17 +32,12 @@ class LocalLauncher(Launcher):
         self._settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from cvae.sweep.local import Pool, visible_gpus
+        from cvae.sweep.local import Pool
 
-        self._context, self._task, self._config = hydra_context, task_function, config
-        given = dict(self._settings)
-        n_jobs = given.pop("n_jobs") or config.hydra.sweeper.get("n_jobs") or len(visible_gpus()) or 2
-        self._pool = Pool(n_jobs, **given)
+        self._pool = Pool(hydra_context, task_function, config, **self._settings)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from cvae.sweep.local import launch
-
-        return launch(self._pool, self._context, self._task, self._config, job_overrides, initial_job_idx)
+        return self._pool.launch(job_overrides, initial_job_idx)
 
     def kill(self) -> None:
         """End all running jobs at once."""

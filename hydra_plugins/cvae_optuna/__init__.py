@@ -37,7 +37,7 @@ _SWEEPER: dict[str, Any] = {
     "top_k_seeds": 5,
     "constraints": None,  # recorded fact to the most it may be
     "custom_search_space": None,  # a function of (cfg, trial)
-    "search_space": None,  # old form of params
+    "search_space": None,  # of the published sweeper before params: refused with advice
     "allow_targets": [],  # packages besides Optuna that sampler and pruner may come from
 }
 # What is null is left to Optuna; the keys are there to be set.
@@ -123,9 +123,8 @@ class OptunaSweeper(Sweeper):
                     "hydra-optuna-sweeper is installed too and claims the same name, hydra/sweeper=optuna: "
                     "pip uninstall hydra-optuna-sweeper"
                 )
-            settings = OmegaConf.to_container(OmegaConf.create(self._settings), resolve=True)
-            assert isinstance(settings, dict)
-            sweep({str(key): value for key, value in settings.items()}, arguments, self._context, self._task, self._config)
+            settings: Any = OmegaConf.to_container(OmegaConf.create(self._settings), resolve=True)
+            sweep(settings, arguments, self._context, self._task, self._config)
         except cli.MENDABLE as error:
             cli.fail(error)
 

@@ -33,7 +33,7 @@ def test_a_study_of_0_1_0_is_completed_by_its_command(train) -> None:
     assert study.metric_names == ["val/psnr"]
 
     found = collect(["multirun"])
-    assert found.broken == []
+    assert found.unreadable == []
     assert {run.trial for run in found.runs} == {0, 1, 2, 3, 4}
     assert {run.objective for run in found.runs} == {"val/psnr"}
     best = max(record["trials"], key=lambda trial: trial["values"][0])

@@ -251,35 +251,14 @@ def test_a_space_that_a_function_extends(app: App, path: str) -> None:
     assert {"x", "z", "+w"} <= best.keys()
 
 
-def test_the_old_search_space(app: App) -> None:
-    write(
-        app,
-        """
-        defaults:
-          - override hydra/sweeper: optuna
-        hydra:
-          sweeper:
-            sampler: {seed: 123}
-            n_trials: 4
-            n_jobs: 1
-            search_space:
-              x: {type: float, low: -5.5, high: 5.5, step: 0.5}
-              'y': {type: categorical, choices: [-5, 0, 5]}
-              k: {type: int, low: 1, high: 100, log: true}
-              z: {type: float, low: 1.0, high: 2.0}
-        x: 1
-        y: 1
-        k: 1
-        z: 1
-        """,
-    )
-    done = app("z=3")
-    assert (done.code, done.err) == (0, "")
-    assert done.out.count("search_space is the old form") == 1
-    for trial in app.record()["trials"]:
-        assert trial["params"].keys() == {"x", "y", "k"}
-        assert trial["params"]["x"] % 0.5 == 0
-        assert isinstance(trial["params"]["k"], int)
+def test_a_search_space_of_before_params_is_refused_with_advice(app: App) -> None:
+    old = "search_space: {x: {type: float, low: -5.5, high: 5.5, step: 0.5}}"
+    write(app, SPHERE.replace("SAMPLER", "tpe").replace("params:", f"{old}\n    params:"))
+    done = app()
+    (line,) = done.err.strip().splitlines()
+    assert done.code == 1
+    assert line.startswith("error: hydra.sweeper.search_space is {'x': ")
+    assert "hydra.sweeper.params=" in line
 
 
 def test_an_app_that_says_nothing_is_minimised(app: App) -> None:

@@ -388,6 +388,7 @@ kl_schedule: {cycles: 3, deep: {er: x}}
     )
     words = unfold(["-m", f"experiment={path}", "lr=2e-3"])
     assert words == [
+        "-m",
         "kl_schedule=cyclical",
         "model/backbone=dcgan",
         "lr=0.001",
@@ -397,10 +398,9 @@ kl_schedule: {cycles: 3, deep: {er: x}}
         "flag=true",
         "kl_schedule.cycles=3",
         "kl_schedule.deep.er='x'",
-        "-m",
         "lr=2e-3",
     ]
-    (name,) = OverridesParser.create().parse_overrides([words[4]])
+    (name,) = OverridesParser.create().parse_overrides([words[5]])
     assert name.value() == r"it's \ {a}, b", "Hydra reads what stood in the file"
     assert unfold(["experiment=sweep_quick"]) == ["experiment=sweep_quick"]
 
@@ -410,8 +410,8 @@ kl_schedule: {cycles: 3, deep: {er: x}}
     [
         (None, ("cannot be read", "check the path")),
         ("a: [", ("cannot be read",)),
-        ("- a\n- b\n", ("no list of settings",)),
-        ("hydra: {mode: MULTIRUN}\n", ("sets up Hydra",)),
+        ("- a\n- b\n", ("is not a list of settings",)),
+        ("hydra: {mode: MULTIRUN}\n", ("sets hydra", "no key of a run")),
         ("defaults: [kl_schedule]\n", ("'kl_schedule'", "override /group: option")),
         ("defaults: [{a: 1, b: 2}]\n", ("cannot read", "override /group: option")),
         ("defaults: 3\n", ("cannot read 3", "override /group: option")),

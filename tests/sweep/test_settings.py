@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import optuna
 import pytest
 from omegaconf import OmegaConf
 
 from cvae.errors import UserError
-from cvae.sweep.declared import Declared, read_declared, read_directions
+from cvae.sweep.settings import Declared, read_declared, read_directions
 from cvae.sweep.space import read_space
 from cvae.sweep.strategies import warn_of_phases
 
@@ -54,9 +55,10 @@ def test_directions_that_do_not_fit(given: object, trial: dict, parts: tuple[str
     assert [part for part in parts if part not in str(caught.value)] == [], str(caught.value)
 
 
-MEDIAN = {"_target_": "optuna.pruners.MedianPruner"}
+MEDIAN = optuna.pruners.MedianPruner()
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # Wilcoxon's
 @pytest.mark.parametrize(
     ("word", "warned"),
     [
@@ -73,7 +75,7 @@ def test_a_pruner_over_different_phases_is_warned_of(word: str, warned: str, cap
     warn_of_phases(MEDIAN, read_space([word]), phases)
     said = capsys.readouterr().out
     assert said.startswith(f"warning: {warned} is searched with a pruner") if warned else said == ""
-    for pruner in (None, {"_target_": "optuna.pruners.WilcoxonPruner"}):
+    for pruner in (optuna.pruners.NopPruner(), optuna.pruners.WilcoxonPruner()):
         warn_of_phases(pruner, read_space([word]), phases)
     warn_of_phases(MEDIAN, read_space([word]), [])
     assert capsys.readouterr().out == ""
