@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cvae.console import printable
 from cvae.errors import UserError
 
-MENDABLE = (UserError, HydraException, OmegaConfBaseException)  # shown in one line
+USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)  # shown in one line
 
 _asked_for_tracebacks = False
 
@@ -46,7 +46,7 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
         sys.exit(128 + signal.SIGPIPE)
-    except (*MENDABLE, OSError, MemoryError) as error:
+    except (*USER_ERRORS, OSError, MemoryError) as error:
         fail(error)
     except RuntimeError as error:
         if not _out_of_memory(error):

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import math
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -210,9 +211,7 @@ def _refuse_unknown_keys(node: Mapping[Any, Any], key: str, target: Callable[...
         return
     if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    unknown = [
-        name for name in node if name not in parameters and name not in ("_target_", "_partial_", "_recursive_", "_convert_")
-    ]
+    unknown = [name for name in node if name not in parameters and not re.fullmatch(r"_\w+_", name)]  # as _partial_
     if unknown:
         raise UserError(
             f"{key}: {node['_target_']} takes no {', '.join(unknown)}, but {', '.join(parameters) or 'nothing'}. Drop what is "

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("cvae")
 _log.addHandler(logging.NullHandler())  # where nothing is configured, Python would print warnings a second time
-# All control signs but the line's end, and those that format text.
-_UNSEEN = re.compile(
+# Control and formatting signs, which can turn round or hide the text after them, but for the line's end. Other than that
+# report/html/assets/text.js has the same.
+_INVISIBLE = re.compile(
     "[\\u0000-\\u0009\\u000b-\\u001f\\u007f-\\u009f\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff]"
 )
 
@@ -33,8 +34,8 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
-def hush() -> None:
-    """Say nothing from now on, in a process beside the one that speaks."""
+def silence() -> None:
+    """Print nothing from now on: in a process beside the one that prints for all."""
     console().quiet = True
     console().file = io.StringIO()  # no terminal: no bars are drawn to be dropped
 
@@ -55,7 +56,7 @@ def warn(text: str) -> None:
 
 def printable(text: str) -> str:
     """Text without signs that a terminal would obey, or that turn round or hide what follows: names may come from strangers."""
-    return _UNSEEN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
+    return _INVISIBLE.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
 
 
 @contextlib.contextmanager

@@ -13,10 +13,10 @@ Having no state, a schedule cannot disagree with a resumed run.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol, cast
 
-from cvae.errors import UserError
+from cvae.errors import UserError, require
 
 __all__ = [
     "Constant",
@@ -40,90 +40,77 @@ class Schedule(Protocol):
     def __call__(self, t: float) -> float: ...
 
 
-def _number(owner: object, name: str, low: float, high: float = math.inf, *, above: bool = False) -> None:
-    """Check a field of ``owner``; ``above`` excludes ``low`` itself.
+def _number(default: float, low: float = 0.0, high: float = 1.0, *, above: bool = False) -> float:
+    """A field whose value lies in [low, high]; ``above`` excludes ``low`` itself."""
+    checked: float = field(default=default, metadata={"low": low, "high": high, "above": above})
+    return checked
 
-    Config groups are untyped in Hydra, so ``kl_schedule.cycles=abc`` arrives here as a string.
-    """
-    value = getattr(owner, name)
-    schedule = type(owner).__name__
-    bracket = f"{'(' if above else '['}{low:g}, {high:g}{')' if math.isinf(high) else ']'}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UserError(f"{schedule}.{name} is {value!r}: give a number in {bracket}")
-    if not low <= value <= high or (above and value == low):
-        raise UserError(f"{schedule}.{name} is {value:g}: give a number in {bracket}")
+
+class _Checked:
+    """Checks the fields of a schedule: config groups are untyped in Hydra, so ``cycles=abc`` arrives here as a string."""
+
+    def __post_init__(self) -> None:
+        for each in fields(cast(Any, self)):
+            value, (low, high, above) = getattr(self, each.name), each.metadata.values()
+            within = isinstance(value, (int, float)) and low <= value <= high and math.isfinite(value)
+            if isinstance(value, bool) or not within or (above and value == low):
+                bracket = f"{'(' if above else '['}{low:g}, {high:g}{')' if math.isinf(high) else ']'}"
+                raise UserError(f"{type(self).__name__}.{each.name} is {value!r}: give a number in {bracket}")
 
 
 # --- KL annealing -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Monotonic:
+class Monotonic(_Checked):
     """One ramp from 0 to 1 over the first ``ramp`` of the run, then 1 (Bowman et al. 2016)."""
 
-    ramp: float = 0.5
-
-    def __post_init__(self) -> None:
-        _number(self, "ramp", 0, 1)
+    ramp: float = _number(0.5)
 
     def __call__(self, t: float) -> float:
         return _ramp(t, self.ramp)
 
 
 @dataclass(frozen=True)
-class Cyclical:
+class Cyclical(_Checked):
     """``cycles`` equal cycles; in each the first ``ramp`` rises from 0 to 1, the rest stays at 1 (Fu et al. 2019).
 
     At t = 1 it is 1: the run ends at full weight, not at the start of a cycle that never comes.
     """
 
-    cycles: float = 3
-    ramp: float = 0.5
-
-    def __post_init__(self) -> None:
-        _number(self, "cycles", 0, above=True)
-        _number(self, "ramp", 0, 1)
+    cycles: float = _number(3, high=math.inf, above=True)
+    ramp: float = _number(0.5)
 
     def __call__(self, t: float) -> float:
         return 1.0 if t >= 1 else _ramp(t * self.cycles % 1.0, self.ramp)
 
 
 @dataclass(frozen=True)
-class Sigmoid:
+class Sigmoid(_Checked):
     """1 / (1 + exp(-steepness * (t - midpoint))) (Bowman et al. 2016)."""
 
-    steepness: float = 20.0
-    midpoint: float = 0.25
-
-    def __post_init__(self) -> None:
-        _number(self, "steepness", 0, 500, above=True)
-        _number(self, "midpoint", 0, 1)
+    steepness: float = _number(20.0, high=500, above=True)
+    midpoint: float = _number(0.25)
 
     def __call__(self, t: float) -> float:
         return 1 / (1 + math.exp(-self.steepness * (t - self.midpoint)))
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(_Checked):
     """Half a cosine from 0 to 1 over the first ``ramp`` of the run, then 1."""
 
-    ramp: float = 0.5
-
-    def __post_init__(self) -> None:
-        _number(self, "ramp", 0, 1)
+    ramp: float = _number(0.5)
 
     def __call__(self, t: float) -> float:
         return (1 - math.cos(math.pi * _ramp(t, self.ramp))) / 2
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(_Checked):
     """The same factor throughout."""
 
-    value: float = 1.0
-
-    def __post_init__(self) -> None:
-        _number(self, "value", 0, 1)
+    value: float = _number(1.0)
 
     def __call__(self, t: float) -> float:
         return float(self.value)
@@ -137,29 +124,25 @@ def _ramp(t: float, length: float) -> float:
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(_Checked):
     """1 until ``at``, then 0: the report's sudden end of teacher forcing (at epoch 150 of 300)."""
 
-    at: float = 0.5
-
-    def __post_init__(self) -> None:
-        _number(self, "at", 0, 1)
+    at: float = _number(0.5)
 
     def __call__(self, t: float) -> float:
         return 1.0 if t < self.at else 0.0
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(_Checked):
     """1 until ``start``, then straight down to ``floor``, reached at ``end``."""
 
-    start: float = 0.0
-    end: float = 1.0
-    floor: float = 0.0
+    start: float = _number(0.0)
+    end: float = _number(1.0)
+    floor: float = _number(0.0)
 
     def __post_init__(self) -> None:
-        for name in ("start", "end", "floor"):
-            _number(self, name, 0, 1)
+        super().__post_init__()
         if self.end < self.start:
             raise UserError(f"Linear.end is {self.end:g}, before start {self.start:g}: give an end in [start, 1]")
 
@@ -172,33 +155,27 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Exponential:
+class Exponential(_Checked):
     """``base ** (100 t)`` (Bengio et al. 2015, scheduled sampling).
 
     The exponent counts percents of the run, not iterations, so the curve's shape does not depend on its length.
     """
 
-    base: float = 0.95
-
-    def __post_init__(self) -> None:
-        _number(self, "base", 0, 1)
+    base: float = _number(0.95)
 
     def __call__(self, t: float) -> float:
         return float(self.base ** (100 * t))
 
 
 @dataclass(frozen=True)
-class InverseSigmoid:
+class InverseSigmoid(_Checked):
     """``k / (k + exp(100 t / k))`` (Bengio et al. 2015), through 1/2 at ``midpoint``.
 
     The curve crosses 1/2 where 100 t = k ln k; ``k`` is solved from the midpoint, which is what people mean. k = 1 puts
     that crossing at t = 0, so every midpoint in (0, 1] has one k > 1. At t = 0 the ratio is k / (k + 1), not quite 1.
     """
 
-    midpoint: float = 0.5
-
-    def __post_init__(self) -> None:
-        _number(self, "midpoint", 0, 1, above=True)
+    midpoint: float = _number(0.5, above=True)
 
     @property
     def k(self) -> float:
@@ -242,10 +219,9 @@ class LearningRate:
     decay: str = "none"
 
     def __post_init__(self) -> None:
-        if isinstance(self.warmup, bool) or not isinstance(self.warmup, (int, float)) or not 0 <= self.warmup < 1:
-            raise UserError(f"lr_warmup is {self.warmup!r}: give a fraction of the run in [0, 1), 0 for none")
-        if self.decay not in ("none", "cosine"):
-            raise UserError(f"lr_decay is {self.decay!r}: choose none or cosine")
+        number = isinstance(self.warmup, (int, float)) and not isinstance(self.warmup, bool) and 0 <= self.warmup < 1
+        require(number, "lr_warmup", self.warmup, "give a fraction of the run in [0, 1), 0 for none")
+        require(self.decay in ("none", "cosine"), "lr_decay", self.decay, "choose none or cosine")
 
     def __call__(self, t: float) -> float:
         if t < self.warmup:

@@ -46,12 +46,6 @@ def under_torchrun() -> bool:
     return {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys()
 
 
-def refuse_torchrun(multirun: bool) -> None:
-    """Raise UserError if a multirun stands under torchrun, whose processes train one model together."""
-    if multirun and under_torchrun():
-        raise UserError("a multirun starts its own jobs, while torchrun's processes share one run: leave torchrun out")
-
-
 def compose(words: Sequence[str]) -> DictConfig:
     """Compose the training config as a command line asks for it, outside of a Hydra job: no folder is made.
 
@@ -101,7 +95,8 @@ def check_start(words: Sequence[str]) -> bool:
         OmegaConf.update(cfg, "data", None, merge=False)
     hydra = cfg.hydra
     multirun = is_multirun(words) or hydra.mode == RunMode.MULTIRUN
-    refuse_torchrun(multirun)
+    if multirun and under_torchrun():
+        raise UserError("a multirun starts its own jobs, while torchrun's processes share one run: leave torchrun out")
     if multirun and cfg.data is not None:
         _check_data(cfg, args.overrides)
     if multirun and "n_trials" in hydra.sweeper:

@@ -46,12 +46,11 @@ def train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool
 def _job(cfg: DictConfig) -> float | list[float]:
     job, folder = HydraConfig.get(), Path(HydraConfig.get().runtime.output_dir)
     alone = job.mode == RunMode.RUN
-    start.refuse_torchrun(multirun=not alone)
     group = None if alone else cfg.trial.get("study") or Path(job.sweep.dir).name
     again = current_trial().number is not None and (folder / "run.json").exists()
     try:
         return train(cfg, folder, group, resumed=again)
-    except cli.MENDABLE as error:
+    except cli.USER_ERRORS as error:
         if alone:
             cli.fail(error)
         say(f"error: job {job.job.num} failed: {cli.explain(error)}", style="red")

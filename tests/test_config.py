@@ -18,7 +18,9 @@ from cvae import config, start
 from cvae.errors import UserError
 
 GROUPS = {
-    folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in config.CONF.iterdir() if folder.is_dir()
+    folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+    for folder in config.CONF.iterdir()
+    if any(folder.glob("*.yaml"))
 }
 BASE = ["data=course", "data.root=/frames"]
 

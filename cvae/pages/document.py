@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from cvae.console import printable
 from cvae.errors import write_whole, writing
 
 
@@ -56,8 +57,6 @@ class Picture:
 Block = Heading | Text | Code | Table | Picture
 
 _NUMBER = re.compile(r"^[-+]?\d[\d.,e+-]*( \[.*\])?( .{0,6})?$|^$|^—( .{0,6})?$")
-# Control and formatting characters, which can reverse or hide the text after them. report/html/assets/text.js has the same.
-_INVISIBLE = re.compile("[\\u0000-\\u001f\\u007f-\\u009f\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff]")
 _MAX_LENGTH = 200
 _HINT = "choose another file with out="
 
@@ -70,7 +69,7 @@ def one_line(text: object) -> str:
 
 def _visible(text: object) -> str:
     text = str(text).encode("utf-8", "backslashreplace").decode()  # a file name may not be valid text
-    return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", " ".join(text.split()))
+    return printable(" ".join(text.split()))
 
 
 def _lines(code: Code) -> str:

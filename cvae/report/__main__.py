@@ -102,7 +102,7 @@ def _form(form: str | None, out: str | None) -> str:
 def _report(cfg: DictConfig) -> None:
     try:
         report(cfg)
-    except cli.MENDABLE as error:
+    except cli.USER_ERRORS as error:
         cli.fail(error)
 
 

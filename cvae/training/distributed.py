@@ -22,7 +22,7 @@ import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from cvae.console import hush
+from cvae.console import silence
 from cvae.errors import UserError, first_line
 
 _PATIENCE = timedelta(hours=1)  # the others wait in a collective while the first process validates
@@ -172,7 +172,7 @@ class Processes:
     def follow(self, train: Callable[[DictConfig, Path, str | None, bool], Any]) -> None:
         """Train with the first process once it has built its run, and print nothing: it prints for all."""
         assert self.store is not None
-        hush()
+        silence()
         try:
             run = json.loads(self._wait_for("run"))
             if run is None:

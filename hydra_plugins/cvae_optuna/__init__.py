@@ -125,7 +125,7 @@ class OptunaSweeper(Sweeper):
                 )
             settings: Any = OmegaConf.to_container(OmegaConf.create(self._settings), resolve=True)
             sweep(settings, arguments, self._context, self._task, self._config)
-        except cli.MENDABLE as error:
+        except cli.USER_ERRORS as error:
             cli.fail(error)
 
 
