@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -175,14 +176,11 @@ def _choice(entry: Any, path: Path) -> str:
 
 
 def _as_word(value: Any) -> str:
-    if value is None or isinstance(value, (bool, int, float)):
-        return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(_as_word, value))}]"
-    return quoted(str(value))
-
-
-# --- show -----------------------------------------------------------------------------------------------------------------
+    return (
+        quoted(value) if isinstance(value, str) else json.dumps(value, default=str)
+    )  # null, true and numbers as Hydra has them
 
 
 def show(cfg: DictConfig) -> None:
