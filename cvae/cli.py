@@ -46,10 +46,8 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
         sys.exit(128 + signal.SIGPIPE)
-    except (*USER_ERRORS, OSError, MemoryError) as error:
-        fail(error)
-    except RuntimeError as error:
-        if not _out_of_memory(error):
+    except (*USER_ERRORS, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _out_of_memory(error):
             raise
         fail(error)
     except KeyboardInterrupt:

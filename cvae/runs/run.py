@@ -94,8 +94,7 @@ class Run:
     @property
     def repeat(self) -> str:
         """The command that repeats it as a single run."""
-        places = [word for word in self.overrides if word.startswith("hydra.searchpath=")]
-        words = [*places, *(word for word in self.overrides if not word.lstrip("+").startswith(("trial.", "hydra.")))]
+        words = [word for word in self.overrides if not re.match(r"\+*(trial\.|hydra\.(?!searchpath=))", word)]
         if any(word.startswith("experiment=") for word in words) and self.sweep is not None:
             words.append("hydra.mode=RUN")  # an experiment may be a multirun
         return shlex.join(["python", "-m", "cvae.train", *words])
