@@ -34,7 +34,9 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test has its own working folder and cache, and no W&B account."""
+    """Every test has its own working folder, cache and package of a user's, and no W&B account."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "mypkg"]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))

@@ -138,7 +138,6 @@ def test_a_target_may_hide_nowhere(tmp_path):
 def test_a_package_that_the_user_names_is_allowed(tmp_path, monkeypatch):
     (tmp_path / "mypkg.py").write_text("class Ramp:\n    def __call__(self, t):\n        return t\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "mypkg", raising=False)
     with pytest.raises(UserError, match=r"allow_targets=\[package\]"):
         config.build(node(_target_="mypkg.Ramp"))
     assert config.build(node(_target_="mypkg.Ramp"), allow_targets=["mypkg"])(0.5) == 0.5
@@ -187,10 +186,8 @@ def test_a_misspelt_target_says_so():
 def test_what_is_wrong_with_a_package_of_the_users_is_said(tmp_path, monkeypatch, code, said):
     (tmp_path / "mypkg.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "mypkg", raising=False)
     with pytest.raises(UserError, match=re.escape(said)):
         config.build(node("kl_schedule", _target_="mypkg.Ramp"), allow_targets=["mypkg"])
-    sys.modules.pop("mypkg", None)
 
 
 def test_keys_left_over_from_another_option_are_named():

@@ -70,10 +70,8 @@ def write(tmp_path: Path, kinds: list[str]) -> None:
 
 @pytest.fixture(autouse=True)
 def _package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The working folder is where ``python -m`` looks for packages; no test sees another's."""
+    """The working folder is where ``python -m`` looks for packages."""
     monkeypatch.syspath_prepend(tmp_path)
-    for name in [name for name in sys.modules if name.split(".")[0] == "mypkg"]:
-        monkeypatch.delitem(sys.modules, name)
 
 
 def interrupted(path: Path, state: dict) -> None:

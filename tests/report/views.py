@@ -66,7 +66,8 @@ def hostile() -> dict[str, Any]:
     layout = {"xaxis": {"title": {"text": HOSTILE[1]}}, "title": {"text": HOSTILE[0]}}
     figure = {"title": HOSTILE[0], "about": HOSTILE[1], "figure": {"data": [trace], "layout": layout}}
     view["sweeps"] = [{"name": HOSTILE[0], "note": HOSTILE[1], "best": HOSTILE[2], "command": HOSTILE[3], "figures": [figure]}]
-    view["metrics"] += [asdict(Metric(HOSTILE[0], HOSTILE[1], HOSTILE[0], short=HOSTILE[2]))]
+    texts = {"key": HOSTILE[0], "label": HOSTILE[1], "unit": HOSTILE[0], "short": HOSTILE[2]}  # no Metric takes them
+    view["metrics"] += [asdict(Metric("val/odd", "odd")) | texts]
     view["runs"][0]["curves"][HOSTILE[0]] = [1.0, 2.0, 3.0, 4.0]
     return view
 
