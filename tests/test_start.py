@@ -50,14 +50,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "own configs"
 
 
-@pytest.fixture(params=["flag", "flag with =", "searchpath"])
+@pytest.fixture(params=["flag", "searchpath"])
 def found(request, folder: Path) -> list[str]:
     """The ways in which a command names that folder."""
-    return {
-        "flag": ["--config-dir", str(folder)],
-        "flag with =": [f"--config-dir={folder}"],
-        "searchpath": [f"hydra.searchpath=['file://{folder}']"],
-    }[request.param]
+    return {"flag": ["--config-dir", str(folder)], "searchpath": [f"hydra.searchpath=['file://{folder}']"]}[request.param]
 
 
 def words(drawn: Path, *more: str) -> list[str]:
@@ -116,6 +112,10 @@ def test_what_is_missing_from_the_users_folder_is_said(train, folder, found):
         assert "mine, my_sweep, sweep_lr_tfr_beta" in refused.err
         assert "provider" not in refused.err
     assert "no such folder is not a folder" in train("--config-dir", "no such folder", "show=schedules").err
+
+
+def test_a_flag_may_hold_its_folder(folder):
+    assert start.compose([f"--config-dir={folder}", "experiment=mine"]).kl_schedule.ramp == 0.01
 
 
 def test_a_notebook_composes_as_hydra_documents_it():
