@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 import psutil
 import pytest
 
-SECONDS = 60.0  # the most that anything here may take; on an idle machine all of it takes a second or two
+SECONDS = 120.0  # the most that anything here may take; on an idle machine all of it takes a second or two
 
 
 def _missing(what: str) -> NoReturn:

@@ -31,7 +31,7 @@ def python(script: str, *words: object) -> subprocess.Popen[str]:
 
 
 def wait_until(true: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not true():
         assert process is None or process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline

@@ -131,7 +131,7 @@ def test_what_is_printed_sends_offline_runs_once(train, drawn):
         environment.pop("WANDB_SERVICE", None)
         for told in ("Syncing 2 run(s)", "No runs to sync"):  # all runs of a folder, as in the README
             command = ["bash", "-c", "wandb sync grid/*/wandb/offline-run-*"]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
             assert done.returncode == 0, done.stderr
             assert told in done.stderr
             assert server.history.keys() == runs.keys()
