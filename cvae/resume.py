@@ -40,7 +40,7 @@ def reopen(words: Sequence[str]) -> tuple[DictConfig, Path]:
     fresh = compose([word for word in words if not word.lstrip("+").startswith("resume=")])
     for key in sorted(values.keys() - set(_NO_SETTINGS)):  # logger before logger.mode
         OmegaConf.update(cfg, key, OmegaConf.select(fresh, key), merge=False)
-    # allow_targets is the user's word, given anew; a run folder's own does not count.
+    # allow_targets is the user's word, given again; a run folder's own does not count.
     cfg.allow_targets = fresh.allow_targets
     return cfg, folder
 

@@ -126,7 +126,7 @@ class ArrayData:
         return digest.hexdigest()[:16]
 
     def check(self) -> None:
-        """Call ``source`` and look at shapes and types. What it returned is not kept: each job calls it anew."""
+        """Call ``source`` and look at shapes and types. What it returned is not kept: each job calls it again."""
         len(ArrayData(self.source).train)
 
     def __str__(self) -> str:
