@@ -296,7 +296,7 @@ def pair(*words: str) -> Iterator[list[subprocess.Popen[str]]]:
     [
         (["model.backbone.norm=batch"], ["model.backbone.norm=batch", "2 processes", "model.backbone.norm=group"]),
         (["batch_size=7"], ["batch_size=7", "2 processes", "batch_size=8"]),
-        (["-m", "seed=1,2"], ["multirun", "leave torchrun out"]),
+        (["seed=1,2", "-m"], ["multirun", "leave torchrun out"]),
         (["lr=1e30", "optim=adam"], ["became", "epoch 1, iteration", "diverged.pt"]),
     ],
     ids=["norm", "batch", "multirun", "diverged"],
