@@ -168,6 +168,11 @@ def test_a_part_of_a_part_has_a_slot_of_its_own():
         config.build(model, cond_dim=7)
 
 
+def test_a_slot_that_holds_only_the_users_own_says_so():
+    with pytest.raises(UserError, match=r"a class or public function of yours is needed; .*allow_targets=\[package\]"):
+        config.build(node("metrics", _target_="mypkg.mae"))
+
+
 def test_a_misspelt_target_says_so():
     with pytest.raises(UserError, match=r"kl_schedule\._target_=cvae\.schedules\.Cylical does not exist"):
         config.build(node("kl_schedule", _target_="cvae.schedules.Cylical"))
