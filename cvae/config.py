@@ -167,8 +167,8 @@ def _checked(target: object, key: str, allowed: Sequence[str]) -> Callable[..., 
         return any(name == root or name.startswith(root + ".") for root in allowed)
 
     refused = (
-        f"{key}._target_ is {target!r}, which is not allowed: a class or public function of {' or '.join(allowed) or 'yours'} is needed; "
-        "for a package of your own add allow_targets=[package] to the command"
+        f"{key}._target_ is {target!r}, which is not allowed: a class or public function of "
+        f"{' or '.join(allowed) or 'yours'} is needed; for a package of your own add allow_targets=[package] to the command"
     )
     if not isinstance(target, str) or not under(target):
         raise UserError(refused)
