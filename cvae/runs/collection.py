@@ -167,13 +167,14 @@ def _sweeps(runs: Iterable[Run]) -> tuple[list[SweepRecord], list[tuple[Path, st
     for run in runs:
         if run.study is not None:
             firsts.setdefault(run.study, run)
-    found, problems = [], []
+    found = []
+    problems: dict[tuple[Path, str], None] = {}  # two studies may stand in one file
     for (name, storage), run in firsts.items():
         folders = [run.folder.parent, run.folder.parent.parent]
         record, closed = read_sweep(name, storage, folders, run.objective, _PROGRAMS)
-        problems += closed
+        problems |= dict.fromkeys(closed)
         found += [record] if record is not None else []
-    return found, problems
+    return found, [*problems]
 
 
 def _with_sweep_state(run: Run, sweeps: Sequence[SweepRecord]) -> Run:

@@ -44,8 +44,8 @@ def _evaluation(folder: Path, name: str) -> Evaluation:
     try:
         found = files.read_json(folder, name)
         low, high = found["psnr"].get("ci95") or (math.nan, math.nan)
-        copy = found.get("baselines", {}).get("copy_last", {}).get("psnr", {}).get("mean", math.nan)
-        scores = [float(number) for number in (found["psnr"]["mean"], low, high, copy)]
+        last_frame = found.get("baselines", {}).get("copy_last", {}).get("psnr", {}).get("mean", math.nan)
+        scores = [float(number) for number in (found["psnr"]["mean"], low, high, last_frame)]
         videos = int(found["videos"])
     except KeyError as error:
         return Evaluation(protocol, note=f"{name} has no {error}")
@@ -53,9 +53,10 @@ def _evaluation(folder: Path, name: str) -> Evaluation:
         return Evaluation(protocol, note=str(error))
     except (OSError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         return Evaluation(protocol, note=f"{name} cannot be read ({files.brief(error)})")
-    if not (0 <= videos < 1 << 53 and not scores[0] < scores[1] and not scores[0] > scores[2]):
+    mean, low, high, copy = scores
+    if not 0 <= videos < 1 << 53 or mean < low or mean > high:
         return Evaluation(protocol, note=f"{name} is damaged: its PSNR is not in its interval, or its videos cannot be counted")
-    return Evaluation(protocol, videos, *scores, note=_outdated(folder, name))
+    return Evaluation(protocol, videos, mean, low, high, copy, _outdated(folder, name))
 
 
 def _outdated(folder: Path, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ class Rows:
 def read_rows(folder: Path) -> Rows:
     """Read a run's rows, and compare them with what its checkpoints know of them.
 
-    Of lines that were changed only those are given for which best.pt stands. A last line that was cut off is no damage: a killed
-    run leaves one, and no checkpoint stands for it. Versions before seals left checkpoints that say nothing of lines.
+    Of lines that were changed only those are given for which best.pt stands. A last line that was cut off is no damage: a
+    killed run leaves one, and no checkpoint stands for it. Versions before seals left checkpoints that say nothing of lines.
 
     Raises:
         files.Unreadable: metrics.jsonl is no regular file, or too large.
@@ -44,7 +45,8 @@ def read_rows(folder: Path) -> Rows:
         content = files.read(folder, _NAME, _BYTES)
     except FileNotFoundError:
         content = b""
-    rows, damage, problems = _parsed(content)
+    rows, damage = _parsed(content)
+    problems = []
     changed = False
     for name in ("last.pt", "best.pt"):
         try:
@@ -74,29 +76,22 @@ def _difference(folder: Path, facts: dict[str, Any]) -> str:
     return ""
 
 
-def _parsed(content: bytes) -> tuple[list[Row], str, list[str]]:
-    """The rows up to the first that cannot be, the reason for which it cannot, and a note on numbers that are none."""
+def _parsed(content: bytes) -> tuple[list[Row], str]:
+    """The rows up to the first that cannot be, and the reason for which it cannot."""
     if content.count(b"\n") > _LINES:
         raise files.Unreadable(f"{_NAME} has more than {_LINES:,} lines, and no more are read")
     rows: list[Row] = []
-    infinite: dict[str, int] = {}
     keys: set[str] = set()
     *lines, torn = content.split(b"\n")
     for number, line in enumerate([*lines, torn] if torn else lines, 1):
         try:
-            row = _row(line, number)
+            rows.append(_row(line, number))
         except ValueError as error:
-            if line is torn:
-                break
-            return rows, f"line {number} of {_NAME} is damaged ({files.brief(error)})", _notes(infinite)
-        keys |= row.keys()
+            return rows, "" if line is torn else f"line {number} of {_NAME} is damaged ({files.brief(error)})"
+        keys |= rows[-1].keys()
         if len(keys) > _KEYS:
             raise files.Unreadable(f"{_NAME} has more than {_KEYS} different keys, and no more are read")
-        for key in [key for key, value in row.items() if not math.isfinite(value)]:
-            infinite.setdefault(key, number)
-            del row[key]
-        rows.append(row)
-    return rows, "", _notes(infinite)
+    return rows, ""
 
 
 def _row(line: bytes, number: int) -> Row:
@@ -111,14 +106,11 @@ def _row(line: bytes, number: int) -> Row:
         raise ValueError(f"its epoch is {str(found.get('epoch'))[:40]}, not {number}")
     row = {}
     for key, value in found.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        # Training stops before it writes NaN.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
             raise ValueError(f"{key[:40]} is {json.dumps(value)[:40]}, not a number")
         try:
-            row[key] = float(value)
+            row[sys.intern(key)] = float(value)
         except OverflowError:
             raise ValueError(f"{key[:40]} is too large a number") from None
     return row
-
-
-def _notes(infinite: dict[str, int]) -> list[str]:
-    return [f"{key} is not finite in epoch {epoch}" for key, epoch in infinite.items()][:1]

@@ -24,12 +24,24 @@ def state_of(folder: Path, rows: Sequence[Row], epochs: int, record: Mapping[str
     written = max((folder / "run.json").stat().st_mtime, _modified(folder / "metrics.jsonl"))
     if _modified(folder / "checkpoints" / "diverged.pt") >= written:  # else it was resumed after it diverged
         return "diverged"
+    owned = _owned(folder)
+    if owned:
+        return "running"
     if failure:
         return "failed"
-    if _process_ended(record):
+    if owned is False or _process_ended(record):
         return "stopped"
     limit = max(_NEXT_ROW, 3 * rows[-1].get("seconds", 0.0)) if rows else _FIRST_ROW
     return "running" if time.time() - written < limit else "stopped"
+
+
+def _owned(folder: Path) -> bool | None:
+    """Whether the process that owner.json names lives; None if there is no such file, or it says nothing."""
+    with contextlib.suppress(FileNotFoundError, files.Unreadable, KeyError, TypeError, ValueError, OverflowError):
+        owner = files.read_json(folder, "owner.json", 4096)
+        alive = Process(str(owner["host"]), int(owner["pid"]), float(owner["started"])).alive()
+        return time.time() < float(owner["until"]) if alive is None else alive
+    return None
 
 
 def _process_ended(record: Mapping[str, Any]) -> bool:

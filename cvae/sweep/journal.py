@@ -102,7 +102,9 @@ class Journal(BaseJournalBackend):
                     file.truncate()
                     return
             file.truncate(self._ends[-1])
-        warn(f"{short(self.path)}: its last line was cut off and is removed; the {len(self._ends) - 1} lines before it are good")
+        warn(
+            f"{short(self.path)}: its last line was cut off and is removed; the {len(self._ends) - 1} lines before it are good"
+        )
 
     def _check(self, number: int, line: bytes) -> None:
         """Check the next line and count it."""

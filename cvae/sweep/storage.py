@@ -165,10 +165,10 @@ def _open_journal(path: Path) -> JournalStorage:
         ) from error
 
 
-def read_journal(url: str) -> JournalStorage:
+def read_journal(url: str, kind: type[Journal] = Journal) -> JournalStorage:
     """Open a journal for reading only: nothing is written, created or locked.
 
-    A last line that is not complete yet is ignored.
+    A last line that is not complete yet is ignored. ``kind`` reads it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -177,7 +177,7 @@ def read_journal(url: str) -> JournalStorage:
     path = Path(absolute(url).removeprefix(_JOURNAL))
     if not path.is_file():
         raise FileNotFoundError(path)
-    return _storage_of(Journal(path, read_only=True))
+    return _storage_of(kind(path, read_only=True))
 
 
 def _storage_of(journal: Journal) -> JournalStorage:
