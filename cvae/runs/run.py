@@ -138,18 +138,19 @@ def read_run(folder: Path) -> Run:
     overrides, unknown = _overrides(folder)
     video, unlisted = _video(folder)
     reason = failure_of(folder)
-    damage = [text for text in (rows.damage, *_changed(folder, record, rows.facts, settings, len(rows.rows))) if text]
-    problems = [*damage, *rows.problems, *unknown, *unlisted]
+    changed = list(_changed(folder, record, rows.facts, settings, len(rows.rows)))
+    damage = [rows.damage, *changed] if rows.damage else changed
+    problems = [*([reason] if reason else []), *damage, *rows.problems, *unknown, *unlisted]
     return Run(
         folder=folder,
         name=folder.name,
         settings={key: value for key, value in settings.items() if key not in _IGNORED} | {DATA: _cut(record.get("dataset"))},
-        rows=rows.rows,
+        rows=[] if changed else rows.rows,  # which settings they belong to is not known
         record=record,
         metrics=metrics,
         objective=objective,
         state="damaged" if damage else state_of(folder, rows.rows, settings["epochs"], record, reason),
-        note="; ".join(filter(None, [reason, *problems, _version(record)])),
+        note="; ".join(filter(None, [*problems, _version(record)])),
         problems=problems,
         checkpoint=rows.checkpoint,
         video=video,
