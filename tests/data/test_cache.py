@@ -238,7 +238,7 @@ def test_a_chosen_place_that_cannot_be_written_to_is_named(home, monkeypatch, ar
 def test_no_place_at_all_is_named(home, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "file/x")
     monkeypatch.setattr(tempfile, "tempdir", str(home.parent / "file"))
-    with pytest.raises(UserError, match=r"file/x/cvae nor .*file/cvae-\d+ can be written to: set data.cache_dir"):
+    with pytest.raises(UserError, match=r"file/x/cvae and .*file/cvae-\d+ cannot be written to: set data.cache_dir"):
         cache_root()
 
 
