@@ -41,7 +41,7 @@ def entries(packed: Path, root: Path, split: str) -> list[Entry]:
 
 def find(packed: Path, root: Path, split: str, listing: str) -> Entry | None:
     """The entry of these very files, also if they were packed from another path that leads to them."""
-    for known in (entries(packed, root, split), *map(_read, sorted(packed.glob("roots/*.json")))):
+    for known in (entries(packed, root, split), *map(_read, _files(packed))):
         for each in known:
             if each.listing == listing:
                 return each
@@ -68,7 +68,7 @@ def record(packed: Path, root: Path, split: str, new: Entry) -> None:
 def unused(packed: Path) -> list[Path]:
     """Copies that no root uses any more; none where an index file is damaged, which might name them."""
     used: set[str] = set()
-    for path in packed.glob("roots/*.json"):
+    for path in _files(packed):
         try:
             known = read_sealed(path)
         except Damaged:
@@ -77,6 +77,13 @@ def unused(packed: Path) -> list[Path]:
         used |= {each["copy"] for each in known["entries"] if each["host"] != platform.node() or not gone}
     folders = (path for path in packed.iterdir() if path.is_dir() and path.name[0] != "." and path.name != "roots")
     return sorted(path for path in folders if path.name not in used)
+
+
+def _files(packed: Path) -> list[Path]:
+    try:
+        return sorted(packed.glob("roots/*.json"))
+    except OSError:  # a place that cannot be read holds nothing
+        return []
 
 
 def _read(path: Path) -> list[Entry]:

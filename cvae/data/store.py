@@ -77,6 +77,9 @@ class VideoData:
         """Take the packed train and validate splits whose fingerprint this is, as they were when this root was last listed.
 
         No file of the root is looked at. If there are none, the splits open as usual.
+
+        Raises:
+            UserError: they lack a table that the conditions need.
         """
         for place in cache_places(self.cache_dir):
             packed = place / "packed"
@@ -85,7 +88,7 @@ class VideoData:
                 if _fingerprint(train.content, validate.content) == fingerprint:
                     one, other = self._copy(packed / train.copy), self._copy(packed / validate.copy)
                     if one and other:
-                        self.train, self.validate = one, other
+                        self.train, self.validate = self._fit("train", one), self._fit("validate", other)
                         return
 
     def check(self) -> None:
@@ -97,9 +100,13 @@ class VideoData:
 
     def _open(self, name: str) -> PackedSplit:
         listing = list_split(self.root, name)
-        _tell(self.root / name, "folders are no sequences", listing.skipped)
+        _tell(self.root / name, "folders are not read as sequences", listing.skipped)
         split = self._found(name, listing) or self._packed(name, listing)
         _tell(self.root / name, "sequences have fewer frames than rows", split.meta["short"])
+        return self._fit(name, split)
+
+    def _fit(self, name: str, split: PackedSplit) -> PackedSplit:
+        """The split, if it has the tables that the conditions need."""
         for file in CONDITIONS[self.condition]:
             if missing := split.meta["missing"].get(file):
                 raise UserError(
@@ -171,4 +178,4 @@ def _tell(source: Path, what: str, found: dict[str, str]) -> None:
 def _tell_unused(packed: Path) -> None:
     if copies := index.unused(packed):
         command = shlex.join(["rm", "-r", *map(str, copies)])
-        say(f"{len(copies)} packed copies are of files that no dataset has any more; this removes them: {command}")
+        say(f"packed copies of files that no dataset has any more ({len(copies)}) can be removed: {command}")
