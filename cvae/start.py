@@ -20,9 +20,9 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from cvae.cli import is_multirun, only_prints, override_values, quoted
+from cvae.cli import is_multirun, override_values, quoted
 from cvae.config import CONF, build, flat
-from cvae.console import say
+from cvae.console import only_prints, say
 from cvae.errors import UserError, expanded
 
 _OF_THE_COMMAND = ("logger", "trial", "allow_targets", "resume", "show")

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import draw_course, tiny
+from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from cvae import config, start
 from cvae.errors import UserError
@@ -222,6 +224,46 @@ def test_what_does_not_change_the_result_does_not_change_the_signature(same):
 )
 def test_what_changes_the_result_changes_the_signature(other):
     assert config.signature(composed(other)) != config.signature(composed())
+
+
+# --- the data's fingerprint -------------------------------------------------------------------------------------------
+
+
+def multirun(*words: str):
+    """The config that a sweeper is given."""
+    args = get_args_parser().parse_args([*words, "hydra.mode=MULTIRUN"])
+    return start._load(args, args.overrides)
+
+
+def test_a_multirun_knows_its_datas_fingerprint(drawn, tmp_path):
+    words = ["data=course", f"data.root={drawn}"]
+    found = multirun(*words).trial.data
+    assert found == config.build(multirun(*words).data).fingerprint
+    assert multirun("data=course", f"data.root={tmp_path}/none").trial.data is None  # seen from another host, perhaps
+    assert multirun("data=course").trial.data is None
+    assert multirun(*words, "+trial.number=1", "trial.data=known").trial.data == "known"
+
+
+def test_who_only_composes_or_prints_packs_nothing(drawn, tmp_path, train):
+    words = ["data=course", f"data.root={drawn}"]
+    assert start.compose(words).trial.data is None
+    multirun = ["hydra.mode=MULTIRUN", "hydra.job.num=1", "hydra.job.id=1"]
+    for printed in (["--cfg", "job", "--resolve", *words], ["--cfg", "all", "--resolve", *multirun, *words]):
+        done = train(*printed)
+        assert (done.code, "\n  data: null\n" in done.out) == (0, True), done.err
+    assert train("show=schedules", *words).code == 0
+    assert not (tmp_path / "cache").exists()
+
+
+def test_broken_data_are_one_line(tmp_path):
+    from cvae.cli import explain
+
+    draw_course(tmp_path / "broken", train=1, validate=1, test=0)
+    (tmp_path / "broken/train/take 0/00/3.png").write_bytes(b"no picture")
+    with pytest.raises(OmegaConfBaseException) as refused:
+        _ = multirun("data=course", f"data.root={tmp_path / 'broken'}").trial.data
+    assert "3.png" in explain(refused.value)
+    assert "raised while" not in explain(refused.value)
 
 
 # --- answers without torch --------------------------------------------------------------------------------------------
