@@ -89,9 +89,10 @@ def register() -> None:
 
 
 def _settled(epochs: int, kl_schedule: DictConfig, tf_schedule: DictConfig, allow_targets: Sequence[str] = ()) -> int:
-    from cvae.schedules import settled
+    from cvae.schedules import Schedule, settled
 
-    return math.ceil(epochs * settled(build(kl_schedule, allow_targets), build(tf_schedule, allow_targets)))
+    kl, forcing = (build(node, allow_targets, Schedule) for node in (kl_schedule, tf_schedule))
+    return math.ceil(epochs * settled(kl, forcing))
 
 
 def _fingerprint(data: Any, allow_targets: Sequence[str] = (), *, _root_: DictConfig) -> str | None:
@@ -105,7 +106,9 @@ def _fingerprint(data: Any, allow_targets: Sequence[str] = (), *, _root_: DictCo
         return None
     if OmegaConf.missing_keys(data):
         return None
-    dataset = build(data, allow_targets)
+    from cvae.data.contract import Dataset
+
+    dataset = build(data, allow_targets, Dataset)
     try:
         dataset.check()
     except UserError:
@@ -132,30 +135,34 @@ _SLOTS = {
 }
 
 
-def build(node: DictConfig, allow_targets: Sequence[str] = (), **kwargs: Any) -> Any:
+def build(node: DictConfig, allow_targets: Sequence[str] = (), kind: Any = object, **kwargs: Any) -> Any:
     """Instantiate a config node: the only place where a ``_target_`` becomes an object.
 
     A run folder may come from a stranger, so every nested target is resolved first and must be a class, or a function named
     in its module's ``__all__``, that is defined in what its slot may be built of (``_SLOTS``) or in a package in
     ``allow_targets``. Testing the name's prefix alone would not do: ``torch.optim.optimizer.torch.load`` resolves too.
-    Within cvae, ``__all__`` stands only in modules that offer components, and names nothing that writes where it is told.
+    Within cvae a class must be named in ``__all__`` as well, which stands only in modules that offer components, and names
+    nothing that writes where it is told. What comes out must be of ``kind``.
 
     Args:
         node: a config with a ``_target_``; its key in the whole config says which slot it is.
         allow_targets: the user's own packages. They come from the user's command, never from a run folder.
+        kind: the class that the caller needs, or a protocol, whose members it must have.
         kwargs: arguments that stand in no config.
 
     Raises:
-        UserError: a target is not allowed or cannot be imported, or the component refuses its arguments.
+        UserError: a target is not allowed or cannot be imported, the component refuses its arguments, or is of another kind.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        raise UserError(f"{node!r} stands where a {kind.__name__} is needed: give it a _target_; --cfg job shows the keys")
     key = node._get_full_key(None)
     plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     _check_targets(plain, key, (), tuple(allow_targets))
     try:
-        return instantiate(plain, _convert_="all", **kwargs)
+        found = instantiate(plain, _convert_="all", **kwargs)
     except InstantiationException as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
@@ -164,6 +171,24 @@ def build(node: DictConfig, allow_targets: Sequence[str] = (), **kwargs: Any) ->
             raise cause from None
         reason = " ".join(str(cause).replace(".__init__()", "").replace("__init__() ", "").split()) or type(cause).__name__
         raise UserError(f"{key}: {reason}; --cfg job shows its keys") from error
+    if lacking := _lacking(found, kind):
+        raise UserError(f"{key}: {node._target_} makes a {type(found).__name__}, which {lacking}: a {kind.__name__} is needed")
+    return found
+
+
+def _lacking(found: object, kind: Any) -> str:
+    """What an object lacks to be of a kind; nothing if it is. Properties are not called: they may open data."""
+    if not getattr(kind, "_is_protocol", False):
+        return "" if isinstance(found, kind) else f"is no {kind.__name__}"
+    members = [name for name, value in vars(kind).items() if inspect.isfunction(value) or isinstance(value, property)]
+    wanted = [name for name in (*members, *kind.__annotations__) if not name.startswith("_") or name == "__call__"]
+    dynamic = hasattr(type(found), "__getattr__")
+    missing = [
+        name
+        for name in wanted
+        if inspect.getattr_static(found, name, None) is None and not (dynamic and getattr(found, name, None) is not None)
+    ]
+    return f"has no {', '.join(missing)}" if missing else ""
 
 
 def _check_targets(value: object, key: str, slot: tuple[str, ...], allowed: tuple[str, ...]) -> None:
@@ -198,7 +223,10 @@ def _checked(target: object, key: str, allowed: Sequence[str]) -> Callable[..., 
     found = _located(target, key)
     if not (inspect.isclass(found) or inspect.isfunction(found)) or not under(found.__module__):
         raise UserError(refused)
-    if inspect.isfunction(found) and found.__name__ not in getattr(importlib.import_module(found.__module__), "__all__", ()):
+    public = found.__name__ in getattr(importlib.import_module(found.__module__), "__all__", ())
+    if inspect.isclass(found) and not public and found.__module__.startswith("cvae."):
+        raise UserError(refused)
+    if inspect.isfunction(found) and not public:
         raise UserError(f"{refused}; a function is public if {found.__module__}.__all__ names it")
     return found
 

@@ -113,6 +113,8 @@ def check_start(words: Sequence[str]) -> bool:
 
 def _check_data(cfg: DictConfig, overrides: list[str]) -> None:
     """Raise UserError if no job of a multirun can find its data: every one of them would fail."""
+    from cvae.data.contract import Dataset
+
     parsed = OverridesParser.create().parse_overrides(overrides)
     swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
     params = cfg.hydra.sweeper.get("params")
@@ -120,7 +122,7 @@ def _check_data(cfg: DictConfig, overrides: list[str]) -> None:
     chosen_by_jobs = swept and "${" in str(OmegaConf.to_container(cfg.data))
     on_other_hosts = "submitit" in str(cfg.hydra.launcher.get("_target_"))  # which may see other folders
     if not (chosen_by_jobs or on_other_hosts or any(key.split(".")[0] == "data" for key in swept)):
-        build(cfg.data, cfg.allow_targets).check()
+        build(cfg.data, cfg.allow_targets, Dataset).check()
 
 
 def resume_command(folder: Path, allow_targets: Sequence[str] = ()) -> str:
@@ -190,10 +192,11 @@ def show(cfg: DictConfig) -> None:
         UserError: there is nothing else to show.
     """
     from cvae.pictures import schedules
+    from cvae.schedules import Schedule
 
     if cfg.show != "schedules":
         raise UserError(f"show={cfg.show}: choose schedules")
-    kl, forcing = (build(cfg[key], cfg.allow_targets) for key in ("kl_schedule", "tf_schedule"))
+    kl, forcing = (build(cfg[key], cfg.allow_targets, Schedule) for key in ("kl_schedule", "tf_schedule"))
     path = Path("schedules.png").absolute()
     schedules(kl, forcing, (f"KL weight / beta: {kl}", f"teacher forcing / tfr: {forcing}"), path)
     say(f"drawn {path}")

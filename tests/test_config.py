@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -17,7 +18,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cvae import config, start
+from cvae.data.contract import Dataset
 from cvae.errors import UserError
+from cvae.model.cvae import CVAE
+from cvae.model.objective import Likelihood
+from cvae.schedules import Schedule
+from cvae.training.recorder import Mirror
 
 GROUPS = {
     folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
@@ -160,6 +166,75 @@ def test_a_package_that_the_user_names_is_allowed(tmp_path, monkeypatch):
 def test_a_slot_takes_only_its_own_kind(slot, target):
     with pytest.raises(UserError, match=rf"{slot}\._target_ is '{target}', which is not allowed"):
         config.build(node(slot, _target_=target))
+
+
+@pytest.mark.parametrize(
+    ("slot", "target", "kind", "said"),
+    [
+        ("kl_schedule", "Nothing", Schedule, "mypkg.Nothing makes a Nothing, which has no __call__: a Schedule is needed"),
+        (
+            "data",
+            "Nothing",
+            Dataset,
+            "which has no train, validate, test, fingerprint, check, normalise, random_start, resident",
+        ),
+        ("logger", "Half", Mirror, "which has no sample, finish: a Mirror is needed"),
+        ("model", "Nothing", CVAE, "which is no CVAE: a CVAE is needed"),
+        ("likelihood", "Nothing", Likelihood, "which has no __call__, implied_sigma, default_beta"),
+        ("optim", "Nothing", torch.optim.Optimizer, "which is no Optimizer"),
+        ("metrics", "Nothing", Callable, "which is no Callable"),
+    ],
+)
+def test_what_was_built_is_of_the_slots_kind(tmp_path, monkeypatch, slot, target, kind, said):
+    text = "class Nothing: ...\nclass Half:\n    def start(self, info): ...\n    def log(self, row): ...\n"
+    (tmp_path / "mypkg.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError) as refused:
+        config.build(node(slot, _target_=f"mypkg.{target}"), ["mypkg"], kind)
+    assert said in str(refused.value)
+
+
+def test_a_part_that_only_passes_on_what_it_wraps_is_of_that_kind(tmp_path, monkeypatch):
+    text = """
+class Wrapped:
+    def __init__(self): self.inner = Inner()
+    def __getattr__(self, name): return getattr(self.inner, name)
+class Inner:
+    start = log = sample = finish = lambda self: None
+class Lazy:
+    normalise, random_start, resident = True, True, "auto"
+    def check(self): ...
+    def fail(self): raise AssertionError("opened")
+    train = validate = test = fingerprint = property(fail)
+"""
+    (tmp_path / "mypkg.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert config.build(node("logger", _target_="mypkg.Wrapped"), ["mypkg"], Mirror)
+    assert config.build(node("data", _target_="mypkg.Lazy"), ["mypkg"], Dataset)  # its splits are not asked for
+
+
+@pytest.mark.parametrize("wrong", [5, None, "cvae.schedules.Constant", {"value": 1}, [1]])
+def test_what_is_no_component_is_said(wrong):
+    with pytest.raises(UserError, match=r"stands where a Schedule is needed: give it a _target_"):
+        config.build(OmegaConf.create({"kl_schedule": wrong}).kl_schedule, (), Schedule)
+
+
+@pytest.mark.parametrize(
+    ("part", "target", "said"),
+    [
+        ("backbone", "cvae.model.backbones.Encoder", "feature_dim"),
+        ("prior", "cvae.model.recurrent.FramePredictor", "not allowed"),
+        ("prior", "mypkg.Nothing", "model.prior is a Nothing: a module is needed"),
+        ("backbone", "mypkg.Nothing", "model.backbone is a Nothing: a module with encoder, decoder and feature_dim is needed"),
+    ],
+)
+def test_parts_of_the_model_are_of_their_kinds(tmp_path, monkeypatch, part, target, said):
+    (tmp_path / "mypkg.py").write_text("class Nothing: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = composed().model
+    model[part] = {"_target_": target, **({"stages": [], "head": None, "checkpointing": False} if "Encoder" in target else {})}
+    with pytest.raises(UserError, match=said):
+        config.build(model, ["mypkg"], CVAE, cond_dim=7)
 
 
 def test_a_part_of_a_part_has_a_slot_of_its_own():
