@@ -55,6 +55,9 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
     choices = [_name(cfg[key]) for key in ("kl_schedule", "tf_schedule", "likelihood", "prior")]
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     config["beta"] = settings.beta
+    written: Any = OmegaConf.to_container(cfg.data, resolve=False)
+    if "${" in str(written.get("root")):  # what the environment says of it stays on this machine
+        config["data"]["root"] = written["root"]
     record = {
         "device": device_name(trainer.device),
         "processes": trainer.processes.world,
