@@ -16,6 +16,7 @@ from typing import Any
 
 from cvae.errors import UserError
 
+_MOST = 200  # rows of a foreign record that are taken
 OWN_KEYS = ("label", "unit", "form", "better")  # of a metric in the config; its other keys are its function's
 
 
@@ -41,7 +42,11 @@ class Metric:
                 raise ValueError(f"{name} is {text!r}: give a text of at most 40 letters, in quotes")
         if self.better not in ("max", "min", None):
             raise ValueError(f"better is {self.better!r}: choose max or min, or leave it out")
-        if not re.fullmatch(r"\.\d{1,2}[efg]", str(self.form)):
+        if self.shown not in ("table", "curve", "more", "baseline", "fact"):
+            raise ValueError(f"shown is {self.shown!r}: choose table, curve, more, baseline or fact")
+        if not (isinstance(self.log, bool) and isinstance(self.samples, int)):
+            raise ValueError(f"log is {self.log!r} and samples {self.samples!r}: give true or false, and a whole number")
+        if not (isinstance(self.form, str) and re.fullmatch(r"\.\d{1,2}[efg]", self.form)):
             raise ValueError(f"form is {self.form!r}: give a format such as .2f or .4g")
 
     @property
@@ -139,7 +144,7 @@ def as_record(metrics: Iterable[Metric]) -> list[dict[str, Any]]:
 def from_record(rows: Any) -> tuple[Metric, ...]:
     """The rows of a run.json; the built-in ones if it has none. What makes no row, or another version's, is left out."""
     found = []
-    for row in rows if isinstance(rows, list) else []:
+    for row in rows[:_MOST] if isinstance(rows, list) else []:
         with contextlib.suppress(TypeError, ValueError):
             found.append(Metric(**row))
     return tuple(found) or BUILT_IN

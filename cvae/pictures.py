@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import struct
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -117,24 +119,63 @@ def gif(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Sequenc
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False)
 
 
-def read_gif(path: Path, length: int, size: int = 64) -> tuple[Pixels, Pixels]:
+_MOST = 8  # sequences of a sample GIF; training writes four
+
+
+def read_gif(content: bytes, length: int, size: int = 64) -> tuple[Pixels, Pixels]:
     """The truth and the prediction that ``gif`` wrote, as ``STHWC``, up to ``length`` frames; colours are the GIF's 256.
 
+    The bytes may come from a stranger. What would be larger in memory than a sample video is refused before it is decoded.
+
     Raises:
-        OSError: the file is damaged.
+        OSError: it is damaged.
         ValueError: it was not written by ``gif``.
     """
     cell = size * _SCALE + _GAP
-    with Image.open(path) as image:
+    _refuse_odd_gif(content)
+    with Image.open(io.BytesIO(content), formats=["GIF"]) as image:
         count, rest = divmod(image.width - _LEFT - _GAP, cell)
-        if rest or count < 1 or image.height != _TOP + 2 * cell + _GAP:
+        if rest or not 1 <= count <= _MOST or image.height != _TOP + 2 * cell + _GAP:
             raise ValueError("its size is not that of a sample video")
-        frames = [np.asarray(frame.convert("RGB")) for frame in islice(ImageSequence.Iterator(image), length)]
-    cells_THWC = np.stack(frames)[:, _TOP : _TOP + 2 * cell, _LEFT : _LEFT + count * cell]
-    picked = slice(0, size * _SCALE, _SCALE)
-    pixels = cells_THWC.reshape(len(frames), 2, cell, count, cell, 3)[:, :, picked, :, picked]
-    true_STHWC, predicted_STHWC = pixels.transpose(1, 3, 0, 2, 4, 5)
+        picked = slice(0, size * _SCALE, _SCALE)
+        frames = []
+        for frame in islice(ImageSequence.Iterator(image), length):
+            cells_HWC = np.asarray(frame.convert("RGB"))[_TOP : _TOP + 2 * cell, _LEFT : _LEFT + count * cell]
+            frames.append(cells_HWC.reshape(2, cell, count, cell, 3)[:, picked, :, picked].copy())
+    true_STHWC, predicted_STHWC = np.stack(frames).transpose(1, 3, 0, 2, 4, 5)
     return true_STHWC, predicted_STHWC
+
+
+def _refuse_odd_gif(content: bytes) -> None:
+    """Raise ValueError unless a GIF has the blocks that ``gif`` writes, few of them, and all frames inside its screen.
+
+    A decoder enlarges the screen for a frame that leaves it, and some take quadratic time for comments.
+    """
+    try:
+        width, height, flags = struct.unpack_from("<6xHHB", content)
+        at, blocks = 13 + _palette(flags), 0
+        while (kind := content[at]) != 0x3B:
+            if kind == 0x2C:
+                left, top, across, down, flags = struct.unpack_from("<HHHHB", content, at + 1)
+                if left + across > width or top + down > height:
+                    raise ValueError("a frame leaves its screen")
+                at += 11 + _palette(flags)
+            elif kind == 0x21 and content[at + 1] in (0xF9, 0xFF):  # of a frame's duration, and of the repetition
+                at += 2
+            else:
+                raise ValueError("it has blocks that sample videos have not")
+            while content[at]:
+                at, blocks = at + content[at] + 1, blocks + 1
+            at += 1
+            if blocks > 1000 + len(content) // 100:  # full ones have 255 bytes
+                raise ValueError("it has too many blocks")
+    except (IndexError, struct.error):
+        raise ValueError("it is cut off") from None
+
+
+def _palette(flags: int) -> int:
+    """The bytes of a palette, if there is one."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _cut(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

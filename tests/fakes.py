@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import numpy as np
 import yaml
 from omegaconf import OmegaConf
 
-from cvae import pictures, start
+from cvae import integrity, pictures, start
+from cvae.integrity import Lines
 from cvae.metrics import Metric, as_record
 
 
@@ -60,6 +62,18 @@ def fake_run(
         (folder / "samples").mkdir()
         pictures.gif(frames, frames[::-1], 2, ["a", "b"], folder / "samples" / "epoch_0003.gif")
     return folder
+
+
+def fake_checkpoint(folder: Path, name: str = "last.pt", lines: int | None = None, **facts: Any) -> Path:
+    """Write a sealed checkpoint that stands for the first ``lines`` lines of metrics.jsonl as they are (all of them)."""
+    path = folder / "checkpoints" / name
+    path.parent.mkdir(exist_ok=True)
+    text = b"".join((folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:lines])
+    with path.open("w+b") as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("archive/data.pkl", b"")
+        integrity.seal(file, {**Lines(text).facts(), **facts})
+    return path
 
 
 def fake_study(root: Path, psnr: Callable[[float, str, str, float, int], Sequence[float]], seeds: int = 3) -> Path:

@@ -298,7 +298,7 @@ def test_a_sample_gif_is_read_back(tmp_path):
     colours = np.array([[[200, 30, 30], [30, 200, 30]], [[30, 30, 200], [200, 200, 30]]], dtype=np.uint8)  # row, sequence
     videos_RSTHWC = np.broadcast_to(colours[:, :, None, None, None], (2, 2, 5, 64, 64, 3))
     pictures.gif(videos_RSTHWC[0], videos_RSTHWC[1], 2, ["a", "b"], tmp_path / "epoch_0001.gif")
-    found = pictures.read_gif(tmp_path / "epoch_0001.gif", 3)
+    found = pictures.read_gif((tmp_path / "epoch_0001.gif").read_bytes(), 3)
     for read_STHWC, drawn_STHWC in zip(found, videos_RSTHWC, strict=True):
         assert read_STHWC.shape == (2, 3, 64, 64, 3)
         assert np.abs(read_STHWC.astype(int) - drawn_STHWC[:, :3]).max() < 12
@@ -307,4 +307,4 @@ def test_a_sample_gif_is_read_back(tmp_path):
 def test_a_gif_of_another_kind_is_refused(tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "x.gif")
     with pytest.raises(ValueError, match="sample video"):
-        pictures.read_gif(tmp_path / "x.gif", 3)
+        pictures.read_gif((tmp_path / "x.gif").read_bytes(), 3)

@@ -61,10 +61,10 @@ _MAX_LENGTH = 200
 _HINT = "choose another file with out="
 
 
-def one_line(text: object) -> str:
-    """A value as one line of visible text: control characters become ``\\u`` codes, a long line is cut."""
+def one_line(text: object, length: int = _MAX_LENGTH) -> str:
+    """A value as one line of visible text: control characters become ``\\u`` codes, a line longer than ``length`` is cut."""
     line = _visible(text)
-    return line if len(line) <= _MAX_LENGTH else f"{line[: _MAX_LENGTH - 1]}…"
+    return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
 def _visible(text: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from cvae import cli, config
-from cvae.console import command, say, short
+from cvae.console import command, say, short, warn
 from cvae.errors import UserError, expanded, write_whole, writing
 
 _FORMS = ("html", "md")
 _HINT = "choose another file with out="
+_LINES = 20  # of problems that the terminal shows
 
 
 @dataclass
@@ -56,7 +58,10 @@ def report(cfg: DictConfig) -> None:
     places = [str(place) for place in given if place not in (None, "")]
     title = cfg.title or ", ".join(Path(place).resolve().name or place for place in places)
 
+    said: set[str] = set()
+
     def page(found: Collection, version: str | None = None) -> str:
+        _name_problems(found.problems, said)
         return render(page_data(found, title, command(), cfg.videos, cfg.bair, version))
 
     if cfg.watch:
@@ -65,12 +70,25 @@ def report(cfg: DictConfig) -> None:
     found = collect(places)
     out = expanded(cfg.out or f"report.{form}", "out")
     if form == "md":
+        _name_problems(found.problems, said)
         write_markdown(markdown_blocks(found, title, command(), cfg.bair), out)
     else:
         with writing(out, _HINT):
             out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, page(found), _HINT)
     say(f"{found.counts}: {short(out)}")
+
+
+def _name_problems(problems: Sequence[str], said: set[str]) -> None:
+    """Warn of what is wrong in the folders, in a line each; once of each, however often the page is made."""
+    from cvae.pages.document import one_line
+
+    new = [line for line in problems if line not in said]
+    for line in new[:_LINES]:
+        warn(one_line(line, 400))
+    if len(new) > _LINES:
+        warn(f"{len(new) - _LINES} more folders have such problems: the report names them")
+    said.update(new)
 
 
 def _check(cfg: DictConfig) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from cvae.console import short
 from cvae.evaluation.intervals import mean_interval, paired
 from cvae.metrics import Metric
 from cvae.pages.document import Block, Code, Heading, Picture, Table, Text, level, signed
 from cvae.pages.plots import group_curves
 from cvae.runs.collection import Collection, all_metrics, by_seed, commits, differing, main_objective, setting_order
-from cvae.runs.evaluations import Evaluation, evaluations_of
+from cvae.runs.evaluations import Evaluation
 from cvae.runs.run import Run
 from cvae.study.answers import find_answers
 
@@ -25,17 +27,19 @@ def markdown_blocks(found: Collection, title: str, command: str, bair: bool) -> 
     if (curves := group_curves(groups)) is not None:
         blocks += [Heading(2, "Curves"), Picture("curves.png", curves, "Metrics and schedules over epochs")]
     blocks += [Heading(2, "Runs"), _runs(runs, differing(runs))]
-    if rows := [[run.name, *_evaluation(each)] for run in runs for each in evaluations_of(run)]:
+    if rows := [[run.name, *_evaluation(each)] for run in runs for each in run.evaluations]:
         header = ["run", "protocol", "videos", "PSNR [95 %], dB", "repeating the last frame, dB"]
         blocks += [Heading(2, "Evaluation"), Table(header, rows)]
     for sweep in found.sweeps:
         blocks += [Heading(2, f"Sweep {sweep.name}"), Text(f"{sweep.summary}. {f'Best: {sweep.best}' if sweep.best else ''}")]
     if runs:
         blocks += [Heading(2, "Commands that repeat the runs"), Text(commits(runs))]
-        blocks.append(Code("\n".join(run.repeat for run in runs)))
-    if found.unreadable:
-        rows = [[str(folder), reason] for folder, reason in found.unreadable]
-        blocks += [Heading(2, "Folders that cannot be read"), Table(["folder", "reason"], rows)]
+        blocks.append(Code("\n".join(filter(None, (run.repeat for run in runs)))))
+    if notes := [[run.name, run.note] for run in runs if run.problems or (run.note and run.state == "failed")]:
+        blocks += [Heading(2, "Notes on the runs"), Table(["run", "note"], notes)]
+    for title, listed in (("Starts that failed", found.failed), ("Folders and files that cannot be read", found.unreadable)):
+        if listed:
+            blocks += [Heading(2, title), Table(["folder", "reason"], [[short(path), reason] for path, reason in listed])]
     return blocks
 
 
@@ -91,6 +95,7 @@ def _runs(runs: Sequence[Run], keys: Sequence[str]) -> Table:
 
 
 def _evaluation(each: Evaluation) -> list[str]:
-    if each.note:
+    if each.videos is None:
         return [each.protocol, "", each.note, ""]
-    return [each.protocol, str(each.videos), level(each.psnr, each.low, each.high), f"{each.copy:.2f}"]
+    scores = level(each.psnr, each.low, each.high) + (f" ({each.note})" if each.note else "")
+    return [each.protocol, str(each.videos), scores, level(each.copy, math.nan, math.nan)]

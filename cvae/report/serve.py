@@ -101,7 +101,7 @@ class LivePage:
             return
         found = collect(self._places)
         states = [(run.name, run.state) for run in found.runs]
-        shown = repr((times, states, found.unreadable, [sweep.summary for sweep in found.sweeps]))
+        shown = repr((times, states, found.unreadable, found.failed, [sweep.summary for sweep in found.sweeps]))
         version = hashlib.sha256(shown.encode()).hexdigest()[:16]
         if version != self.version:
             self.page = self._make(found, version)

@@ -11,22 +11,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cvae.console import natural_order
+from cvae import files
+from cvae.console import natural_order, short
 from cvae.errors import UserError, expanded
 from cvae.metrics import BUILT_IN, Metric
-from cvae.runs.run import DATA, Run, UnreadableRun, brief, read_run
+from cvae.runs.run import DATA, FailedStart, Run, read_run
 from cvae.sweep.records import SweepRecord, read_sweep
 
 _HINT = "give run folders or multirun folders; they are in multirun/"
+_MARKS = (".hydra", "run.json", "metrics.jsonl", "failure.txt")  # one of them makes a folder a run's
+_MOST, _DEPTH = 20_000, 40  # entries of a folder of runs, and folders within folders
 _PROGRAMS = (("python", "-m", "cvae.train"), ("cvae-train",))  # whose sweeps have commands that are shown
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Runs to compare, their sweeps, and the folders that could not be read with the reason for each."""
+    """Runs to compare and their sweeps; what could not be read, and starts that failed, each with its reason."""
 
     runs: list[Run]
-    unreadable: list[tuple[Path, str]]
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
     sweeps: list[SweepRecord] = field(default_factory=list)
 
     @property
@@ -35,7 +39,18 @@ class Collection:
         states = [run.state for run in self.runs]
         words = [f"{len(states)} runs" if len(states) != 1 else "1 run"]
         words += [f"{states.count(state)} {state}" for state in dict.fromkeys(states)] if len(set(states)) > 1 else []
-        return ", ".join(words + ([f"{len(self.unreadable)} unreadable"] if self.unreadable else []))
+        words += [f"{len(self.failed)} failed to start"] * bool(self.failed)
+        return ", ".join(words + [f"{len(self.unreadable)} unreadable"] * bool(self.unreadable))
+
+    @property
+    def problems(self) -> list[str]:
+        """A line for each folder or file that cannot be read, and for each run of which something is damaged."""
+        lines = [f"{short(folder)} failed to start: {reason}" for folder, reason in self.failed]
+        lines += [f"{short(path)}: {reason}" for path, reason in self.unreadable]
+        for run in self.runs:
+            found = [*run.problems, *(each.note for each in run.evaluations if each.note)]
+            lines += [f"{short(run.folder)}: {'; '.join(found)}"] * bool(found)
+        return lines
 
 
 def collect(places: Sequence[str]) -> Collection:
@@ -49,31 +64,34 @@ def collect(places: Sequence[str]) -> Collection:
     """
     if not places:
         raise UserError(f"runs=[] names no folder: {_HINT}")
-    folders: dict[Path, Path] = {}
+    folders: dict[str, Path] = {}
+    unreadable: dict[str, tuple[Path, str]] = {}
     for place in places:
-        found = _run_folders(place)
-        if not found:
+        found, closed = _run_folders(place)
+        if not found and not closed:
             raise UserError(f"runs={place} holds no run: {_HINT}")
         for folder in found:
-            folders.setdefault(folder.resolve(), folder)  # places may overlap
-    runs, unreadable = [], []
-    for folder in folders.values():
+            folders.setdefault(os.path.realpath(folder), folder)  # places may overlap
+        unreadable |= {os.path.realpath(folder): (folder, reason) for folder, reason in closed}
+    runs, failed = [], []
+    for real, folder in folders.items():
         try:
             runs.append(read_run(folder))
-        except UnreadableRun as error:
-            unreadable.append((folder, str(error)))
-        except OSError as error:
-            unreadable.append((folder, f"it cannot be read, or was removed ({brief(error)})"))
-        except RecursionError:
-            unreadable.append((folder, "its files are nested too deeply"))
-    sweeps = list(_sweeps(runs))
-    return Collection([_with_sweep_state(run, sweeps) for run in _with_short_names(runs)], unreadable, sweeps)
+        except FailedStart as error:
+            failed.append((folder, str(error)))
+        except files.Unreadable as error:
+            unreadable[real] = (folder, str(error))
+        except Exception as error:  # whatever a folder leads to, or one that is removed now, costs its own line alone
+            unreadable[real] = (folder, f"it cannot be read, or was removed ({files.brief(error)})")
+    sweeps, closed = _sweeps(runs)
+    shown = [_with_sweep_state(run, sweeps) for run in _with_short_names(runs)]
+    return Collection(shown, [*unreadable.values(), *closed], failed, sweeps)
 
 
 def modification_times(places: Sequence[str]) -> dict[Path, int]:
     """When the files of the runs below some folders were last written: much faster than to read them."""
-    folders = [folder for place in places for folder in _run_folders(place)]
-    paths = [folder / name for folder in folders for name in (".hydra", "run.json", "metrics.jsonl", "samples", "eval")]
+    folders = [folder for place in places for folder in _run_folders(place)[0]]
+    paths = [folder / name for folder in folders for name in (*_MARKS, "samples", "eval")]
     times: dict[Path, int] = {}
     for path in paths:
         with contextlib.suppress(OSError):  # not written yet, or removed
@@ -81,8 +99,16 @@ def modification_times(places: Sequence[str]) -> dict[Path, int]:
     return times
 
 
-def _run_folders(place: str) -> list[Path]:
-    return [folder for root in _expand(place) for folder in _walk(root)]
+def _run_folders(place: str) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """The run folders at or below a place, and the folders into which nobody can look, with the reason for each."""
+    found, closed = [], []
+    for root in _expand(place):
+        for folder, reason in _walk(root):
+            if reason:
+                closed.append((folder, reason))
+            else:
+                found.append(folder)
+    return found, closed
 
 
 def _expand(place: str) -> list[Path]:
@@ -94,19 +120,37 @@ def _expand(place: str) -> list[Path]:
     return sorted(Path("/").glob(str(path).lstrip("/")), key=lambda found: natural_order(str(found)))
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """The run folders at or below a folder, in natural order; symbolic links are followed."""
+def _walk(root: Path) -> Iterator[tuple[Path, str]]:
+    """The run folders at or below a folder, in natural order, and those that cannot be looked into with a reason.
+
+    Symbolic links are followed.
+    """
     seen: set[str] = set()
-    for folder, below, files in os.walk(root, followlinks=True):
+    waiting = [(root, 0)] if root.is_dir() else []
+    while waiting:
+        folder, depth = waiting.pop()
         if (real := os.path.realpath(folder)) in seen:  # links may form a circle
-            below.clear()
             continue
         seen.add(real)
-        if ".hydra" in below or {"run.json", "metrics.jsonl"} & set(files):
-            yield Path(folder)
-            below.clear()
-        else:
-            below[:] = sorted((name for name in below if not name.startswith(".")), key=natural_order)
+        if any(os.path.lexists(folder / name) for name in _MARKS):
+            yield folder, ""
+            continue
+        try:
+            entries = files.entries(folder, _MOST)
+        except files.Unreadable as error:
+            yield folder, str(error)
+            continue
+        below = [entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
+        if below and depth == _DEPTH:
+            yield folder, f"it is nested too deeply: give the folders below it with runs={short(folder)}"
+            continue
+        waiting += [(folder / name, depth + 1) for name in sorted(below, key=natural_order, reverse=True)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    with contextlib.suppress(OSError):  # a link to itself
+        return entry.is_dir()
+    return False
 
 
 def _with_short_names(runs: Sequence[Run]) -> list[Run]:
@@ -117,25 +161,35 @@ def _with_short_names(runs: Sequence[Run]) -> list[Run]:
     return [replace(run, name=os.path.relpath(run.folder, common)) for run in runs]
 
 
-def _sweeps(runs: Iterable[Run]) -> Iterator[SweepRecord]:
-    """The studies of the runs, each read from its journal or from the sweep.json beside its runs."""
+def _sweeps(runs: Iterable[Run]) -> tuple[list[SweepRecord], list[tuple[Path, str]]]:
+    """The studies of the runs, each read from its journal or from the sweep.json beside its runs, and what cannot be read."""
     firsts: dict[tuple[str, str], Run] = {}
     for run in runs:
         if run.study is not None:
             firsts.setdefault(run.study, run)
+    found = []
+    problems: dict[tuple[Path, str], None] = {}  # two studies may stand in one file
     for (name, storage), run in firsts.items():
-        record = read_sweep(name, storage, [run.folder.parent, run.folder.parent.parent], run.objective, _PROGRAMS)
-        if record is not None:
-            yield record
+        folders = [run.folder.parent, run.folder.parent.parent]
+        record, closed = read_sweep(name, storage, folders, run.objective, _PROGRAMS)
+        problems |= dict.fromkeys(closed)
+        found += [record] if record is not None else []
+    return found, [*problems]
 
 
 def _with_sweep_state(run: Run, sweeps: Sequence[SweepRecord]) -> Run:
     """The run with the state that its sweep knows: its folder does not say that a trial was pruned or has failed."""
     sweep = next((each for each in sweeps if each.key == run.study), None)
-    if sweep is None or run.trial is None or run.state == "finished":
+    if sweep is None or run.trial is None:
+        return run
+    if not sweep.knows(run.trial):
+        problem = f"the study {sweep.name} does not know this run: its journal may be cut"
+        return replace(run, problems=[*run.problems, problem], note="; ".join(filter(None, [run.note, problem])))
+    if run.state in ("finished", "damaged"):
         return run
     state, reason = sweep.ending(run.trial)
-    return replace(run, state=state or run.state, note="; ".join(filter(None, [run.note, reason])))
+    known = not reason or reason in run.note
+    return replace(run, state=state or run.state, note=run.note if known else "; ".join(filter(None, [run.note, reason])))
 
 
 # --- settings that differ ---------------------------------------------------------------------------------------------

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import re
 import shlex
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from cvae import __version__
+from cvae import __version__, files, integrity
 from cvae.cli import quoted
 from cvae.config import flat, identity
 from cvae.console import short
 from cvae.metrics import Metric, from_record
-from cvae.process import Process
+from cvae.runs.evaluations import Evaluation, read_evaluations
+from cvae.runs.rows import Row, read_rows
+from cvae.runs.state import failure_of, state_of
 from cvae.start import resume_command
-from cvae.training.recorder import read_metrics
-
-Row = dict[str, float]
 
 _IGNORED = ("sample_every", "compile")  # like the keys that ``identity`` leaves out, they do not change what a run learns
 _REQUIRED = ("seed", "epochs", "n_past", "n_future")  # whole numbers that every report needs
 DATA = "data.fingerprint"  # added to the settings: a hash of the content of the data, since their folder's name says nothing
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# A run without a new row for so many seconds, or three times the seconds of its last epoch, counts as stopped.
-_NEXT_ROW = 120.0
-_FIRST_ROW = 1800.0  # nothing says how long the first epoch takes
+_PICTURES = 50_000  # in a folder of samples
+_SETTINGS, _TEXT = 1000, 2000  # that a run may have, and letters of each
+_CONFIG, _OVERRIDES = ".hydra/config.yaml", ".hydra/overrides.yaml"
 
 
 @dataclass(frozen=True)
@@ -41,8 +34,10 @@ class Run:
 
     ``settings`` is the flat config: ``model.latent_dim: 32``. The choice of a group stands under the group's name,
     ``kl_schedule: cyclical``, and the fingerprint of the data under ``data.fingerprint``.
-    ``rows`` are the rows of metrics.jsonl, one for each epoch. ``record`` is run.json, ``metrics`` the table of metrics in it.
-    ``state`` is finished, running, stopped, pruned, failed or diverged; ``note`` adds a reason where one is known.
+    ``rows`` are the rows of metrics.jsonl, one for each epoch, up to the first damage. ``record`` is run.json, ``metrics`` the
+    table of metrics in it. ``state`` is finished, running, stopped, pruned, failed, diverged or damaged: what is shown of a
+    damaged run is right, but it may not be all, or not of these settings. ``problems`` say what is wrong with its files, and
+    ``note`` adds them to the reason of its state. ``checkpoint`` is the one from which it can go on: last.pt, best.pt or none.
     """
 
     folder: Path
@@ -54,7 +49,11 @@ class Run:
     objective: str
     state: str
     note: str
-    overrides: list[str]
+    problems: list[str]
+    checkpoint: str
+    video: str  # the name of its latest sample video in its folder; empty if there is none
+    evaluations: list[Evaluation]
+    overrides: list[str] | None  # None: they cannot be read
     sweep: str | None  # the name of its study or multirun
     storage: str  # the storage of its study, without a password; empty outside of sweeps
     trial: int | None
@@ -93,7 +92,9 @@ class Run:
 
     @property
     def repeat(self) -> str:
-        """The command that repeats it as a single run."""
+        """The command that repeats it as a single run; empty if it is not known."""
+        if self.overrides is None:
+            return ""
         words = [word for word in self.overrides if not re.match(r"\+*(trial\.|hydra\.(?!searchpath=))", word)]
         if any(word.startswith("experiment=") for word in words) and self.sweep is not None:
             words.append("hydra.mode=RUN")  # an experiment may be a multirun
@@ -101,100 +102,93 @@ class Run:
 
     @property
     def resume(self) -> str:
-        """The command that resumes it; empty if it has not stopped or has no checkpoint."""
-        resumable = self.state == "stopped" and (self.folder / "checkpoints" / "last.pt").exists()
-        return resume_command(Path(short(self.folder))) if resumable else ""
-
-    @property
-    def video(self) -> Path | None:
-        """Its latest sample video."""
-        return max(self.folder.glob("samples/epoch_*.gif"), default=None)
+        """The command that goes on with it; empty if it has not stopped, or cannot."""
+        ended = self.state in ("stopped", "damaged") or (self.state == "failed" and self.trial is None)
+        if not (ended and self.checkpoint):
+            return ""
+        return resume_command(Path(short(self.folder))) + " checkpoint=best" * (self.checkpoint == "best.pt")
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-class UnreadableRun(Exception):
-    """A folder cannot be read as a run; the message gives the reason."""
-
-
-def read_text(path: Path) -> str:
-    """The text of a regular file. A pipe would block: it counts as missing.
-
-    Raises:
-        FileNotFoundError: there is no regular file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    return path.read_text()
+class FailedStart(Exception):
+    """A run ended before it began; the message is the reason that it left."""
 
 
 def read_run(folder: Path) -> Run:
     """Read a run folder.
 
     Raises:
-        UnreadableRun: the folder holds no run, or a file in it is damaged.
+        FailedStart: the run ended before it began.
+        files.Unreadable: the folder holds no run, or a file in it is damaged so that nothing can be shown.
     """
-    config = _config(folder / ".hydra" / "config.yaml")
+    config, record = _config(folder), _record(folder)
     settings = flat_settings(config)
     for key in _REQUIRED:
-        if not isinstance(settings.get(key), int):
-            raise UnreadableRun(f".hydra/config.yaml is not a config of cvae.train: {key} is {settings.get(key)!r}"[:200])
-    record = _record(folder / "run.json")
-    rows = _rows(folder / "metrics.jsonl")
+        value = settings.get(key)
+        if type(value) is not int or value < 0:
+            raise files.Unreadable(f"{_CONFIG} is not a config of cvae.train: {key} is {value!r}"[:200])
+    rows = read_rows(folder)
+    metrics = from_record(record.get("metrics"))
     objectives = config.get("objective")
-    objective = next(iter(objectives), None) if isinstance(objectives, list) else objectives
+    objective = str((next(iter(objectives), None) if isinstance(objectives, list) else objectives) or "val/psnr")
     trial = config["trial"] if isinstance(config.get("trial"), dict) else {}
     number = trial.get("number")
+    overrides, unknown = _overrides(folder)
+    video, unlisted = _video(folder)
+    reason = failure_of(folder)
+    damage = [text for text in (rows.damage, *_changed(folder, record, rows.facts, settings, len(rows.rows))) if text]
+    problems = [*damage, *rows.problems, *unknown, *unlisted]
     return Run(
         folder=folder,
         name=folder.name,
-        settings={key: value for key, value in settings.items() if key not in _IGNORED} | {DATA: str(record.get("dataset"))},
-        rows=rows,
+        settings={key: value for key, value in settings.items() if key not in _IGNORED} | {DATA: _cut(record.get("dataset"))},
+        rows=rows.rows,
         record=record,
-        metrics=from_record(record.get("metrics")),
-        objective=str(objective or "val/psnr"),
-        state=_state(folder, rows, settings["epochs"], record),
-        note=_note(record),
-        overrides=[*_search_path(folder), *_overrides(folder)],
-        sweep=str(record["group"]) if record.get("group") else None,
+        metrics=metrics,
+        objective=objective,
+        state="damaged" if damage else state_of(folder, rows.rows, settings["epochs"], record, reason),
+        note="; ".join(filter(None, [reason, *problems, _version(record)])),
+        problems=problems,
+        checkpoint=rows.checkpoint,
+        video=video,
+        evaluations=read_evaluations(folder),
+        overrides=overrides,
+        sweep=_cut(record["group"]) if record.get("group") else None,
         storage=str(trial.get("storage") or ""),
-        trial=number if isinstance(number, int) else None,
+        trial=number if type(number) is int and 0 <= number < 10**9 else None,
     )
 
 
-def _config(path: Path) -> dict[str, Any]:
-    name = f"{path.parent.name}/{path.name}"
+def _config(folder: Path) -> dict[str, Any]:
     try:
-        text = read_text(path)
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_LOADER)):
-            # A few aliases can stand for gigabytes.
-            raise UnreadableRun(f"{name} has YAML aliases, which a config of cvae.train never has")
-        content = yaml.load(text, Loader=_LOADER)
+        content = files.read_yaml(folder, _CONFIG)
     except FileNotFoundError:
-        raise UnreadableRun(f"no {name}") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UnreadableRun(f"{name} cannot be read ({brief(error)})") from None
+        raise _no_run(folder, f"no {_CONFIG}") from None
     if not isinstance(content, dict):
-        raise UnreadableRun(f"{name} holds no settings")
+        raise files.Unreadable(f"{_CONFIG} holds no settings")
     return content
 
 
-def _record(path: Path) -> dict[str, Any]:
+def _record(folder: Path) -> dict[str, Any]:
     try:
-        record = json.loads(read_text(path))
+        record = files.read_json(folder, "run.json")
     except FileNotFoundError:
-        raise UnreadableRun("no run.json: the run has not started, or ended before it could") from None
-    except (OSError, ValueError) as error:
-        raise UnreadableRun(f"run.json is damaged ({brief(error)})") from None
+        raise _no_run(folder, "no run.json: the run has not started, or ended before it could") from None
     if not isinstance(record, dict):
-        raise UnreadableRun("run.json is damaged (it holds no record)")
+        raise files.Unreadable("run.json is damaged (it holds no record)")
     return record
 
 
-def brief(error: BaseException) -> str:
-    """The message of an error in one short line."""
-    return " ".join(str(error).split())[:120] or type(error).__name__
+def _no_run(folder: Path, otherwise: str) -> Exception:
+    """Why a folder holds no run: the reason that a failed start left there, or the given one."""
+    reason = failure_of(folder)
+    return FailedStart(reason) if reason else files.Unreadable(otherwise)
+
+
+def _cut(value: object) -> str:
+    return str(value)[:_TEXT]
 
 
 def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,73 +198,60 @@ def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         if key.endswith("._target_"):
             name = str(value).rpartition(".")[2]
             settings[key.removesuffix("._target_")] = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+        elif isinstance(value, int) and not isinstance(value, bool):
+            settings[key] = value if abs(value) < 1 << 63 else "a number too large"
         else:
-            settings[key] = value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+            settings[key] = value if value is None or isinstance(value, (bool, float)) else _cut(value)
+    if len(settings) > _SETTINGS:
+        raise files.Unreadable(f"{_CONFIG} has more than {_SETTINGS} settings, and no more are read")
     return settings
 
 
-def _rows(path: Path) -> list[Row]:
-    """The complete rows of metrics.jsonl, by epoch; of an epoch written twice the later row."""
-    try:
-        if path.exists() and not path.is_file():
-            raise OSError("it is not a file")
-        found = read_metrics(path)
-    except (OSError, ValueError) as error:
-        raise UnreadableRun(f"metrics.jsonl cannot be read ({brief(error)})") from None
-    rows: dict[int, Row] = {}
-    for row in found:
-        if isinstance(row, dict) and isinstance(row.get("epoch"), int):
-            numbers = {key: value for key, value in row.items() if isinstance(value, (int, float)) and abs(value) < math.inf}
-            with contextlib.suppress(OverflowError):  # an integer too large for a float
-                rows[row["epoch"]] = {str(key): float(value) for key, value in numbers.items()}
-    return [rows[epoch] for epoch in sorted(rows)]
+def _changed(
+    folder: Path, record: Mapping[str, Any], facts: Mapping[str, Any], settings: Mapping[str, Any], epochs: int
+) -> Iterator[str]:
+    """What in a run's files is not what the run wrote, as far as one of them tells of another."""
+    resumed = record["resumed"] if isinstance(record.get("resumed"), list) else []
+    starts = [start for start in (record, *resumed, facts) if isinstance(start, Mapping)]
+    known = {start["config_sha256"] for start in starts if isinstance(start.get("config_sha256"), str)}
+    if known and integrity.sha256_of(folder / _CONFIG) not in known:
+        yield f"{_CONFIG} is not the one that the run had: its settings may be others"
+    if epochs > settings["epochs"]:
+        yield f"metrics.jsonl has {epochs} epochs, and the run should have {settings['epochs']}"
+    if isinstance(dataset := facts.get("dataset"), str) and dataset != record.get("dataset"):
+        yield "run.json names other data than the checkpoint"
 
 
-def _state(folder: Path, rows: Sequence[Row], epochs: int, record: Mapping[str, Any]) -> str:
-    if rows and rows[-1]["epoch"] >= epochs:
-        return "finished"
-    written = max((folder / "run.json").stat().st_mtime, _modified(folder / "metrics.jsonl"))
-    if _modified(folder / "checkpoints" / "diverged.pt") >= written:  # else it was resumed after it diverged
-        return "diverged"
-    if _process_ended(record):
-        return "stopped"
-    limit = max(_NEXT_ROW, 3 * rows[-1].get("seconds", 0.0)) if rows else _FIRST_ROW
-    return "running" if time.time() - written < limit else "stopped"
-
-
-def _process_ended(record: Mapping[str, Any]) -> bool:
-    """Whether the last process of a run is known to have ended; a process on another host may be alive."""
-    with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
-        last = (record.get("resumed") or [record])[-1]["process"]
-        return Process(str(last["host"]), int(last["pid"]), float(last["started"])).alive() is False
-    return False
-
-
-def _modified(path: Path) -> float:
-    """When a file was last written, in seconds since 1970; 0 if there is none."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
-def _note(record: Mapping[str, Any]) -> str:
+def _version(record: Mapping[str, Any]) -> str:
     version = record.get("versions", {}).get("cvae") if isinstance(record.get("versions"), dict) else None
-    return "" if version in (None, __version__) else f"written by cvae {version}"
+    return "" if version in (None, __version__) else f"written by cvae {_cut(version)}"
+
+
+def _overrides(folder: Path) -> tuple[list[str] | None, list[str]]:
+    """The overrides of the run's command, with its own config folders, and why they cannot be read."""
+    try:
+        return [*_search_path(folder), *map(str, files.read_yaml(folder, _OVERRIDES) or [])], []
+    except FileNotFoundError:
+        return [], []
+    except (files.Unreadable, TypeError) as error:
+        return None, [str(error) if isinstance(error, files.Unreadable) else f"{_OVERRIDES} is no list"]
 
 
 def _search_path(folder: Path) -> list[str]:
     """The override that names the config folders of the user's own that the run's command named, if any."""
-    with contextlib.suppress(UnreadableRun, KeyError, TypeError):
-        sources = _config(folder / ".hydra" / "hydra.yaml")["hydra"]["runtime"]["config_sources"]
+    with contextlib.suppress(FileNotFoundError, KeyError, TypeError):
+        sources = files.read_yaml(folder, ".hydra/hydra.yaml")["hydra"]["runtime"]["config_sources"]
         own = [quoted(f"{each['schema']}://{each['path']}") for each in sources if "command-line" in each["provider"]]
         return [f"hydra.searchpath=[{','.join(own)}]"] if own else []
     return []
 
 
-def _overrides(folder: Path) -> list[str]:
-    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-        words = yaml.load(read_text(folder / ".hydra" / "overrides.yaml"), Loader=_LOADER)
-        if isinstance(words, list):
-            return [str(word) for word in words]
-    return []
+def _video(folder: Path) -> tuple[str, list[str]]:
+    """The name of a run's latest sample video, and why it cannot be found."""
+    if not (folder / "samples").is_dir():
+        return "", []
+    try:
+        names = [entry.name for entry in files.entries(folder / "samples", _PICTURES)]
+    except files.Unreadable as error:
+        return "", [f"samples: {error}"]
+    return max((f"samples/{name}" for name in names if re.fullmatch(r"epoch_.*\.gif", name)), default=""), []

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import math
-import re
+import functools
 import shlex
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,33 +15,21 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from cvae import files
 from cvae.sweep.board import counts, numbers, settings
-from cvae.sweep.storage import read_journal
+from cvae.sweep.figures import Figure, drawn
+from cvae.sweep.journal import Journal
+from cvae.sweep.storage import absolute, read_journal
 from cvae.sweep.study import FAILURE, OF, failure, owned, ranked
 from cvae.sweep.top import on_fresh_seeds
 
-_CURVES = 200  # drawn at most, the best trials first
-_QUOTED = re.compile(r"\"'([^'\"\\]*)'\"")  # slices show a category by its repr
-_UNPRUNED, _PRUNED = "#8b949e", "#d1602a"
-_FIGURES = (
-    ("History", "Every complete trial's value, and the best so far.", "plot_optimization_history"),
-    ("Parallel coordinates", "A line a trial, from its settings to its value.", "plot_parallel_coordinate"),
-    ("Slices", "Value against one setting at a time; the colour tells which trials came later.", "plot_slice"),
-    (
-        "Importances",
-        "The part of the values' variance that each setting explains; rough under 30 trials.",
-        "plot_param_importances",
-    ),
-)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A Plotly figure as JSON, with a sentence on how to read it."""
-
-    title: str
-    about: str
-    figure: dict[str, Any]
+# Of a journal: bytes, bytes of a line, trials, and seconds to read them. A few hostile lines can take hours: the time that
+# Optuna needs for one grows with those before it.
+_BYTES, _LINE, _TRIALS, _SECONDS = 1 << 24, 1 << 20, 20_000, 2.0
+_RECORD, _ENTRIES = 1 << 21, 10_000  # of a sweep.json: bytes and trials
+_CREATE_TRIAL = 4  # Optuna's operation
+_BEFORE = "retry_history"  # an attribute of a trial that retries others: their numbers
+_TEXT = 1000  # letters of what is shown of a trial
 
 
 @dataclass(frozen=True)
@@ -56,6 +42,7 @@ class SweepRecord:
     objective: str
     command: str  # that completes it; empty while its first sweep is running, and if it may not be shown
     winner: tuple[int, str] | None  # the best trial on fresh seeds, by its number and in words, if there were such runs
+    whole: bool = True  # whether it holds every trial: a sweep.json is older than the runs of a sweep that goes on
 
     @property
     def key(self) -> tuple[str, str]:
@@ -67,11 +54,30 @@ class SweepRecord:
         """All trials; the index of each is its number."""
         return self.study.get_trials(deepcopy=False)
 
+    @functools.cached_property
+    def retried(self) -> dict[int, int]:
+        """The failed trials that were queued anew, each with the number of the one that runs in its folder now."""
+        return {number: trial.number for trial in self.trials for number in trial.system_attrs.get(_BEFORE, [])}
+
+    @property
+    def counted(self) -> list[FrozenTrial]:
+        """The trials that count: not the failed ones that others retry."""
+        return [trial for trial in self.trials if trial.number not in self.retried]
+
+    def knows(self, number: int) -> bool:
+        """Whether it has a trial of this number, or may have one that is younger than its sweep.json."""
+        return not self.whole or number < len(self.trials)
+
+    def newest(self, number: int) -> int:
+        """The number of the trial that retries this one, in the same folder; of one that is not retried its own."""
+        return self.retried.get(number, number)
+
     def ending(self, number: int) -> tuple[str, str]:
         """``pruned`` or ``failed`` for a trial that ended so, with the reason; ``running`` while it has an owner."""
+        number = self.newest(number)
         for trial in self.trials[number : number + 1]:
             if trial.state == TrialState.FAIL:
-                return "failed", failure(trial)
+                return "failed", failure(trial)[:_TEXT]
             if trial.state == TrialState.PRUNED:
                 return "pruned", ""
             if trial.state == TrialState.RUNNING and owned(trial):
@@ -81,8 +87,8 @@ class SweepRecord:
     @property
     def summary(self) -> str:
         """How many trials are complete, pruned, failed and running."""
-        running = sum(trial.state == TrialState.RUNNING for trial in self.trials)
-        return counts(self.trials) + (f", {running} running" if running else "")
+        running = sum(trial.state == TrialState.RUNNING for trial in self.counted)
+        return counts(self.counted) + (f", {running} running" if running else "")
 
     @property
     def best(self) -> str:
@@ -95,7 +101,7 @@ class SweepRecord:
         if self.best_trial is None:
             return ""
         trial = self.trials[self.best_trial]
-        return f"trial {trial.number}, {self.objective} {numbers(trial.values)} ({settings(trial.params)})"
+        return f"trial {trial.number}, {self.objective} {numbers(trial.values)} ({settings(trial.params)})"[:_TEXT]
 
     @property
     def best_trial(self) -> int | None:
@@ -112,68 +118,20 @@ class SweepRecord:
         Args:
             curves: each trial's objective by epoch.
         """
-        complete = sum(trial.state == TrialState.COMPLETE for trial in self.trials)
-        if not complete:
-            return []
-        if len(self.study.directions) > 1:
-            about = "Red trials are those that no other one beats in all objectives."
-            found = [self._drawn("Trade-off", about, "plot_pareto_front", target_names=self.objective.split(", "))]
-        else:
-            drawn = [each for each in _FIGURES if each[0] != "Importances" or complete > 3]
-            found = [self._drawn(*each, target_name=self.objective) for each in drawn] + [self._curves(curves)]
-        return [figure for figure in found if figure]
-
-    def _drawn(self, title: str, about: str, function: str, **names: Any) -> Figure | None:
-        """One of Optuna's figures; None if it has nothing to draw."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                drawn = getattr(optuna.visualization, function)(self.study, **names)
-                figure = json.loads(_QUOTED.sub(r'"\1"', drawn.to_json()))
-        except Exception:  # too few or too unusual trials; the other figures are still drawn
-            return None
-        figure["layout"].pop("template", None)
-        figure["layout"].pop("title", None)
-        return Figure(title, about, figure)
-
-    def _curves(self, curves: Mapping[int, Mapping[int, float]]) -> Figure | None:
-        """Every trial's reports. Optuna's own plot does not tell which trials were pruned."""
-        traces = []
-        best = {trial.number: rank for rank, trial in enumerate(ranked(self.study))}
-        chosen = sorted(self.trials, key=lambda trial: best.get(trial.number, len(self.trials)))[:_CURVES]
-        for trial in sorted(chosen, key=lambda trial: (trial.state == TrialState.PRUNED, trial.number)):
-            points = trial.intermediate_values or curves.get(trial.number, {})
-            points = {step: value for step, value in points.items() if math.isfinite(value)}
-            if not points:
-                continue
-            pruned = trial.state == TrialState.PRUNED
-            traces.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines+markers" if pruned else "lines",
-                    "x": list(points),
-                    "y": list(points.values()),
-                    "name": f"trial {trial.number}" + (", pruned" if pruned else ""),
-                    "line": {"color": _PRUNED if pruned else _UNPRUNED, "width": 1.2},
-                    "marker": {"size": [0] * (len(points) - 1) + [7], "color": _PRUNED},
-                    "showlegend": False,
-                }
-            )
-        if not traces:
-            return None
-        layout = {"xaxis": {"title": {"text": "epoch"}}, "yaxis": {"title": {"text": self.objective}}}
-        return Figure(
-            "Curves", "Every trial's reports; a pruned one is orange and ends in a dot.", {"data": traces, "layout": layout}
-        )
+        return drawn(self.study, self.counted, self.objective, curves)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
+Problem = tuple[Path, str]
+"""A file that cannot be read, and the reason."""
+
+
 def read_sweep(
-    name: str, storage: str, folders: Iterable[Path], objective: str, programs: Sequence[Sequence[str]]
-) -> SweepRecord | None:
-    """A study by its name; None if neither its journal nor a sweep.json can be read.
+    name: str, storage: str, folders: Sequence[Path], objective: str, programs: Sequence[Sequence[str]]
+) -> tuple[SweepRecord | None, list[Problem]]:
+    """A study by its name, and what of its files is damaged; None if neither its journal nor a sweep.json can be read.
 
     While a sweep is running, its journal is ahead of sweep.json. A database is not asked: it may be far away or gone.
 
@@ -184,12 +142,36 @@ def read_sweep(
             paste what is shown.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # it announces every study, also one in memory
-    record = next(filter(None, (_sweep_json(folder / "sweep.json", name) for folder in folders)), {})
-    study = _from_journal(name, storage) or (_from_record(record) if record else None)
-    if study is None:
-        return None
-    objective = str(record.get("objective") or objective)
-    return SweepRecord(name, storage, study, objective, _command(record, programs), _winner(record, objective))
+    problems: list[Problem] = []
+    record: Mapping[str, Any] = {}
+    for folder in folders:
+        found = _sweep_json(folder, name, problems)
+        record = record or found
+    objective = str(record.get("objective") or objective)[:_TEXT]
+    rest = (_command(record, programs), _winner(record, objective))
+    if (study := _from_journal(name, storage, problems)) is not None:
+        try:
+            return _shown(SweepRecord(name, storage, study, objective, *rest)), problems
+        except Exception:  # whatever a line leads to that Optuna took
+            problems.append((Path(storage.removeprefix("journal://")), "it is damaged: its trials cannot be shown"))
+    if record:
+        try:
+            study = _from_record(record)
+            return _shown(SweepRecord(name, storage, study, objective, *rest, whole=False)), problems
+        except Exception:  # a damaged sweep.json leads Optuna to errors of many kinds
+            problems.append((folders[0] / "sweep.json", "it is damaged: its trials cannot be shown"))
+    return None, problems
+
+
+def _shown(record: SweepRecord) -> SweepRecord:
+    """The record, after a look at all that is shown of it, so that nothing fails later on."""
+    _ = record.best, record.summary
+    for trial in record.trials:
+        if trial.state == TrialState.RUNNING:
+            owned(trial)
+        if not all(isinstance(value, (int, float)) for value in trial.intermediate_values.values()):
+            raise ValueError(f"trial {trial.number} reports what is no number")
+    return record
 
 
 def _command(record: Mapping[str, Any], programs: Sequence[Sequence[str]]) -> str:
@@ -208,44 +190,78 @@ def _winner(record: Mapping[str, Any], objective: str) -> tuple[int, str] | None
     return None
 
 
-def _sweep_json(path: Path, name: str) -> dict[str, Any] | None:
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        record = json.loads(path.read_text()) if path.is_file() else None
-        if isinstance(record, dict) and record.get("study") == name:
-            return record
+def _sweep_json(folder: Path, name: str, problems: list[Problem]) -> dict[str, Any]:
+    try:
+        record = files.read_json(folder, "sweep.json", _RECORD)
+    except FileNotFoundError:
+        return {}
+    except files.Unreadable as error:
+        problems.append((folder, str(error)))
+        return {}
+    if not isinstance(record, dict) or "study" not in record:
+        problems.append((folder, "sweep.json is damaged (it holds no study)"))
+        return {}
+    return record if record["study"] == name else {}
+
+
+class _Bounded(Journal):
+    """A journal that may come from a stranger."""
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        began, trials = time.thread_time(), 0
+        for log in super().read_logs(log_number_from):
+            trials += log["op_code"] == _CREATE_TRIAL
+            if trials > _TRIALS or time.thread_time() - began > _SECONDS:
+                raise files.Unreadable("its trials are too many to be shown")
+            yield log
+
+
+def _from_journal(name: str, storage: str, problems: list[Problem]) -> optuna.Study | None:
+    if not storage.startswith("journal://"):
+        return None
+    path = Path(storage.removeprefix("journal://"))
+    try:
+        path = Path(absolute(storage).removeprefix("journal://"))
+        _refuse_long_lines(files.read(path.parent, path.name, _BYTES))
+        study = optuna.load_study(study_name=name, storage=read_journal(storage, _Bounded))
+        study.get_trials(deepcopy=False)
+    except FileNotFoundError:  # the study ran elsewhere
+        return None
+    except KeyError:
+        problems.append((path, f"it has no study {name}: it may be cut, or another's"))
+    except Exception as error:  # Optuna's are of many kinds
+        # Without the command that cuts it: the file is one that a run's config names, and that may be any.
+        problems.append((path, str(error).partition(". Put a copy")[0]))
+    else:
+        return study
     return None
 
 
-def _from_journal(name: str, storage: str) -> optuna.Study | None:
-    if not storage.startswith("journal://"):
-        return None
-    try:
-        study = optuna.load_study(study_name=name, storage=read_journal(storage))
-        study.get_trials(deepcopy=False)
-    except Exception:  # Optuna raises errors of many kinds for a damaged journal; sweep.json may still be readable
-        return None
-    return study
+def _refuse_long_lines(content: bytes) -> None:
+    at = 0
+    while len(content) - at > _LINE:
+        end = content.rfind(b"\n", at, at + _LINE)
+        if end < 0:
+            raise files.Unreadable("it is no journal: it has a line of more than a million letters")
+        at = end + 1
 
 
-def _from_record(record: Mapping[str, Any]) -> optuna.Study | None:
+def _from_record(record: Mapping[str, Any]) -> optuna.Study:
     """A study in memory with the trials of a sweep.json."""
-    try:
-        study = optuna.create_study(directions=record["directions"])
-        entries = sorted(record["trials"], key=lambda entry: int(entry["number"]))
-        keys = dict.fromkeys(key for entry in entries for key in entry["params"])
-        spaces = {key: _distribution(key, entries, str(record["space"].get(key, ""))) for key in keys}
-        for entry in entries:  # unfinished ones too, so that all keep their numbers
-            state = TrialState[entry["state"].upper()]
-            trial = optuna.trial.create_trial(
-                state=state if state.is_finished() else TrialState.WAITING,
-                values=entry["values"] if entry["state"] == "complete" else None,
-                params=entry["params"],
-                distributions={key: spaces[key] for key in entry["params"]},
-                user_attrs={FAILURE: entry["failure"]} if entry.get("failure") else {},
-            )
-            study.add_trial(trial)
-    except Exception:  # a damaged sweep.json leads Optuna to errors of many kinds
-        return None
+    study = optuna.create_study(directions=record["directions"])
+    entries = sorted(record["trials"][:_ENTRIES], key=lambda entry: int(entry["number"]))
+    keys = dict.fromkeys(key for entry in entries for key in entry["params"])
+    spaces = {key: _distribution(key, entries, str(record["space"].get(key, ""))) for key in keys}
+    for entry in entries:  # unfinished ones too, so that all keep their numbers
+        state = TrialState[entry["state"].upper()]
+        trial = optuna.trial.create_trial(
+            state=state if state.is_finished() else TrialState.WAITING,
+            values=entry["values"] if entry["state"] == "complete" else None,
+            params=entry["params"],
+            distributions={key: spaces[key] for key in entry["params"]},
+            user_attrs={FAILURE: entry["failure"]} if entry.get("failure") else {},
+        )
+        study.add_trial(trial)
     return study
 
 

@@ -61,7 +61,7 @@ def hostile() -> dict[str, Any]:
         run["settings"].update({"kl_schedule": next(bad), "__proto__": next(bad), HOSTILE[0]: next(bad)})
         run["provenance"] = dict.fromkeys(HOSTILE, next(bad))
         run["evals"] = [{**_evaluation(20.0), "protocol": next(bad), "note": next(bad)}]
-    view["unreadable"] = [{"folder": each, "reason": each} for each in HOSTILE]
+    view["unreadable"] = view["failed"] = [{"folder": each, "reason": each} for each in HOSTILE]
     trace = {"type": "bar", "x": list(HOSTILE), "y": list(range(len(HOSTILE))), "name": HOSTILE[0], "text": list(HOSTILE)}
     layout = {"xaxis": {"title": {"text": HOSTILE[1]}}, "title": {"text": HOSTILE[0]}}
     figure = {"title": HOSTILE[0], "about": HOSTILE[1], "figure": {"data": [trace], "layout": layout}}
@@ -96,6 +96,7 @@ def _view(runs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         "t95": [None, None, *(float(stats.t.ppf(0.975, n - 1)) for n in range(2, 201))],
         "runs": runs,
         "videos": [_truth()],
+        "failed": [{"folder": "multirun/course_study/98", "reason": "data.root=/data/bair does not exist: check the path"}],
         "unreadable": [{"folder": "multirun/course_study/99", "reason": "metrics.jsonl: line 3 is no JSON"}],
         "sweeps": [_sweep()],
         "answers": {"title": "What the study says", "html": "<p>Cyclical annealing scores <strong>+0.31 dB</strong>.</p>"},

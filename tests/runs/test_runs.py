@@ -11,7 +11,7 @@ import time
 
 import optuna
 import pytest
-from fakes import fake_run
+from fakes import fake_checkpoint, fake_run
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
@@ -19,7 +19,8 @@ from cvae.errors import UserError
 from cvae.process import Process
 from cvae.report.html.data import page_data
 from cvae.runs.collection import collect, differing, setting_order
-from cvae.sweep import records
+from cvae.runs.rows import Rows
+from cvae.sweep import figures, records
 from cvae.sweep.storage import open_storage
 
 
@@ -82,10 +83,9 @@ def test_a_place_without_runs_is_one_clear_error(tmp_path, place):
         (lambda run: (run / ".hydra/config.yaml").write_text(""), "holds no settings"),
         (lambda run: (run / ".hydra/config.yaml").write_text("seed: many\nepochs: 3\nkl_schedule: x\n"), "seed"),
         (lambda run: (run / ".hydra/config.yaml").write_text("x: 1"), "not a config of cvae.train"),
-        (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\xff"), "metrics.jsonl cannot be read"),
         (lambda run: (run / "run.json").write_text("[" * 100_000), "nested too deeply"),
-        (lambda run: (run / "run.json").unlink() or os.mkfifo(run / "run.json"), "has not started"),
-        (lambda run: (run / "metrics.jsonl").unlink() or os.mkfifo(run / "metrics.jsonl"), "it is not a file"),
+        (lambda run: (run / "run.json").unlink() or os.mkfifo(run / "run.json"), "run.json is not a regular file"),
+        (lambda run: (run / "metrics.jsonl").unlink() or os.mkfifo(run / "metrics.jsonl"), "is not a regular file"),
         (lambda run: (run / ".hydra/config.yaml").write_text("a: &a [1]\nb: [*a, *a]"), "YAML aliases"),
         (lambda run: (run / ".hydra/config.yaml").write_text("a: &a [*a]"), "YAML aliases"),
     ],
@@ -96,19 +96,6 @@ def test_a_broken_run_is_listed_with_its_reason_and_the_others_are_shown(tmp_pat
     found = collect(["runs"])
     assert [run.name for run in found.runs] == ["good"]
     assert reason in reasons(found)["bad"]
-
-
-def test_torn_foreign_and_repeated_rows_do_not_count(tmp_path):
-    run = fake_run(tmp_path / "run", epochs=5)
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write(
-            '5\n{"no": "epoch"}\n{"epoch": 2, "huge": 1'
-            + "0" * 400
-            + '}\n{"epoch": 3, "val/psnr": 21.5, "train/mse": NaN, "note": "x"}\n{"epoch": 4, "val/ps'
-        )
-    (read,) = collect(["run"]).runs
-    assert read.series("val/psnr") == {1: 18.0, 2: 19.0, 3: 21.5}
-    assert read.series("train/mse") == {1: 0.02, 2: 0.01}
 
 
 @pytest.mark.parametrize(
@@ -140,7 +127,7 @@ def test_states(tmp_path):
         fake_run(tmp_path / "runs" / name, epochs=9)
         (tmp_path / "runs" / name / "checkpoints").mkdir()
     (tmp_path / "runs/diverged/checkpoints/diverged.pt").touch()
-    (tmp_path / "runs/stopped/checkpoints/last.pt").touch()
+    fake_checkpoint(tmp_path / "runs/stopped")
     aged(tmp_path / "runs/stopped")
     found = {run.name: run for run in collect(["runs"]).runs}
     assert {name: run.state for name, run in found.items()} == {name: name for name in found}
@@ -180,8 +167,8 @@ def test_a_run_that_is_removed_while_it_is_read_is_listed(tmp_path, monkeypatch)
             shutil.rmtree(folder)
         return []
 
-    monkeypatch.setattr("cvae.runs.run._overrides", cleared)
-    monkeypatch.setattr("cvae.runs.run._rows", lambda path: cleared(path.parent))
+    monkeypatch.setattr("cvae.runs.run._overrides", lambda folder: (cleared(folder), []))
+    monkeypatch.setattr("cvae.runs.run.read_rows", lambda folder: Rows(cleared(folder)))
     found = collect(["runs"])
     assert ([read.name for read in found.runs], list(reasons(found))) == (["b"], ["a"])
     assert "was removed" in reasons(found)["a"]
@@ -276,11 +263,11 @@ def test_a_sweep_says_how_its_trials_ended(tmp_path):
 
 def test_a_sweep_has_figures_and_marks_pruned_curves(tmp_path):
     found = collect([str(swept(tmp_path / "sweep", ("complete", "complete", "complete", "complete", "pruned")))])
-    figures = {
+    drawn = {
         each.title: each.figure for each in found.sweeps[0].figures({run.trial: run.series("val/psnr") for run in found.runs})
     }
-    assert list(figures) == ["History", "Parallel coordinates", "Slices", "Importances", "Curves"]
-    assert [trace["name"] for trace in figures["Curves"]["data"]][-1] == "trial 4, pruned"
+    assert list(drawn) == ["History", "Parallel coordinates", "Slices", "Importances", "Curves"]
+    assert [trace["name"] for trace in drawn["Curves"]["data"]][-1] == "trial 4, pruned"
 
 
 @pytest.mark.parametrize(
@@ -334,12 +321,12 @@ def test_a_study_called_top_is_a_study(tmp_path):
 
 
 def test_the_curves_of_a_large_sweep_are_those_of_its_best_trials(monkeypatch):
-    monkeypatch.setattr(records, "_CURVES", 2)
+    monkeypatch.setattr(figures, "_CURVES", 2)
     study = optuna.create_study(direction="maximize")
     for value in (1.0, 3.0, 2.0):
         study.add_trial(optuna.trial.create_trial(value=value, intermediate_values={1: value}))
-    figures = records.SweepRecord("s", "", study, "val/psnr", "", None).figures({})
-    (curves,) = [figure for figure in figures if figure.title == "Curves"]
+    drawn = records.SweepRecord("s", "", study, "val/psnr", "", None).figures({})
+    (curves,) = [figure for figure in drawn if figure.title == "Curves"]
     assert [trace["name"] for trace in curves.figure["data"]] == ["trial 1", "trial 2"]
 
 

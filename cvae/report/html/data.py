@@ -6,27 +6,30 @@ import base64
 import io
 from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cvae import __version__
-from cvae.console import short
+from cvae import __version__, files
+from cvae.console import short, warn
 from cvae.evaluation.intervals import quantile
-from cvae.pages.document import Heading, to_html
+from cvae.pages.document import Heading, one_line, to_html
 from cvae.pictures import read_gif
 from cvae.runs.collection import Collection, all_metrics, differing, main_objective
-from cvae.runs.evaluations import evaluations_of
 from cvae.runs.run import Run
 from cvae.study.answers import find_answers
 from cvae.sweep.records import SweepRecord
 
 _SEEDS = 200  # an interval over more seeds takes the last quantile
 _MAX_FRAMES = 60  # of a sample video
+_MAX_BYTES = 1 << 24  # of its file
+_READERS = 4  # videos that are decoded at a time: each takes up to 40 MB
+_TEXT = 2000  # letters of a fact
 
 
 def page_data(
@@ -45,7 +48,11 @@ def page_data(
     runs, objective = found.runs, main_objective(found.runs)
     settings = differing(runs)
     metrics = list(dict.fromkeys([*all_metrics(runs), objective]))
-    truths, predictions = _videos(runs, settings, videos)
+    truths, predictions, hidden = _videos(runs, settings, videos)
+    for run in runs:
+        if run.name in hidden:
+            warn(one_line(f"{short(run.folder)}: {hidden[run.name]}"))
+    noted = [replace(run, note="; ".join(filter(None, [run.note, hidden.get(run.name)]))) for run in runs]
     # The settings that all runs have and in which they do not differ.
     first = _unshown(runs[0], settings) if runs else {}
     common = {key: value for key, value in first.items() if all(key in run.settings for run in runs)}
@@ -61,9 +68,10 @@ def page_data(
         "common": common,
         "metrics": [asdict(metric) for metric in metrics],
         "t95": [None, None, *(round(quantile(count), 4) for count in range(2, _SEEDS + 1))],
-        "runs": [{**_run(run, objective.key, settings, common, keys), "video": predictions.get(run.name)} for run in runs],
+        "runs": [{**_run(run, objective.key, settings, common, keys), "video": predictions.get(run.name)} for run in noted],
         "videos": truths,
-        "unreadable": [{"folder": short(folder), "reason": reason} for folder, reason in found.unreadable],
+        "failed": [{"folder": short(folder), "reason": reason} for folder, reason in found.failed],
+        "unreadable": [{"folder": short(path), "reason": reason} for path, reason in found.unreadable],
         "sweeps": [_sweep(sweep, runs) for sweep in found.sweeps],
         "answers": _answers(runs, bair),
     }
@@ -99,7 +107,7 @@ def _run(run: Run, objective: str, settings: Sequence[str], common: Mapping[str,
         "provenance": _provenance(run),
         "repeat": run.repeat,
         "resume": run.resume,
-        "evals": [asdict(each) for each in evaluations_of(run)],
+        "evals": [asdict(each) for each in run.evaluations],
     }
 
 
@@ -121,30 +129,34 @@ def _provenance(run: Run) -> dict[str, str]:
         "sweep": run.sweep,
         "trial": run.trial,
     }
-    return {label: str(value) for label, value in facts.items() if value not in (None, "")}
+    return {label: str(value)[:_TEXT] for label, value in facts.items() if value not in (None, "")}
 
 
 # --- sample videos ----------------------------------------------------------------------------------------------------
 
 
-def _videos(runs: Sequence[Run], settings: Sequence[str], most: int) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The true videos, one entry for each data set, and by run name the predicted ones.
+def _videos(
+    runs: Sequence[Run], settings: Sequence[str], most: int
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]], dict[str, str]]:
+    """The true videos, one entry for each data set, and by run name the predicted ones, and why one is not shown.
 
     Each is one image with a row for each sequence and a column for each frame.
     """
     chosen = _best_of_each_group([run for run in runs if run.video], settings)[:most]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(_READERS) as pool:
         read = list(pool.map(_read_video, chosen))
     truths: dict[str, dict[str, Any]] = {}
     predictions: dict[str, dict[str, Any]] = {}
+    hidden: dict[str, str] = {}
     for run, video in zip(chosen, read, strict=True):
-        if video is None:
+        if isinstance(video, str):
+            hidden[run.name] = video
             continue
         truth, predicted, epoch = video
         data = str([run.record.get("dataset"), truth["n_past"], truth["sequences"], truth["frames"]])
         truths.setdefault(data, truth)
         predictions[run.name] = {"truth": [*truths].index(data), "image": predicted, "epoch": epoch, "rank": len(predictions)}
-    return list(truths.values()), predictions
+    return list(truths.values()), predictions, hidden
 
 
 def _best_of_each_group(runs: Sequence[Run], settings: Sequence[str]) -> list[Run]:
@@ -156,18 +168,19 @@ def _best_of_each_group(runs: Sequence[Run], settings: Sequence[str]) -> list[Ru
     return [run for rank in zip_longest(*groups.values()) for run in rank if run is not None]
 
 
-def _read_video(run: Run) -> tuple[dict[str, Any], str, int] | None:
-    """The true video, the predicted one and the epoch of a run's latest sample video; None if it cannot be read."""
-    path, n_past = run.video, run.settings["n_past"]
-    if path is None:  # removed in the meantime
-        return None
+def _read_video(run: Run) -> tuple[dict[str, Any], str, int] | str:
+    """The true video, the predicted one and the epoch of a run's latest sample video; why it cannot be shown."""
+    n_past = run.settings["n_past"]
     try:
-        true_STHWC, predicted_STHWC = read_gif(path, min(n_past + run.settings["n_future"], _MAX_FRAMES))
+        content = files.read(run.folder, run.video, _MAX_BYTES)
+        true_STHWC, predicted_STHWC = read_gif(content, min(n_past + run.settings["n_future"], _MAX_FRAMES))
         sequences, frames, size = true_STHWC.shape[:3]
         truth = {"n_past": n_past, "sequences": sequences, "frames": frames, "size": size, "image": _image(true_STHWC)}
-        return truth, _image(predicted_STHWC), int(path.stem.rpartition("_")[2])
-    except Exception:  # Pillow raises many kinds of errors for a damaged file
-        return None
+        return truth, _image(predicted_STHWC), int(Path(run.video).stem.rpartition("_")[2])
+    except files.Unreadable as error:
+        return str(error)
+    except Exception as error:  # Pillow raises many kinds of errors for a damaged file
+        return f"{run.video} cannot be shown ({files.brief(error)})"
 
 
 def _image(video_STHWC: np.ndarray) -> str:
@@ -181,13 +194,15 @@ def _image(video_STHWC: np.ndarray) -> str:
 
 
 def _sweep(sweep: SweepRecord, runs: Sequence[Run]) -> dict[str, Any]:
-    trials = {run.trial: index for index, run in enumerate(runs) if run.study == sweep.key}
-    curves = {trial: runs[index].series(runs[index].objective) for trial, index in trials.items() if trial is not None}
+    # A trial that was retried has its folder's run for the newest one; a damaged run is not drawn.
+    trials = {sweep.newest(run.trial or 0): index for index, run in enumerate(runs) if run.study == sweep.key}
+    whole = [(trial, runs[index]) for trial, index in trials.items() if runs[index].state != "damaged"]
+    curves = {trial: run.series(run.objective) for trial, run in whole}
     return {
         "name": sweep.name,
         "note": sweep.summary,
         "best": sweep.best,
-        "best_run": trials.get(sweep.best_trial),
+        "best_run": None if sweep.best_trial is None else trials.get(sweep.best_trial),
         "command": sweep.command,
         "figures": [asdict(figure) for figure in sweep.figures(curves)],
     }

@@ -4,8 +4,9 @@ function makeHead() {
   byId("title").replaceChildren(said(view.title, 120));
   const states = Object.entries(Object.groupBy(runs, (run) => run.state));
   const parts = states.map(([name, some]) => `${some.length} ${visible(name)}`);
-  const unreadable = view.unreadable.length ? `, ${count(view.unreadable.length, "unreadable folder")}` : "";
-  byId("counts").textContent = `${count(runs.length, "run")}${runs.length ? `: ${parts.join(", ")}` : ""}${unreadable}`;
+  const failed = view.failed.length ? `, ${count(view.failed.length, "failed start")}` : "";
+  const unreadable = view.unreadable.length ? `, ${view.unreadable.length} unreadable` : "";
+  byId("counts").textContent = `${count(runs.length, "run")}${runs.length ? `: ${parts.join(", ")}` : ""}${failed}${unreadable}`;
   byId("made").append(el("span", {}, "Made ", el("time", { datetime: view.made, title: view.made }, localTime(view.made)), " by"));
   byId("made").append(commandLine(view.command, "the command that makes this page again"));
   byId("footer").textContent = `cvae ${visible(view.version)}`;
@@ -43,8 +44,10 @@ function makeEvaluations() {
 }
 
 function makeRest() {
-  byId("unreadable").hidden = !view.unreadable.length;
-  byId("unreadable").append(facts(view.unreadable.map(({ folder, reason }) => [folder, reason])));
+  for (const id of ["failed", "unreadable"]) {
+    byId(id).hidden = !view[id].length;
+    byId(id).append(facts(view[id].map(({ folder, reason }) => [folder, reason])));
+  }
   byId("common").hidden = !common.size;
   byId("common").querySelector("summary").textContent = count(common.size, "setting");
   byId("common").querySelector("details").append(facts([...common]));

@@ -1,0 +1,116 @@
+"""The rows of metrics.jsonl, as far as they can be believed: each follows the one before, and checkpoints stand for them."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cvae import files, integrity
+
+Row = dict[str, float]
+
+_BYTES, _LINES, _KEYS = 1 << 22, 20_000, 200  # that are read: a page could not show more
+_NAME = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What metrics.jsonl says of the epochs from 1 on, up to the first damage.
+
+    ``damage`` says why there are no more rows; ``problems`` are others that cost no row. ``checkpoint`` is ``last.pt`` or
+    ``best.pt``, from which the run can go on as far as the seal tells; empty if there is none. ``facts`` are those of its seal.
+    """
+
+    rows: list[Row]
+    damage: str = ""
+    problems: list[str] = field(default_factory=list)
+    checkpoint: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def read_rows(folder: Path) -> Rows:
+    """Read a run's rows, and compare them with what its checkpoints know of them.
+
+    Of lines that were changed only those are given for which best.pt stands. A last line that was cut off is no damage: a
+    killed run leaves one, and no checkpoint stands for it. Versions before seals left checkpoints that say nothing of lines.
+
+    Raises:
+        files.Unreadable: metrics.jsonl is no regular file, or too large.
+    """
+    try:
+        content = files.read(folder, _NAME, _BYTES)
+    except FileNotFoundError:
+        content = b""
+    rows, damage = _parsed(content)
+    problems = []
+    changed = False
+    for name in ("last.pt", "best.pt"):
+        try:
+            facts = integrity.facts(folder / "checkpoints" / name)
+            wrong = _difference(folder, facts or {})
+        except FileNotFoundError:
+            continue
+        except (integrity.Damaged, OSError) as error:
+            problems.append(f"checkpoints/{name} is damaged ({files.brief(error)})")
+            continue
+        if not wrong:
+            known = rows[: (facts or {}).get("lines", 0)] if changed else rows
+            return Rows(known, damage, problems, name, facts or {})
+        damage, changed = damage or wrong, True
+    return Rows([] if changed else rows, damage, problems)
+
+
+def _difference(folder: Path, facts: dict[str, Any]) -> str:
+    """How metrics.jsonl differs from what a checkpoint knows of it; empty if it does not."""
+    try:
+        if facts:
+            integrity.check_lines(folder / _NAME, facts)
+    except FileNotFoundError:
+        return f"{_NAME} is missing"
+    except integrity.Damaged as error:
+        return f"{_NAME} is damaged: {files.brief(error)}"
+    return ""
+
+
+def _parsed(content: bytes) -> tuple[list[Row], str]:
+    """The rows up to the first that cannot be, and the reason for which it cannot."""
+    if content.count(b"\n") > _LINES:
+        raise files.Unreadable(f"{_NAME} has more than {_LINES:,} lines, and no more are read")
+    rows: list[Row] = []
+    keys: set[str] = set()
+    *lines, torn = content.split(b"\n")
+    for number, line in enumerate([*lines, torn] if torn else lines, 1):
+        try:
+            rows.append(_row(line, number))
+        except ValueError as error:
+            return rows, "" if line is torn else f"line {number} of {_NAME} is damaged ({files.brief(error)})"
+        keys |= rows[-1].keys()
+        if len(keys) > _KEYS:
+            raise files.Unreadable(f"{_NAME} has more than {_KEYS} different keys, and no more are read")
+    return rows, ""
+
+
+def _row(line: bytes, number: int) -> Row:
+    """A line as a row. ValueError: it is none, or not that of epoch ``number``."""
+    try:
+        found = json.loads(line.decode())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("it is no record")
+    if type(found.get("epoch")) is not int or found["epoch"] != number:
+        raise ValueError(f"its epoch is {str(found.get('epoch'))[:40]}, not {number}")
+    row = {}
+    for key, value in found.items():
+        # Training stops before it writes NaN.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
+            raise ValueError(f"{key[:40]} is {json.dumps(value)[:40]}, not a number")
+        try:
+            row[sys.intern(key)] = float(value)
+        except OverflowError:
+            raise ValueError(f"{key[:40]} is too large a number") from None
+    return row
