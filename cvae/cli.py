@@ -166,12 +166,6 @@ def is_multirun(arguments: Sequence[str]) -> bool:
     return by_mode or any(argument in ("-m", "--multirun") for argument in arguments)
 
 
-def only_prints(arguments: Sequence[str]) -> bool:
-    """Whether Hydra will print something (--help, --cfg, completion ...) instead of running a job."""
-    prints = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
-    return any(argument.split("=")[0] in prints for argument in arguments)
-
-
 def override_values(arguments: Sequence[str]) -> dict[str, str]:
     """The ``key=value`` words of a command line, unparsed; flags are left out."""
     words = (word for word in arguments if "=" in word and not word.startswith("-"))

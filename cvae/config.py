@@ -9,6 +9,7 @@ import json
 import math
 import re
 import secrets
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from cvae.console import only_prints
 from cvae.errors import UserError
 from cvae.metrics import directions
 
@@ -69,11 +71,12 @@ class RunConfig:
 
 
 def register() -> None:
-    """Tell Hydra of the schema and of three resolvers; ``hydra_plugins.cvae_schema`` does so at every start of Hydra.
+    """Tell Hydra of the schema and of four resolvers; ``hydra_plugins.cvae_schema`` does so at every start of Hydra.
 
     ``${cvae.nonce:}`` is the random end of a run folder's name; ``${cvae.settled:EPOCHS,KL,TF,ALLOW_TARGETS}`` is the number of
     epochs after which two schedules have settled (``cvae.schedules.settled``); ``${cvae.direction:OBJECTIVE,METRICS}`` says
-    whether objectives are maximised or minimised (``cvae.metrics.directions``).
+    whether objectives are maximised or minimised (``cvae.metrics.directions``); ``${cvae.fingerprint:DATA,ALLOW_TARGETS}`` is
+    the fingerprint of the data of a multirun, where they are visible.
     """
     from hydra.core.config_store import ConfigStore
 
@@ -82,12 +85,35 @@ def register() -> None:
     OmegaConf.register_new_resolver("cvae.nonce", lambda: secrets.token_hex(2), use_cache=True, replace=True)
     OmegaConf.register_new_resolver("cvae.settled", _settled, replace=True)
     OmegaConf.register_new_resolver("cvae.direction", directions, replace=True)
+    OmegaConf.register_new_resolver("cvae.fingerprint", _fingerprint, replace=True)
 
 
 def _settled(epochs: int, kl_schedule: DictConfig, tf_schedule: DictConfig, allow_targets: Sequence[str] = ()) -> int:
-    from cvae.schedules import settled
+    from cvae.schedules import Schedule, settled
 
-    return math.ceil(epochs * settled(build(kl_schedule, allow_targets), build(tf_schedule, allow_targets)))
+    kl, forcing = (build(node, allow_targets, Schedule) for node in (kl_schedule, tf_schedule))
+    return math.ceil(epochs * settled(kl, forcing))
+
+
+def _fingerprint(data: Any, allow_targets: Sequence[str] = (), *, _root_: DictConfig) -> str | None:
+    """The content fingerprint of the data; None where they are not there, and where no multirun asks.
+
+    It may pack them. So a config that is only composed (in a notebook, say), printed or run once has null here; a run sets it
+    when it has opened its data.
+    """
+    mode = OmegaConf.select(_root_, "hydra.mode")
+    if only_prints(sys.argv[1:]) or getattr(mode, "name", mode) != "MULTIRUN" or not isinstance(data, DictConfig):
+        return None
+    if OmegaConf.missing_keys(data):
+        return None
+    from cvae.data.contract import Dataset
+
+    dataset = build(data, allow_targets, Dataset)
+    try:
+        dataset.check()
+    except UserError:
+        return None
+    return str(dataset.fingerprint)
 
 
 # --- config -> object -------------------------------------------------------------------------------------------------
@@ -109,30 +135,34 @@ _SLOTS = {
 }
 
 
-def build(node: DictConfig, allow_targets: Sequence[str] = (), **kwargs: Any) -> Any:
+def build(node: DictConfig, allow_targets: Sequence[str] = (), kind: Any = object, **kwargs: Any) -> Any:
     """Instantiate a config node: the only place where a ``_target_`` becomes an object.
 
     A run folder may come from a stranger, so every nested target is resolved first and must be a class, or a function named
     in its module's ``__all__``, that is defined in what its slot may be built of (``_SLOTS``) or in a package in
     ``allow_targets``. Testing the name's prefix alone would not do: ``torch.optim.optimizer.torch.load`` resolves too.
-    Within cvae, ``__all__`` stands only in modules that offer components, and names nothing that writes where it is told.
+    Within cvae a class must be named in ``__all__`` as well, which stands only in modules that offer components, and names
+    nothing that writes where it is told. What comes out must be of ``kind``.
 
     Args:
         node: a config with a ``_target_``; its key in the whole config says which slot it is.
         allow_targets: the user's own packages. They come from the user's command, never from a run folder.
+        kind: the class that the caller needs, or a protocol, whose members it must have.
         kwargs: arguments that stand in no config.
 
     Raises:
-        UserError: a target is not allowed or cannot be imported, or the component refuses its arguments.
+        UserError: a target is not allowed or cannot be imported, the component refuses its arguments, or is of another kind.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        raise UserError(f"{node!r} stands where a {kind.__name__} is needed: give it a _target_; --cfg job shows the keys")
     key = node._get_full_key(None)
     plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     _check_targets(plain, key, (), tuple(allow_targets))
     try:
-        return instantiate(plain, _convert_="all", **kwargs)
+        found = instantiate(plain, _convert_="all", **kwargs)
     except InstantiationException as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
@@ -141,6 +171,24 @@ def build(node: DictConfig, allow_targets: Sequence[str] = (), **kwargs: Any) ->
             raise cause from None
         reason = " ".join(str(cause).replace(".__init__()", "").replace("__init__() ", "").split()) or type(cause).__name__
         raise UserError(f"{key}: {reason}; --cfg job shows its keys") from error
+    if lacking := _lacking(found, kind):
+        raise UserError(f"{key}: {node._target_} makes a {type(found).__name__}, which {lacking}: a {kind.__name__} is needed")
+    return found
+
+
+def _lacking(found: object, kind: Any) -> str:
+    """What an object lacks to be of a kind; nothing if it is. Properties are not called: they may open data."""
+    if not getattr(kind, "_is_protocol", False):
+        return "" if isinstance(found, kind) else f"is no {kind.__name__}"
+    members = [name for name, value in vars(kind).items() if inspect.isfunction(value) or isinstance(value, property)]
+    wanted = [name for name in (*members, *kind.__annotations__) if not name.startswith("_") or name == "__call__"]
+    dynamic = hasattr(type(found), "__getattr__")
+    missing = [
+        name
+        for name in wanted
+        if inspect.getattr_static(found, name, None) is None and not (dynamic and getattr(found, name, None) is not None)
+    ]
+    return f"has no {', '.join(missing)}" if missing else ""
 
 
 def _check_targets(value: object, key: str, slot: tuple[str, ...], allowed: tuple[str, ...]) -> None:
@@ -175,7 +223,10 @@ def _checked(target: object, key: str, allowed: Sequence[str]) -> Callable[..., 
     found = _located(target, key)
     if not (inspect.isclass(found) or inspect.isfunction(found)) or not under(found.__module__):
         raise UserError(refused)
-    if inspect.isfunction(found) and found.__name__ not in getattr(importlib.import_module(found.__module__), "__all__", ()):
+    public = found.__name__ in getattr(importlib.import_module(found.__module__), "__all__", ())
+    if inspect.isclass(found) and not public and found.__module__.startswith("cvae."):
+        raise UserError(refused)
+    if inspect.isfunction(found) and not public:
         raise UserError(f"{refused}; a function is public if {found.__module__}.__all__ names it")
     return found
 

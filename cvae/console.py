@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,6 +92,12 @@ def program() -> list[str]:
     if path.suffix == ".py" and inside.parent.name == "cvae":
         return ["python", "-m", f"cvae.{inside.name}"]
     return ["python", str(path)] if path.suffix == ".py" else [path.name]
+
+
+def only_prints(arguments: Sequence[str]) -> bool:
+    """Whether Hydra will print something (--help, --cfg, completion ...) instead of running a job."""
+    prints = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
+    return any(argument.split("=")[0] in prints for argument in arguments)
 
 
 def short(path: Path) -> str:

@@ -6,9 +6,10 @@ says what its run computes, and which data it read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,6 +18,7 @@ from cvae.config import RunConfig, flat
 from cvae.console import warn
 from cvae.errors import UserError, expanded
 from cvae.start import compose
+from cvae.strangers import forget_caches, read_settings, refuse_links, refuse_new_root, refuse_resolvers
 
 _RESUMABLE = ("device", "precision", "compile", "logger", "data.resident", "allow_targets")
 _NO_SETTINGS = ("hydra.searchpath",)  # of a run: it says where options are found
@@ -36,17 +38,34 @@ def reopen(words: Sequence[str]) -> tuple[DictConfig, Path]:
             raise UserError(
                 f"{key} cannot change in a resumed run: only {', '.join(_RESUMABLE[:-1])} can; start a new run to change it"
             )
-    cfg = recorded_config(folder, say_entity=not {"logger", "logger.entity"} & values.keys())
+    cfg = recorded_config(folder, values)
+    refuse_links(folder)
     fresh = compose([word for word in words if not word.lstrip("+").startswith("resume=")])
     for key in sorted(values.keys() - set(_NO_SETTINGS)):  # logger before logger.mode
         OmegaConf.update(cfg, key, OmegaConf.select(fresh, key), merge=False)
     # allow_targets is the user's word, given again; a run folder's own does not count.
     cfg.allow_targets = fresh.allow_targets
+    if not {"logger", "logger.entity"} & values.keys():
+        _send_to_no_stranger(cfg, folder)
     return cfg, folder
 
 
-def recorded_config(folder: Path, say_entity: bool = False) -> DictConfig:
+def _send_to_no_stranger(cfg: DictConfig, folder: Path) -> None:
+    """Record offline where the run was sent to an entity that is not the user's default: only a command can name it."""
+    path = folder / ".hydra" / "config.yaml"
+    entity = (read_settings(path).get("logger") or {}).get("entity")
+    if entity in (None, os.environ.get("WANDB_ENTITY")) or "WandbMirror" not in str(cfg.logger.get("_target_")):
+        return
+    warn(f"{path} sends to the W&B entity {entity}, which only a command can name (logger.entity=...): recording offline")
+    if os.environ.get("WANDB_MODE") != "disabled":
+        OmegaConf.update(cfg, "logger.mode", "offline", force_add=True)
+
+
+def recorded_config(folder: Path, given: Collection[str] = ()) -> DictConfig:
     """The config of a run folder without what it must not decide: see the module's text.
+
+    Args:
+        given: keys that the command sets itself.
 
     Raises:
         UserError: it is not a run folder, its config is damaged, or reads the environment for more than ``data.root``.
@@ -55,42 +74,39 @@ def recorded_config(folder: Path, say_entity: bool = False) -> DictConfig:
     if not path.is_file():
         raise UserError(f"{folder} is not a run folder: it has no .hydra/config.yaml; runs are in multirun/single/")
     try:
-        recorded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        assert isinstance(recorded, dict)
+        recorded = read_settings(path)
+        if not isinstance(recorded, dict):
+            raise TypeError("it holds no settings")
         logger = recorded.get("logger") or {}
-        recorded["logger"] = {key: logger[key] for key in _LOGGER if key in logger and not _calls_resolver(str(logger[key]))}
+        recorded["logger"] = {key: logger[key] for key in _LOGGER if key in logger and _plain(logger[key])}
         recorded.pop("trial", None)  # of a sweep that is over, or not this process's
-        _refuse_environment(recorded, path)
-        if "cache_dir" in recorded.get("data", {}):
-            recorded["data"]["cache_dir"] = None
+        refuse_resolvers(recorded, str(path))
+        forget_caches(recorded)
         cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), recorded)
     except UserError:
         raise
     except Exception as error:  # whatever a damaged file leads YAML and OmegaConf to raise
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:160]}): restore it from a copy") from error
     assert isinstance(cfg, DictConfig)
-    _refuse_new_place(cfg, path)
-    if logger.get("entity") is not None and say_entity:
-        warn(f"{path} sends to the W&B entity {logger['entity']}, which only a command can name: recording offline")
-        OmegaConf.update(cfg, "logger.mode", "offline", force_add=True)
+    if "data.root" not in given:
+        refuse_new_root(OmegaConf.select(cfg, "data.root", throw_on_missing=False), str(path))
+    _refuse_copies_of_root(cfg, path)
     return cfg
 
 
-def _refuse_environment(recorded: Mapping[Any, Any], path: Path) -> None:
-    """The environment holds secrets: a folder may read it to say where its data lie, and for nothing else."""
-    for key, value in flat(recorded).items():
-        text = str(value).replace("${oc.env:", "") if key == "data.root" else str(value)
-        if _calls_resolver(text):
-            raise UserError(f"{path}: {key}={value} calls a resolver, which a run folder may not: write the value itself there")
+def _plain(value: object) -> bool:
+    """Whether it is text, or a list of texts, without any interpolation."""
+    texts = value if isinstance(value, list) else [value]
+    return value is None or all(isinstance(text, str) and "${" not in text for text in texts)
 
 
-def _calls_resolver(text: str) -> bool:
-    """Whether a value may call a resolver; ``${lr}``, which only refers to another key, does not."""
-    return "${" in text and ":" in text
-
-
-def _refuse_new_place(cfg: DictConfig, path: Path) -> None:
-    """A folder's ``data.root`` is read; where it is not there, the synthetic world would be written to it."""
-    root = OmegaConf.select(cfg, "data.root", throw_on_missing=False)
-    if root is not None and not any(expanded(root, "data.root").glob("*")):
-        raise UserError(f"{path} has data.root={root}, which is not there: bring the data back to it")
+def _refuse_copies_of_root(cfg: DictConfig, path: Path) -> None:
+    """A root that reads the environment is for reading the data: no other value may repeat it, to be shown or sent."""
+    written = flat(cast(dict[Any, Any], OmegaConf.to_container(cfg, resolve=False)))
+    if "${" not in str(written.get("data.root")):
+        return
+    resolved = flat(cast(dict[Any, Any], OmegaConf.to_container(cfg, resolve=True)))
+    root = str(resolved.pop("data.root"))
+    for key, value in resolved.items():
+        if root in str(value) and value != written.get(key):
+            raise UserError(f"{path}: {key} repeats data.root, which reads the environment: write the value itself there")

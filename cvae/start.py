@@ -19,11 +19,13 @@ from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from cvae.cli import is_multirun, only_prints, override_values, quoted
+from cvae.cli import is_multirun, override_values, quoted
 from cvae.config import CONF, build, flat
-from cvae.console import say
+from cvae.console import only_prints, say
 from cvae.errors import UserError, expanded
+from cvae.strangers import forget_caches, read_settings, refuse_new_root, refuse_resolvers
 
 _OF_THE_COMMAND = ("logger", "trial", "allow_targets", "resume", "show")
 
@@ -113,6 +115,8 @@ def check_start(words: Sequence[str]) -> bool:
 
 def _check_data(cfg: DictConfig, overrides: list[str]) -> None:
     """Raise UserError if no job of a multirun can find its data: every one of them would fail."""
+    from cvae.data.contract import Dataset
+
     parsed = OverridesParser.create().parse_overrides(overrides)
     swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
     params = cfg.hydra.sweeper.get("params")
@@ -120,7 +124,7 @@ def _check_data(cfg: DictConfig, overrides: list[str]) -> None:
     chosen_by_jobs = swept and "${" in str(OmegaConf.to_container(cfg.data))
     on_other_hosts = "submitit" in str(cfg.hydra.launcher.get("_target_"))  # which may see other folders
     if not (chosen_by_jobs or on_other_hosts or any(key.split(".")[0] == "data" for key in swept)):
-        build(cfg.data, cfg.allow_targets).check()
+        build(cfg.data, cfg.allow_targets, Dataset).check()
 
 
 def resume_command(folder: Path, allow_targets: Sequence[str] = ()) -> str:
@@ -141,38 +145,69 @@ def unfold(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: the file cannot be read, or sets more than the app's own keys.
     """
-    value = override_values(arguments).get("experiment", "")
+    value = override_values(arguments).get("experiment", "").strip("'\"")
     if not value.endswith((".yaml", ".yml")):
         return list(arguments)
-    path = expanded(value.strip("'\""), "experiment")
-    try:
-        file = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except Exception as error:
-        raise UserError(f"experiment={path} cannot be read ({' '.join(str(error).split())[:160]}): check the path") from error
-    if not isinstance(file, dict):
-        raise UserError(f"experiment={path} is not a list of settings: write key: value, a line each")
+    path = expanded(value, "experiment")
+    where = f"experiment={path}"
+    file = _file_of_settings(path, where)
     defaults = file.pop("defaults", None) or []
-    choices = [_choice(entry, path) for entry in (defaults if isinstance(defaults, list) else [defaults])]
-    if foreign := [key for key in (*file, *(choice.lstrip("+") for choice in choices)) if re.match(r"hydra|[+~-]", str(key))]:
-        raise UserError(f"experiment={path} sets {foreign[0]}, which is no key of a run: put the file into conf/experiment/")
-    words = [*choices, *(f"{key}={_as_word(value)}" for key, value in flat(file).items())]
-    left_out = [word for word in words if re.match(rf"\+?({'|'.join(_OF_THE_COMMAND)})[.=]", word)]
+    choices = [_choice(entry, where) for entry in (defaults if isinstance(defaults, list) else [defaults])]
+    values = flat(file)
+    left_out = [key for key in (*choices, *values) if _of_the_command(key)]
     if left_out:
-        keys = ", ".join(word.partition("=")[0] for word in left_out)
-        say(f"experiment={path}: left out {keys}, which only a command can set")
+        keys = ", ".join(key.partition("=")[0] for key in left_out)
+        say(f"{where}: left out {keys}, which only a command can set")
+    values = {key: each for key, each in values.items() if key not in left_out}
+    _check_values(values, arguments, where)
+    words = [choice for choice in choices if choice not in left_out]
+    words += [f"{key}={_as_word(each)}" for key, each in values.items()]
     rest = [word for word in arguments if not word.startswith("experiment=")]
     # Before the user's own, and beside them: Hydra wants all overrides in one row, not parted by flags.
     first = arguments.index(_parsed(arguments).overrides[0])
-    return [*rest[:first], *(word for word in words if word not in left_out), *rest[first:]]
+    return [*rest[:first], *words, *rest[first:]]
 
 
-def _choice(entry: Any, path: Path) -> str:
+def _file_of_settings(path: Path, where: str) -> dict[Any, Any]:
+    try:
+        file = read_settings(path)
+    except Exception as error:  # whatever a damaged file leads YAML and OmegaConf to raise
+        raise UserError(f"{where} cannot be read ({' '.join(str(error).split())[:160]}): check the path") from error
+    if not isinstance(file, dict):
+        raise UserError(f"{where} is not a list of settings: write key: value, a line each")
+    forget_caches(file)
+    return file
+
+
+def _of_the_command(word: str) -> bool:
+    return bool(re.match(rf"\+?({'|'.join(_OF_THE_COMMAND)})([.=@]|$)", word)) or word.endswith(".cache_dir")
+
+
+def _choice(entry: Any, where: str) -> str:
     """The override for an entry of an experiment file's defaults: another option of a group, or a group more."""
     key, option = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else (entry, None)
-    found = re.fullmatch(r"(override )?/([\w/@.-]+)", str(key))
-    if found is None or not isinstance(option, str):
-        raise UserError(f"experiment={path}: cannot read {entry!r} in its defaults: write `override /group: option`")
+    found = re.fullmatch(r"(override )?/([\w-]+(/[\w-]+)*(@\w+(\.\w+)*)?)", str(key))
+    # An option is a file below its group's folder: one that leads out of it would be read as the user's own config.
+    if found is None or not isinstance(option, str) or not re.fullmatch(r"[\w-]+([./][\w-]+)*", option):
+        raise UserError(f"{where}: cannot read {entry!r} in its defaults: write `override /group: option`")
+    if re.search(r"(^|[/@.])(hydra|experiment([/@.]|$))", found[2]):
+        raise UserError(f"{where} sets {found[2]}, which is no key of a run: put the file into conf/experiment/")
     return f"{'' if found[1] else '+'}{found[2]}={option}"
+
+
+def _check_values(values: dict[str, Any], arguments: Sequence[str], where: str) -> None:
+    """Raise UserError for what is no key of a run, a path to an option, a look at the environment, or a place not there yet."""
+    for key, value in values.items():
+        if key.startswith("hydra") or key == "experiment" or not re.fullmatch(r"[A-Za-z_][\w-]*(\.[\w-]+)*", key):
+            raise UserError(f"{where} sets {key}, which is no key of a run: put the file into conf/experiment/")
+        if "." not in key and re.search(r"(^|[\['\"\s,])/|\.\.", str(value)):
+            raise UserError(f"{where} has {key}={value}, which is a path: write it without, or in the command")
+    refuse_resolvers(values, where)
+    if (root := values.get("data.root")) is not None and "data.root" not in override_values(arguments):
+        try:
+            refuse_new_root(OmegaConf.create({"root": root}).root, where)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{where} has data.root={root}, which cannot be read here: give data.root=FOLDER") from error
 
 
 def _as_word(value: Any) -> str:
@@ -190,10 +225,11 @@ def show(cfg: DictConfig) -> None:
         UserError: there is nothing else to show.
     """
     from cvae.pictures import schedules
+    from cvae.schedules import Schedule
 
     if cfg.show != "schedules":
         raise UserError(f"show={cfg.show}: choose schedules")
-    kl, forcing = (build(cfg[key], cfg.allow_targets) for key in ("kl_schedule", "tf_schedule"))
+    kl, forcing = (build(cfg[key], cfg.allow_targets, Schedule) for key in ("kl_schedule", "tf_schedule"))
     path = Path("schedules.png").absolute()
     schedules(kl, forcing, (f"KL weight / beta: {kl}", f"teacher forcing / tfr: {forcing}"), path)
     say(f"drawn {path}")

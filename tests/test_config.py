@@ -6,16 +6,24 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import draw_course, tiny
+from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from cvae import config, start
+from cvae.data.contract import Dataset
 from cvae.errors import UserError
+from cvae.model.cvae import CVAE
+from cvae.model.objective import Likelihood
+from cvae.schedules import Schedule
+from cvae.training.recorder import Mirror
 
 GROUPS = {
     folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
@@ -160,6 +168,75 @@ def test_a_slot_takes_only_its_own_kind(slot, target):
         config.build(node(slot, _target_=target))
 
 
+@pytest.mark.parametrize(
+    ("slot", "target", "kind", "said"),
+    [
+        ("kl_schedule", "Nothing", Schedule, "mypkg.Nothing makes a Nothing, which has no __call__: a Schedule is needed"),
+        (
+            "data",
+            "Nothing",
+            Dataset,
+            "which has no train, validate, test, fingerprint, check, normalise, random_start, resident",
+        ),
+        ("logger", "Half", Mirror, "which has no sample, finish: a Mirror is needed"),
+        ("model", "Nothing", CVAE, "which is no CVAE: a CVAE is needed"),
+        ("likelihood", "Nothing", Likelihood, "which has no __call__, implied_sigma, default_beta"),
+        ("optim", "Nothing", torch.optim.Optimizer, "which is no Optimizer"),
+        ("metrics", "Nothing", Callable, "which is no Callable"),
+    ],
+)
+def test_what_was_built_is_of_the_slots_kind(tmp_path, monkeypatch, slot, target, kind, said):
+    text = "class Nothing: ...\nclass Half:\n    def start(self, info): ...\n    def log(self, row): ...\n"
+    (tmp_path / "mypkg.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError) as refused:
+        config.build(node(slot, _target_=f"mypkg.{target}"), ["mypkg"], kind)
+    assert said in str(refused.value)
+
+
+def test_a_part_that_only_passes_on_what_it_wraps_is_of_that_kind(tmp_path, monkeypatch):
+    text = """
+class Wrapped:
+    def __init__(self): self.inner = Inner()
+    def __getattr__(self, name): return getattr(self.inner, name)
+class Inner:
+    start = log = sample = finish = lambda self: None
+class Lazy:
+    normalise, random_start, resident = True, True, "auto"
+    def check(self): ...
+    def fail(self): raise AssertionError("opened")
+    train = validate = test = fingerprint = property(fail)
+"""
+    (tmp_path / "mypkg.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert config.build(node("logger", _target_="mypkg.Wrapped"), ["mypkg"], Mirror)
+    assert config.build(node("data", _target_="mypkg.Lazy"), ["mypkg"], Dataset)  # its splits are not asked for
+
+
+@pytest.mark.parametrize("wrong", [5, None, "cvae.schedules.Constant", {"value": 1}, [1]])
+def test_what_is_no_component_is_said(wrong):
+    with pytest.raises(UserError, match=r"stands where a Schedule is needed: give it a _target_"):
+        config.build(OmegaConf.create({"kl_schedule": wrong}).kl_schedule, (), Schedule)
+
+
+@pytest.mark.parametrize(
+    ("part", "target", "said"),
+    [
+        ("backbone", "cvae.model.backbones.Encoder", "feature_dim"),
+        ("prior", "cvae.model.recurrent.FramePredictor", "not allowed"),
+        ("prior", "mypkg.Nothing", "model.prior is a Nothing: a module is needed"),
+        ("backbone", "mypkg.Nothing", "model.backbone is a Nothing: a module with encoder, decoder and feature_dim is needed"),
+    ],
+)
+def test_parts_of_the_model_are_of_their_kinds(tmp_path, monkeypatch, part, target, said):
+    (tmp_path / "mypkg.py").write_text("class Nothing: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = composed().model
+    model[part] = {"_target_": target, **({"stages": [], "head": None, "checkpointing": False} if "Encoder" in target else {})}
+    with pytest.raises(UserError, match=said):
+        config.build(model, ["mypkg"], CVAE, cond_dim=7)
+
+
 def test_a_part_of_a_part_has_a_slot_of_its_own():
     model = composed("prior=learned").model
     assert config.build(model, cond_dim=7)
@@ -222,6 +299,46 @@ def test_what_does_not_change_the_result_does_not_change_the_signature(same):
 )
 def test_what_changes_the_result_changes_the_signature(other):
     assert config.signature(composed(other)) != config.signature(composed())
+
+
+# --- the data's fingerprint -------------------------------------------------------------------------------------------
+
+
+def multirun(*words: str):
+    """The config that a sweeper is given."""
+    args = get_args_parser().parse_args([*words, "hydra.mode=MULTIRUN"])
+    return start._load(args, args.overrides)
+
+
+def test_a_multirun_knows_its_datas_fingerprint(drawn, tmp_path):
+    words = ["data=course", f"data.root={drawn}"]
+    found = multirun(*words).trial.data
+    assert found == config.build(multirun(*words).data).fingerprint
+    assert multirun("data=course", f"data.root={tmp_path}/none").trial.data is None  # seen from another host, perhaps
+    assert multirun("data=course").trial.data is None
+    assert multirun(*words, "+trial.number=1", "trial.data=known").trial.data == "known"
+
+
+def test_who_only_composes_or_prints_packs_nothing(drawn, tmp_path, train):
+    words = ["data=course", f"data.root={drawn}"]
+    assert start.compose(words).trial.data is None
+    multirun = ["hydra.mode=MULTIRUN", "hydra.job.num=1", "hydra.job.id=1"]
+    for printed in (["--cfg", "job", "--resolve", *words], ["--cfg", "all", "--resolve", *multirun, *words]):
+        done = train(*printed)
+        assert (done.code, "\n  data: null\n" in done.out) == (0, True), done.err
+    assert train("show=schedules", *words).code == 0
+    assert not (tmp_path / "cache").exists()
+
+
+def test_broken_data_are_one_line(tmp_path):
+    from cvae.cli import explain
+
+    draw_course(tmp_path / "broken", train=1, validate=1, test=0)
+    (tmp_path / "broken/train/take 0/00/3.png").write_bytes(b"no picture")
+    with pytest.raises(OmegaConfBaseException) as refused:
+        _ = multirun("data=course", f"data.root={tmp_path / 'broken'}").trial.data
+    assert "3.png" in explain(refused.value)
+    assert "raised while" not in explain(refused.value)
 
 
 # --- answers without torch --------------------------------------------------------------------------------------------

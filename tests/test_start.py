@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -97,6 +98,7 @@ def test_a_sweep_and_its_summary_know_the_users_options_and_groups(train, drawn,
     best = Path("swept/best.yaml").read_text()
     assert "- override /kl_schedule: early" in best
     assert "- /pace: slow" in best
+    assert not [word for word in ("logger", "trial:", "allow_targets", "hydra") if word in best]
     (again,) = [line for line in done.out.splitlines() if line.startswith("again")]
     assert all(word in again for word in ("own configs", "+pace=slow", "hydra.mode=RUN"))
     assert train(*found, "experiment=swept/best.yaml", "hydra.run.dir=once").code == 0
@@ -142,7 +144,7 @@ def test_the_package_itself_imports_nothing():
 
 
 def unfolded(text: str) -> list[str]:
-    Path("best.yaml").write_text(text)
+    Path("best.yaml").write_text(text, encoding="latin-1")
     return unfold(["experiment=best.yaml", "seed=2"])
 
 
@@ -175,7 +177,39 @@ def test_a_file_of_settings_becomes_overrides():
         "defaults: [mine]",
         "defaults: [override /kl_schedule: [a, b]]",
         "- lr",
+        # what leads out of a group's folder would be read as the user's own config
+        "defaults: [override /kl_schedule: ../../../tmp/evil]",
+        "defaults: [override /kl_schedule: /tmp/evil]",
+        "defaults: [override /../tmp: evil]",
+        "kl_schedule: ../../../tmp/evil",
+        "kl_schedule: [cyclical, ../../tmp/evil]",
+        "kl_schedule: /tmp/evil",
+        # what an option is put into
+        "defaults: [/logger@hydra.callbacks.x: wandb]",
+        "defaults: [/data@_global_.hydra.callbacks.x: synthetic]",
+        "'kl_schedule@hydra.callbacks.x': cyclical",
+        "defaults: [override /experiment: sweep_quick]",
+        "experiment: sweep_quick",
+        "hydra_: 1",
+        "'lr=1 hydra.mode': MULTIRUN",
+        "model: {'x hydra.mode=MULTIRUN': 1}",
+        "1: 2",
+        # what reads the environment
+        "lr: '${oc.env:TOKEN}'",
+        "optim: {weight_decay: 'a ${oc.decode:${oc.env:TOKEN}}'}",
+        "model: {list: [{deep: '${oc.env:TOKEN}'}]}",
+        "data: {root: '${oc.env:NO_SUCH_VARIABLE}'}",
+        "data: {root: '${oc.create:{a: 1}}'}",
+        # what would be written to
+        "data: {root: /nowhere/at/all}",
+        "data.root: nowhere",
+        # what is too much
+        "a: &a [1, 2]\nb: *a",
+        "[" * 2000,
+        "lr: \xff",
+        "#" + "x" * 1_000_001,
     ],
+    ids=lambda text: text[:40],
 )
 def test_a_file_of_settings_sets_up_nothing_else(text):
     with pytest.raises(UserError, match=r"best\.yaml"):
@@ -189,7 +223,50 @@ def test_what_only_a_command_may_set_is_left_out_of_a_file(capfd):
         "left out allow_targets, logger.mode, trial.number, resume, show, which only a command can set"
         in capfd.readouterr().out
     )
-    assert unfolded("defaults: [override /logger: none]") == ["seed=2"]
+    assert unfolded("defaults: [override /logger: none, /logger@model.x: none]") == ["seed=2"]
+    assert unfolded("data: {cache_dir: /elsewhere, x: [{cache_dir: /elsewhere}]}") == ['data.x=[{"cache_dir": null}]', "seed=2"]
+    assert "left out data.cache_dir, which" in capfd.readouterr().out
+
+
+def test_a_file_of_settings_says_where_its_data_are(drawn, monkeypatch):
+    monkeypatch.setenv("FRAMES", str(drawn))
+    assert unfolded("data: {root: '${oc.env:FRAMES}'}") == ["data.root='${oc.env:FRAMES}'", "seed=2"]
+    Path("best.yaml").write_text("data: {root: /nowhere}")
+    assert unfold(["experiment='best.yaml'", f"data.root={drawn}"])[-1] == f"data.root={drawn}"  # the user's own word
+
+
+@pytest.mark.parametrize("special", ["fifo", "zero", "folder", "loop", "none", "long"])
+def test_what_is_no_file_of_settings_is_said(tmp_path, special):
+    path = Path("best.yaml")
+    match special:
+        case "fifo":
+            os.mkfifo(path)
+        case "zero":
+            path.symlink_to("/dev/zero")
+        case "folder":
+            path.mkdir()
+        case "loop":
+            path.symlink_to(path)
+        case "long":
+            path = Path("x" * 300 + ".yaml")
+    with pytest.raises(UserError, match=r"experiment=.*yaml cannot be read \("):
+        unfold([f"experiment={path}"])
+
+
+def test_what_runs_from_a_file_of_settings_is_what_the_command_allows(train, drawn, tmp_path, monkeypatch):
+    mark = tmp_path / "ran"
+    package = (
+        f"import pathlib\npathlib.Path({str(mark)!r}).touch()\nclass Ramp:\n    def __call__(self, t):\n        return t\n"
+    )
+    (tmp_path / "mypkg.py").write_text(package)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("best.yaml").write_text("allow_targets: [mypkg]\nkl_schedule: {_target_: mypkg.Ramp}\n")
+    words = [*(word for word in tiny(drawn) if not word.startswith("kl_schedule")), "~kl_schedule.ramp", "epochs=1"]
+    refused = train("experiment=best.yaml", *words)
+    assert (refused.code, "kl_schedule._target_ is 'mypkg.Ramp', which is not allowed" in refused.err) == (1, True)
+    assert not mark.exists()
+    done = train("experiment=best.yaml", "allow_targets=[mypkg]", *words)
+    assert (done.code, mark.exists()) == (0, True), done.err
 
 
 def test_composing_leaves_hydra_out():

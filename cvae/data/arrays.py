@@ -33,11 +33,18 @@ class ArraySplit:
         frames: one uint8 array ``THWC`` a sequence: a list of them, or one array ``NTHWC``.
         cond: one array ``TA`` of numbers a sequence, in the same two ways; None for no conditions.
         names: what to call the sequences; their numbers by default.
+        lengths: frames of each sequence; None to look at them.
     """
 
-    def __init__(self, frames: Sequence[Frames], cond: Sequence[NDArray[Any]] | None, names: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        frames: Sequence[Frames],
+        cond: Sequence[NDArray[Any]] | None,
+        names: Sequence[str] = (),
+        lengths: Indices | None = None,
+    ) -> None:
         self.frames = frames
-        self.lengths: Indices = np.array([len(sequence) for sequence in frames], np.int64)
+        self.lengths = np.array([len(sequence) for sequence in frames], np.int64) if lengths is None else lengths
         self.cond = [np.zeros((length, 0), np.float32) for length in self.lengths] if cond is None else cond
         self.names = names or range(len(frames))
 
@@ -53,6 +60,21 @@ class ArraySplit:
     @cached_property
     def cond_NA(self) -> Conditions:
         return np.concatenate(list(self.cond)).astype(np.float32, copy=False)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all frames and conditions; it reads them once, a sequence at a time."""
+        digest = hashlib.sha256()
+        self.feed(digest)
+        return digest.hexdigest()[:16]
+
+    def feed(self, *digests: hashlib._Hash) -> None:
+        """Take all frames and conditions into each of ``digests``."""
+        for arrays in map(self.__getitem__, range(len(self))):
+            for array in arrays:
+                for digest in digests:
+                    digest.update(str(array.shape).encode())
+                    digest.update(np.ascontiguousarray(array).data)
 
     def name(self, index: int) -> str:
         return str(self.names[index])
@@ -117,12 +139,11 @@ class ArrayData:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all frames and conditions of train and validate; it reads them once, a sequence at a time."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.validate):
-            for arrays in map(split.__getitem__, range(len(split))):
-                for array in arrays:
-                    digest.update(str(array.shape).encode())
-                    digest.update(np.ascontiguousarray(array).data)
+        digest, own = hashlib.sha256(), hashlib.sha256()
+        self.train.feed(digest)
+        self.train.fingerprint = digest.hexdigest()[:16]
+        self.validate.feed(digest, own)
+        self.validate.fingerprint = own.hexdigest()[:16]
         return digest.hexdigest()[:16]
 
     def check(self) -> None:

@@ -36,6 +36,10 @@ class Split(Protocol):
     def cond_NA(self) -> Conditions:
         """The conditions of all frames, float32 and finite: a row a frame, one sequence after another."""
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the split's content."""
+
     def name(self, index: int) -> str:
         """What messages and sample pictures call sequence ``index``."""
 

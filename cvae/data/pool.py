@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -28,7 +31,7 @@ def map_in_processes(function: Callable[[Job], Done], jobs: Sequence[Job], worke
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(workers or cores, len(jobs))
-    if workers <= 1:
+    if workers <= 1 or multiprocessing.current_process().daemon:  # a daemon, as a loader's worker is, may have no children
         yield from map(function, jobs)
         return
     # Spawned, not forked: torch's threads do not survive a fork.
@@ -38,7 +41,8 @@ def map_in_processes(function: Callable[[Job], Done], jobs: Sequence[Job], worke
         # helper process that it starts would unblock the signal.
         blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            futures = [pool.submit(function, job) for job in jobs]
+            with _main_apart(function):
+                futures = [pool.submit(function, job) for job in jobs]
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
         for future in futures:
@@ -48,6 +52,21 @@ def map_in_processes(function: Callable[[Job], Done], jobs: Sequence[Job], worke
     finally:
         # Waits for the jobs under way: after this nobody writes any more.
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _main_apart(function: Callable[..., object]) -> Iterator[None]:
+    """Keep workers that start meanwhile from importing the main module, unless ``function`` is there.
+
+    A script without ``if __name__ == "__main__"`` would start over in each of them, and wait for this process for ever.
+    """
+    main = sys.modules["__main__"]
+    if function.__module__ != "__main__":
+        sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _end_with_parent() -> None:

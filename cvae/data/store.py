@@ -1,44 +1,28 @@
-"""Frames and conditions as memory-mapped arrays, packed once from the course layout."""
+"""A folder in the course layout as a dataset: packed once into arrays, which every start on the same files shares."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
+import shlex
 from functools import cached_property
+from itertools import product
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from cvae.console import progress, say
-from cvae.data.arrays import ArraySplit
-from cvae.data.cache import cache_root, make_once
-from cvae.data.layout import IMAGE_SIZE, TABLES, Listing, list_split, read_frames, read_table, refuse_absent
-from cvae.data.pool import map_in_processes
-from cvae.errors import UserError, expanded, require
+from cvae.console import say, warn
+from cvae.data import index
+from cvae.data.cache import HINT, cache_places, cache_root, locked, put, scratch
+from cvae.data.layout import refuse_absent
+from cvae.data.listing import Listing, list_split
+from cvae.data.packed import CONDITIONS, PackedSplit
+from cvae.data.packing import address, pack
+from cvae.data.sealed import Damaged
+from cvae.errors import UserError, expanded, require, writing
 
 __all__ = ["VideoData"]
 
-# The tables that a choice needs: the first ones, so that their columns are the first ones of cond.npy.
-CONDITIONS = {"actions_positions": list(TABLES), "actions": list(TABLES)[:1], "none": []}
-_FORMAT = 1
-_CHUNK = 32  # sequences a worker packs at a time: 12 MB of 30-frame sequences
-_POOL_FROM = 128  # sequences below which starting worker processes costs more than it saves
-
-
-class PackedSplit(ArraySplit):
-    """One packed split. It unpickles to the same memory maps, so any number of worker processes may share it."""
-
-    def __init__(self, folder: Path, condition: str) -> None:
-        self.folder, self.condition = folder, condition
-        self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
-        width = sum(len(TABLES[file]) for file in CONDITIONS[condition])
-        ends = np.cumsum(self.meta["lengths"])[:-1]
-        frames, cond = (np.load(folder / name, mmap_mode="r") for name in ("frames.npy", "cond.npy"))
-        super().__init__(np.split(frames, ends), np.split(cond[:, :width], ends), self.meta["names"])
-
-    def __reduce__(self) -> tuple[type[PackedSplit], tuple[Path, str]]:
-        return PackedSplit, (self.folder, self.condition)
+_NAME_ALL = "CVAE_NAME_ALL"  # an environment variable
+_NAMED = 3  # sequences, where it is not set
 
 
 class VideoData:
@@ -53,7 +37,8 @@ class VideoData:
         workers: processes that pack; None for one a core.
 
     Raises:
-        UserError: as ``list_split``, ``read_frames`` and ``read_table``, when a split is first used.
+        UserError: as ``list_split``, ``read_frames`` and ``read_table``, when a split is first used; when frames are first
+            used: a packed copy is damaged.
     """
 
     def __init__(
@@ -86,7 +71,25 @@ class VideoData:
     @property
     def fingerprint(self) -> str:
         """A hash of the decoded train and validate splits: equal data have equal fingerprints on any machine."""
-        return hashlib.sha256(f"{self.train.meta['content']} {self.validate.meta['content']}".encode()).hexdigest()[:16]
+        return _fingerprint(self.train.meta["content"], self.validate.meta["content"])
+
+    def expect(self, fingerprint: str) -> None:
+        """Take the packed train and validate splits whose fingerprint this is, as they were when this root was last listed.
+
+        No file of the root is looked at. If there are none, the splits open as usual.
+
+        Raises:
+            UserError: they lack a table that the conditions need.
+        """
+        for place in cache_places(self.cache_dir):
+            packed = place / "packed"
+            known = (index.entries(packed, self.root, name) for name in ("train", "validate"))
+            for train, validate in product(*known):
+                if _fingerprint(train.content, validate.content) == fingerprint:
+                    one, other = self._copy(packed / train.copy), self._copy(packed / validate.copy)
+                    if one and other:
+                        self.train, self.validate = self._fit("train", one), self._fit("validate", other)
+                        return
 
     def check(self) -> None:
         refuse_absent(self.root, "train")
@@ -97,11 +100,13 @@ class VideoData:
 
     def _open(self, name: str) -> PackedSplit:
         listing = list_split(self.root, name)
-        packed = cache_root(self.cache_dir) / "packed" / f"{name}-{listing.fingerprint[:24]}"
-        if packed.is_dir() and not _complete(packed):
-            say(f"{packed} is incomplete or of another version: packing it again")
-        make_once(packed, lambda folder: _pack(self.root / name, listing, folder, self.workers), _complete)
-        split = PackedSplit(packed, self.condition)
+        _tell(self.root / name, "folders are not read as sequences", listing.skipped)
+        split = self._found(name, listing) or self._packed(name, listing)
+        _tell(self.root / name, "sequences have fewer frames than rows", split.meta["short"])
+        return self._fit(name, split)
+
+    def _fit(self, name: str, split: PackedSplit) -> PackedSplit:
+        """The split, if it has the tables that the conditions need."""
         for file in CONDITIONS[self.condition]:
             if missing := split.meta["missing"].get(file):
                 raise UserError(
@@ -110,67 +115,67 @@ class VideoData:
                 )
         return split
 
+    def _found(self, name: str, listing: Listing, tell: bool = True) -> PackedSplit | None:
+        """The copy of these files, in whichever place it lies; nothing is written if the index has it under this root."""
+        for place in cache_places(self.cache_dir):
+            packed = place / "packed"
+            entry = index.find(packed, self.root, name, listing.fingerprint)
+            split = self._copy(packed / entry.copy, tell) if entry else None
+            if entry and split:
+                own = entry in index.entries(packed, self.root, name)
+                if not own and os.access(packed / "roots", os.W_OK):
+                    index.record(packed, self.root, name, entry)
+                return split
+        return None
 
-# --- packing ----------------------------------------------------------------------------------------------------------
+    def _copy(self, folder: Path, tell: bool = False) -> PackedSplit | None:
+        try:
+            return PackedSplit(folder, self.condition)
+        except Damaged as error:
+            if tell:
+                say(f"{folder} is incomplete, damaged or of another version ({error}): packing it again")
+            return None
+
+    def _packed(self, name: str, listing: Listing) -> PackedSplit:
+        """Read the files once. The copy is dropped if there is an equal one, which another root may have."""
+        packed, source = cache_root(self.cache_dir) / "packed", self.root / name
+        place = index.place_of(packed, self.root, name)
+        with writing(packed, HINT), locked(place) as alone:
+            if split := self._found(name, listing, tell=False):  # another process packed it meanwhile
+                return split
+            known = index.entries(packed, self.root, name)
+            if known and all(entry.listing != listing.fingerprint for entry in known):
+                say(f"{source} is not as it was when it was packed: it is read again")
+            with scratch(place, alone) as folder:
+                meta = pack(source, listing, folder, self.workers)
+                if list_split(self.root, name).fingerprint != listing.fingerprint:
+                    raise UserError(f"{source} changed while it was read: start again when nothing writes to it any more")
+                # First the index, so that nobody takes the copy for one that no root uses.
+                index.record(packed, self.root, name, index.entry(listing.fingerprint, meta["content"], address(meta)))
+                put(folder, packed / address(meta), lambda copy: self._copy(copy) is not None)
+        _tell_unused(packed)
+        split = self._copy(packed / address(meta))
+        if split is None:
+            raise UserError(f"{packed / address(meta)} is damaged as soon as it is written: choose another data.cache_dir")
+        return split
 
 
-def _complete(folder: Path) -> bool:
-    try:
-        meta = json.loads((folder / "meta.json").read_text())
-        return meta["format"] == _FORMAT and all((folder / name).stat().st_size == size for name, size in meta["sizes"].items())
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+def _fingerprint(train: str, validate: str) -> str:
+    return hashlib.sha256(f"{train} {validate}".encode()).hexdigest()[:16]
 
 
-def _pack(source: Path, listing: Listing, folder: Path, workers: int | None) -> None:
-    """Write frames.npy, cond.npy and, last, meta.json."""
-    offsets = np.concatenate([[0], np.cumsum(listing.lengths)])
-    total = int(offsets[-1])
-    shapes = {"frames.npy": (total, IMAGE_SIZE, IMAGE_SIZE, 3), "cond.npy": (total, sum(map(len, TABLES.values())))}
-    for name, dtype in [("frames.npy", np.uint8), ("cond.npy", np.float32)]:
-        np.lib.format.open_memmap(folder / name, mode="w+", dtype=dtype, shape=shapes[name]).flush()
-    jobs = [
-        (folder, listing.folders[i : i + _CHUNK], listing.lengths[i : i + _CHUNK], int(offsets[i]))
-        for i in range(0, len(listing.folders), _CHUNK)
-    ]
-    digest = hashlib.sha256()
-    missing: dict[str, str] = {}
-    workers = 1 if len(listing.folders) < _POOL_FROM else workers
-    with progress(f"packing {source}", len(listing.folders)) as advance:
-        for (_, folders, _, _), (content, absent) in zip(jobs, map_in_processes(_pack_chunk, jobs, workers), strict=True):
-            digest.update(content)
-            missing = absent | missing
-            advance(len(folders))
-    meta = {
-        "format": _FORMAT,
-        "names": [f"{path.parent.name}/{path.name}" for path in listing.folders],
-        "lengths": listing.lengths,
-        "missing": missing,
-        "content": digest.hexdigest(),
-        "sizes": {name: (folder / name).stat().st_size for name in shapes},
-    }
-    (folder / "meta.json").write_text(json.dumps(meta))
+def _tell(source: Path, what: str, found: dict[str, str]) -> None:
+    """Warn of sequences by name, the first few or all."""
+    shown = [f"{name} ({why})".replace("\n", "\\n") for name, why in found.items()]
+    if os.environ.get(_NAME_ALL):
+        for line in shown:
+            warn(f"{source}: {line}")
+    elif shown:
+        more = f" ...; {_NAME_ALL}=1 names all" if len(shown) > _NAMED else ""
+        warn(f"{source}: {len(shown)} {what}: {', '.join(shown[:_NAMED])}{more}")
 
 
-def _pack_chunk(job: tuple[Path, list[Path], list[int], int]) -> tuple[bytes, dict[str, str]]:
-    """Decode some sequences into their rows; return a hash of them and the first missing table of each kind."""
-    target, folders, lengths, row = job
-    frames_NHWC = np.load(target / "frames.npy", mmap_mode="r+")
-    cond_NA = np.load(target / "cond.npy", mmap_mode="r+")
-    digest = hashlib.sha256()
-    missing: dict[str, str] = {}
-    for folder, length in zip(folders, lengths, strict=True):
-        rows = slice(row, row + length)
-        frames_NHWC[rows] = read_frames(folder, length)
-        tables = []
-        for file, columns in TABLES.items():
-            table = read_table(folder, file, length)
-            if table is None:
-                missing.setdefault(file, f"{folder.parent.name}/{folder.name}")
-                table = np.zeros((length, len(columns)), np.float32)
-            tables.append(table)
-        cond_NA[rows] = np.concatenate(tables, axis=1)
-        digest.update(frames_NHWC[rows])
-        digest.update(cond_NA[rows])
-        row += length
-    return digest.digest(), missing
+def _tell_unused(packed: Path) -> None:
+    if copies := index.unused(packed):
+        command = shlex.join(["rm", "-r", *map(str, copies)])
+        say(f"packed copies of files that no dataset has any more ({len(copies)}) can be removed: {command}")

@@ -47,7 +47,7 @@ class CVAE(nn.Module):
     frames too; ``scored="all"`` decodes and scores every step from 1 on. They need ``rollout="stepwise"``.
 
     Raises:
-        UserError: a switch has no such value, or the combination has no meaning.
+        UserError: a part is of another kind, a switch has no such value, or the combination has no meaning.
     """
 
     cond_mean_A: Tensor
@@ -69,6 +69,7 @@ class CVAE(nn.Module):
         scored: str = "future",
     ) -> None:
         super().__init__()
+        _check_parts(backbone, prior)
         _check_switches(n_past, rollout, skips, force_past, scored)
         self.n_past, self.rollout, self.force_past = n_past, rollout, force_past
         self.first_scored = n_past if scored == "future" else 1
@@ -256,6 +257,17 @@ def _frame_of_each(skip_NCHW: Tensor, length: int, t: int) -> Tensor:
 def _in_sequence(frames: list[Tensor]) -> Tensor:
     """Stack K maps ``BCHW`` to ``BKCHW``; the memory stays channels last."""
     return torch.stack([x_BCHW.permute(0, 2, 3, 1) for x_BCHW in frames], dim=1).permute(0, 1, 4, 2, 3)
+
+
+def _check_parts(backbone: object, prior: object) -> None:
+    wanted = {"encoder", "decoder", "feature_dim"}
+    if not isinstance(backbone, nn.Module) or not all(hasattr(backbone, name) for name in wanted):
+        raise UserError(
+            f"model.backbone is a {type(backbone).__name__}: a module with encoder, decoder and feature_dim is needed, "
+            "as cvae.model.backbones.dcgan64"
+        )
+    if not isinstance(prior, nn.Module):
+        raise UserError(f"model.prior is a {type(prior).__name__}: a module is needed, as cvae.model.recurrent.StandardNormal")
 
 
 def _check_switches(n_past: int, rollout: str, skips: str, force_past: bool, scored: str) -> None:

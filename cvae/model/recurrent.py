@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FramePredictor", "GaussianLSTM", "State", "StandardNormal"]
+__all__ = ["GaussianLSTM", "StandardNormal"]  # the priors
 
 State = tuple[Tensor, Tensor] | None
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cvae.config import identity
@@ -70,7 +70,7 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
     space = _space(settings, arguments, config, loader)
     if not space.distributions and not settings.get("custom_search_space"):
         raise UserError("this sweep searches nothing: give an interval, a range or choices, as lr='interval(1e-4, 1e-3)'")
-    allow_targets = settings.get("allow_targets") or []
+    allow_targets = _allowed(config)
     pruner = build_pruner(settings.get("pruner"), app.steps, app.warmup, allow_targets)
     job = _compose_jobs(space, config, loader)
     what = _identity(space, settings, job, values["seeds_per_trial"])
@@ -92,6 +92,14 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
     _refuse_unfit(plan, app, seedable="seed" in job and "seed" not in space.distributions)
     warn_of_phases(pruner, space, app.phases)
     return plan
+
+
+def _allowed(config: DictConfig) -> list[str]:
+    """The packages of the user's own that a sampler or pruner may come from: the command's ``allow_targets``."""
+    given = config.get("allow_targets")
+    if given is not None and not (isinstance(given, ListConfig) and all(isinstance(name, str) for name in given)):
+        raise UserError(f"allow_targets is {given!r}: give a list of packages, as allow_targets=[mypkg]")
+    return list(given or [])
 
 
 def open_study(plan: Plan) -> SweepStudy:

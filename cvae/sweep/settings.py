@@ -25,7 +25,7 @@ _SHAPES: dict[str, tuple[type, str]] = {
     "sampler": (dict, "hydra/sweeper/sampler=tpe"),
     "pruner": (dict, "hydra/sweeper/pruner=median"),
     "enqueue": (list, "[{lr: 1e-3}]"),
-    "allow_targets": (list, "[my_package]"),
+    "allow_targets": (type(None), "allow_targets=[my_package], without hydra.sweeper"),  # the form of 0.1.0
     "storage": (str, "journal://FILE"),
     "custom_search_space": (str, "my_module.my_function"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import warnings
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from cvae.sweep.storage import hidden
 from cvae.sweep.study import ATTEMPTS, FACTS, FAILURE, FOLDER, PLACE, ranked
 from cvae.sweep.top import Top
 
+# What best.yaml leaves to the command that uses it: where a run is shown, and whose packages may run.
+_NOT_OF_A_RUN = ("hydra", "experiment", "trial", "logger", "allow_targets")
 _SURE = 30  # complete trials; with fewer, importances are mostly chance
 
 
@@ -171,9 +174,9 @@ def _config_flags() -> list[str]:
 
 def _choices(config: DictConfig) -> dict[str, str]:
     groups = config.hydra.runtime.choices.items()
-    return {str(group): option for group, option in groups if option and not str(group).startswith(("hydra/", "experiment"))}
+    return {str(group): option for group, option in groups if option and re.split("[/@]", str(group))[0] not in _NOT_OF_A_RUN}
 
 
 def _values(config: DictConfig) -> dict[str, Any]:
     plain: Any = OmegaConf.to_container(config, resolve=False)
-    return flat({key: value for key, value in plain.items() if key not in ("hydra", "trial")})
+    return flat({key: value for key, value in plain.items() if key not in _NOT_OF_A_RUN})

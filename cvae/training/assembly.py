@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from cvae.evaluation.metrics import FrameMetric, checked
 from cvae.evaluation.validation import BUILT_IN
 from cvae.metrics import OWN_KEYS, Metric, objectives, table
 from cvae.model.cvae import CVAE
-from cvae.model.objective import Objective
+from cvae.model.objective import Likelihood, Objective
 from cvae.model.recurrent import StandardNormal
 from cvae.resume import recorded_config
-from cvae.schedules import LearningRate
+from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
 from cvae.training.distributed import current
-from cvae.training.recorder import Recorder, SilentRecorder, read_metrics
+from cvae.training.recorder import Mirror, Recorder, SilentRecorder, read_metrics
 from cvae.training.runtime import choose_device, choose_precision, device_name, peak_memory
 from cvae.training.settings import Settings
 from cvae.training.trainer import Trainer
@@ -55,6 +55,9 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
     choices = [_name(cfg[key]) for key in ("kl_schedule", "tf_schedule", "likelihood", "prior")]
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     config["beta"] = settings.beta
+    written: Any = OmegaConf.to_container(cfg.data, resolve=False)
+    if "${" in str(written.get("root")):  # what the environment says of it stays on this machine
+        config["data"]["root"] = written["root"]
     record = {
         "device": device_name(trainer.device),
         "processes": trainer.processes.world,
@@ -86,16 +89,16 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     processes = current()
     device = processes.place(choose_device(cfg.device))
     precision, autocast = choose_precision(cfg.precision, device)
-    likelihood = build(cfg.likelihood, cfg.allow_targets)
+    likelihood = build(cfg.likelihood, cfg.allow_targets, Likelihood)
     metrics = table(cfg.metrics)
     settings = _settings(cfg, likelihood.default_beta if cfg.beta is None else cfg.beta, metrics)
     frame_metrics = _frame_metrics(cfg)
-    kl_schedule, tf_schedule = (build(cfg[key], cfg.allow_targets) for key in ("kl_schedule", "tf_schedule"))
+    kl_schedule, tf_schedule = (build(cfg[key], cfg.allow_targets, Schedule) for key in ("kl_schedule", "tf_schedule"))
     objective = Objective(likelihood, cfg.free_bits, cfg.kl_balance, processes.mean)
     learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay)
-    mirror = build(cfg.logger, cfg.allow_targets)
+    mirror = build(cfg.logger, cfg.allow_targets, Mirror)
 
-    data: Dataset = build(cfg.data, cfg.allow_targets)
+    data: Dataset = build(cfg.data, cfg.allow_targets, Dataset)
     check_lengths(data, cfg.n_past, cfg.n_future)
     torch.manual_seed(cfg.seed)
     model = _model(cfg, data).to(memory_format=torch.channels_last).to(device)
@@ -105,7 +108,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
         )
     processes.pool_norms(model, device)
     _compile(model, cfg.compile, device, processes.world)
-    optimizer = build(cfg.optim, cfg.allow_targets, params=model.parameters())
+    optimizer = build(cfg.optim, cfg.allow_targets, torch.optim.Optimizer, params=model.parameters())
     return Trainer(
         settings,
         model,
@@ -143,14 +146,14 @@ def load_model(folder: Path, name: str = "best", allow_targets: Sequence[str] = 
     """
     cfg = recorded_config(folder)
     cfg.allow_targets = list(allow_targets)
-    data: Dataset = build(cfg.data, allow_targets)
+    data: Dataset = build(cfg.data, allow_targets, Dataset)
     model = _model(cfg, data)
     model.load_state_dict(checkpoint.load(folder / "checkpoints" / f"{name}.pt")["model"])
     return model.to(memory_format=torch.channels_last).eval(), data, cfg
 
 
 def _model(cfg: DictConfig, data: Dataset) -> CVAE:
-    model: CVAE = build(cfg.model, cfg.allow_targets, cond_dim=data.train.cond_NA.shape[1])
+    model: CVAE = build(cfg.model, cfg.allow_targets, CVAE, cond_dim=data.train.cond_NA.shape[1])
     mean_A, std_A = condition_statistics(data)
     model.normalise_conditions(torch.from_numpy(mean_A), torch.from_numpy(std_A))
     return model
@@ -169,7 +172,7 @@ def _frame_metrics(cfg: DictConfig) -> dict[str, FrameMetric]:
     for name in own:
         for key in OWN_KEYS:
             own[name].pop(key, None)
-        found[str(name)] = checked(str(name), build(own[name], cfg.allow_targets, _partial_=True))
+        found[str(name)] = checked(str(name), build(own[name], cfg.allow_targets, Callable, _partial_=True))
     return found
 
 

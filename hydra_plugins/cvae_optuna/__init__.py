@@ -38,7 +38,6 @@ _SWEEPER: dict[str, Any] = {
     "constraints": None,  # recorded fact to the most it may be
     "custom_search_space": None,  # a function of (cfg, trial)
     "search_space": None,  # of the published sweeper before params: refused with advice
-    "allow_targets": [],  # packages besides Optuna that sampler and pruner may come from
 }
 # What is null is left to Optuna; the keys are there to be set.
 _SAMPLERS: dict[str, dict[str, Any]] = {

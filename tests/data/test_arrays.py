@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -165,6 +166,22 @@ def test_equal_contents_have_equal_fingerprints_and_others_another(tmp_path):
     assert {fingerprint(kind) for kind in KINDS} == {fingerprint()}
     changed = {fingerprint(change=f"{which} {part}") for which in ("train", "validate") for part in ("frames", "cond")}
     assert len(changed | {fingerprint()}) == 5
+
+
+def test_the_fingerprint_of_a_dataset_and_of_each_split():
+    """By the formula that old records were made with; the data are read once for all three."""
+    train, validate = (frames(), cond(2)), (frames(2, seed=1), cond(2, 2, seed=1))
+
+    def restated(*pairs: Pair) -> str:
+        digest = hashlib.sha256()
+        for arrays in [part for pair in pairs for sequence in zip(*pair, strict=True) for part in sequence]:
+            digest.update(str(arrays.shape).encode() + arrays.tobytes())
+        return digest.hexdigest()[:16]
+
+    whole, apart = data_of(train, validate), data_of(train, validate)
+    assert whole.fingerprint == restated(train, validate)
+    for data in (whole, apart):
+        assert (data.train.fingerprint, data.validate.fingerprint) == (restated(train), restated(validate))
 
 
 # ---------------------------------------------------------------------------------------------------- what is refused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -177,6 +178,36 @@ def test_a_place_below_a_file_is_named(tmp_path):
         make_once(tmp_path / "file" / "target", fill)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_file_system_without_locks_is_good_enough(tmp_path, monkeypatch, count):
+    """Several may make it at once, each in a folder of its own; nobody takes away what another works in."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    ready, failed = threading.Barrier(count), []
+
+    def build(folder: Path) -> None:
+        fill(folder)
+        ready.wait(60)
+
+    def run() -> None:
+        try:
+            make_once(tmp_path / "target", build, lambda folder: (folder / "data").exists())
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert left_in(tmp_path) == {"target"}
+    assert (tmp_path / "target/data").read_text() == "whole"
+
+
 # -------------------------------------------------------------------------------------------------- cache_root
 
 
@@ -238,8 +269,19 @@ def test_a_chosen_place_that_cannot_be_written_to_is_named(home, monkeypatch, ar
 def test_no_place_at_all_is_named(home, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "file/x")
     monkeypatch.setattr(tempfile, "tempdir", str(home.parent / "file"))
-    with pytest.raises(UserError, match=r"file/x/cvae nor .*file/cvae-\d+ can be written to: set data.cache_dir"):
+    with pytest.raises(UserError, match=r"file/x/cvae and .*file/cvae-\d+ cannot be written to: set data.cache_dir"):
         cache_root()
+
+
+def test_what_another_user_put_into_the_temporary_folder_is_not_taken(home, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "file/x")
+    place = home.parent / f"temporary/cvae-{os.getuid()}"
+    (home.parent / "theirs").mkdir()
+    place.symlink_to(home.parent / "theirs")
+    with pytest.raises(UserError, match=r"file/x/cvae cannot be written to"):
+        cache_root()
+    place.unlink()
+    assert cache_root() == place
 
 
 # ------------------------------------------------------------------------------------------- map_in_processes
@@ -295,6 +337,18 @@ def test_a_killed_worker_is_one_line_with_a_mend():
         list(map_in_processes(die_at_one, [0, 1, 2, 3], 2))
     assert "\n" not in str(caught.value)
     assert multiprocessing.active_children() == []
+
+
+def pack_in_a_loaders_worker(folder: Path) -> None:
+    (folder / "said").write_text(str(list(map_in_processes(process_of, [1, 2, 3], 2)) == [(n, os.getpid()) for n in (1, 2, 3)]))
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork")
+def test_a_daemon_that_may_have_no_children_works_alone(tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=pack_in_a_loaders_worker, args=(tmp_path,), daemon=True)
+    process.start()
+    process.join(120)
+    assert (tmp_path / "said").read_text() == "True"
 
 
 def test_no_worker_runs_on_when_the_caller_fails():

@@ -37,6 +37,10 @@ class Flashes:
     def cond_NA(self):
         return np.concatenate([self._rows(i, 0, n) for i, n in enumerate(self.lengths)])
 
+    @property
+    def fingerprint(self):
+        return f"{self.count} flashes, version 1"
+
     def name(self, index):
         return f"flash {index}"
 

@@ -91,7 +91,15 @@ BAD = [
         ("top_k", "one objective", "top_k=0"),
     ),
     (["hydra.sweeper.constraints={memory:much}"], ("hydra.sweeper.constraints.memory is 'much'", "number")),
-    (["hydra.sweeper.allow_targets=5"], ("hydra.sweeper.allow_targets is 5",)),
+    (["+hydra.sweeper.allow_targets=[mypkg]"], ("hydra.sweeper.allow_targets", "allow_targets=[my_package]")),
+    (["+allow_targets=mypkg"], ("allow_targets is 'mypkg'", "allow_targets=[mypkg]")),
+    (["hydra.sweeper.sampler={_target_: mypkg.Mine}"], ("hydra.sweeper.sampler._target_", "allow_targets=[package]")),
+    (["hydra.sweeper.sampler._target_=optuna._imports._LazyImport"], ("not allowed", "optuna.samplers")),
+    (["hydra.sweeper.pruner={_target_: optuna.samplers.TPESampler}"], ("hydra.sweeper.pruner", "optuna.pruners")),
+    (
+        ["~hydra.sweeper.sampler.seed", "hydra.sweeper.sampler._target_=optuna.samplers.nsgaii.UniformCrossover"],
+        ("hydra.sweeper.sampler", "UniformCrossover", "a BaseSampler is needed"),
+    ),
     # what the app declares
     (["+trial=3"], ("`trial`", "rename")),
     (["+trial.direction=north"], ("trial.direction is 'north'", "maximize or minimize")),
@@ -245,3 +253,15 @@ def test_points_to_try_first_are_written_as_in_a_config(app: App) -> None:
     done = app(ONE, "hydra.sweeper.enqueue=[{a: null, b: 'p, q', c: [3, 4]}]")
     assert (done.code, done.err) == (0, "")
     assert app.record()["trials"][0]["params"] == {"a": "null", "b": "'p, q'", "c": "[3,4]"}
+
+
+def test_allow_targets_is_the_key_for_a_sampler_of_the_users_too(app: App) -> None:
+    Path("mypkg.py").write_text(
+        "import optuna\nclass Mine(optuna.samplers.RandomSampler): ...\nclass No:\n    def __init__(self, seed): ...\n"
+    )
+    sampler = "hydra.sweeper.sampler={_target_: mypkg.TARGET}"
+    app.write()
+    refused(app("+allow_targets=[mypkg]", sampler.replace("TARGET", "No")), "mypkg.No makes a No", "a BaseSampler is needed")
+    done = app("+allow_targets=[mypkg]", sampler.replace("TARGET", "Mine"))
+    assert done.code == 0, done.err
+    assert len(app.record()["trials"]) == 3

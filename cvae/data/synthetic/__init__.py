@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 
 from cvae.console import progress
-from cvae.data.cache import cache_root, make_once
+from cvae.data.cache import cache_places, cache_root, make_once
 from cvae.data.layout import SPLITS
+from cvae.data.packed import PackedSplit
 from cvae.data.pool import map_in_processes
-from cvae.data.store import PackedSplit, VideoData
+from cvae.data.store import VideoData
 from cvae.data.synthetic.drawing import render
 from cvae.data.synthetic.world import play
 from cvae.errors import UserError, require
@@ -50,7 +51,9 @@ def synthetic_push(
         require(counts[name] >= least, f"data.{name}", counts[name], f"give a number of sequences, at least {least}")
     require(world_seed >= 0, "data.world_seed", world_seed, "give a whole number of at least 0")
     name = f"push-v{VERSION}-seed{world_seed}-{train}-{validate}-{test}"
-    root = root or str(cache_root(cache_dir) / "synthetic" / name)
+    if root is None:
+        made = (place / "synthetic" / name for place in cache_places(cache_dir))  # perhaps in a cache that is read-only
+        root = str(next(filter(_is_there, made), None) or cache_root(cache_dir) / "synthetic" / name)
     return _PushData(counts, world_seed, root, cache_dir=cache_dir, **others)
 
 
@@ -66,7 +69,12 @@ class _PushData(VideoData):
 
     def _open(self, name: str) -> PackedSplit:
         write_world(self.root, self.counts, self.seed, self.workers)
-        return super()._open(name)
+        split = super()._open(name)
+        if len(split) != self.counts[name]:
+            raise UserError(
+                f"{self.root / name} has {len(split)} of its {self.counts[name]} sequences: remove {self.root}, it is made anew"
+            )
+        return split
 
 
 def write_world(root: Path, counts: dict[str, int], seed: int, workers: int | None = None) -> None:
@@ -83,13 +91,20 @@ def write_world(root: Path, counts: dict[str, int], seed: int, workers: int | No
 
 def _is_made(root: Path, counts: dict[str, int]) -> bool:
     """Whether ROOT is there: it is renamed into place when complete, so looking at its ends is enough."""
-    if not root.is_dir() or not any(root.iterdir()):
+    if not _is_there(root):
         return False
     for split, count in counts.items():
         last_is_there = count == 0 or _folder(root, split, count - 1).is_dir()
         if not (root / split).is_dir() or not last_is_there or _folder(root, split, count).exists():
             raise UserError(f"{root} holds other data than a synthetic world of {counts}: remove it or set another data.root")
     return True
+
+
+def _is_there(root: Path) -> bool:
+    try:
+        return root.is_dir() and any(root.iterdir())
+    except OSError:  # then it cannot be written either, and that is told
+        return False
 
 
 def _fill(folder: Path, root: Path, counts: dict[str, int], seed: int, workers: int | None) -> None:
