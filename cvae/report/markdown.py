@@ -33,6 +33,7 @@ def markdown_blocks(found: Collection, title: str, command: str, bair: bool) -> 
     if runs:
         blocks += [Heading(2, "Commands that repeat the runs"), Text(commits(runs))]
         blocks.append(Code("\n".join(run.repeat for run in runs)))
+        blocks += [Text(f"{run.name}: {run.left_out}") for run in runs if run.left_out]
     if found.unreadable:
         rows = [[str(folder), reason] for folder, reason in found.unreadable]
         blocks += [Heading(2, "Folders that cannot be read"), Table(["folder", "reason"], rows)]

@@ -22,11 +22,13 @@ from cvae.console import short
 from cvae.metrics import Metric, from_record
 from cvae.process import Process
 from cvae.start import resume_command
+from cvae.strangers import pasteable, said
 from cvae.training.recorder import read_metrics
 
 Row = dict[str, float]
 
 _IGNORED = ("sample_every", "compile")  # like the keys that ``identity`` leaves out, they do not change what a run learns
+_SURROUNDINGS = re.compile(r"\+*(trial\.|hydra[./](run|sweep|sweeper|job|mode|launcher|output_subdir|verbose|job_logging)\b)")
 _REQUIRED = ("seed", "epochs", "n_past", "n_future")  # whole numbers that every report needs
 DATA = "data.fingerprint"  # added to the settings: a hash of the content of the data, since their folder's name says nothing
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -93,11 +95,21 @@ class Run:
 
     @property
     def repeat(self) -> str:
-        """The command that repeats it as a single run."""
-        words = [word for word in self.overrides if not re.match(r"\+*(trial\.|hydra\.(?!searchpath=))", word)]
+        """The command that repeats it as a single run, without what a folder must not say: ``left_out``."""
+        words, _ = pasteable(self._words)
         if any(word.startswith("experiment=") for word in words) and self.sweep is not None:
             words.append("hydra.mode=RUN")  # an experiment may be a multirun
         return shlex.join(["python", "-m", "cvae.train", *words])
+
+    @property
+    def left_out(self) -> str:
+        """What the command to repeat it lacks, in a sentence; empty if nothing."""
+        return said(pasteable(self._words)[1])
+
+    @property
+    def _words(self) -> list[str]:
+        """Its overrides without those that only say where it ran."""
+        return [word for word in self.overrides if not _SURROUNDINGS.match(word)]
 
     @property
     def resume(self) -> str:

@@ -17,6 +17,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from cvae.strangers import pasteable, said
 from cvae.sweep.board import counts, numbers, settings
 from cvae.sweep.storage import read_journal
 from cvae.sweep.study import FAILURE, OF, failure, owned, ranked
@@ -56,6 +57,7 @@ class SweepRecord:
     objective: str
     command: str  # that completes it; empty while its first sweep is running, and if it may not be shown
     winner: tuple[int, str] | None  # the best trial on fresh seeds, by its number and in words, if there were such runs
+    left_out: str = ""  # what the command lacks, in a sentence
 
     @property
     def key(self) -> tuple[str, str]:
@@ -189,16 +191,22 @@ def read_sweep(
     if study is None:
         return None
     objective = str(record.get("objective") or objective)
-    return SweepRecord(name, storage, study, objective, _command(record, programs), _winner(record, objective))
+    command, left_out = _command(record, programs)
+    return SweepRecord(name, storage, study, objective, command, _winner(record, objective), left_out)
 
 
-def _command(record: Mapping[str, Any], programs: Sequence[Sequence[str]]) -> str:
-    """The sweep's command with all its words quoted, so that a shell runs this one command and nothing else."""
+def _command(record: Mapping[str, Any], programs: Sequence[Sequence[str]]) -> tuple[str, str]:
+    """The sweep's command with all its words quoted, so that a shell runs this one command and nothing else.
+
+    What could run code is left out; the second text says so.
+    """
     with contextlib.suppress(ValueError):
         words = shlex.split(str(record.get("command") or ""))
-        if any(words[: len(program)] == list(program) for program in programs):
-            return shlex.join(words)
-    return ""
+        for program in programs:
+            if words[: len(program)] == list(program):
+                kept, left_out = pasteable(words[len(program) :])
+                return shlex.join([*program, *kept]), said(left_out)
+    return "", ""
 
 
 def _winner(record: Mapping[str, Any], objective: str) -> tuple[int, str] | None:

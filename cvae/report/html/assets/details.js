@@ -9,7 +9,7 @@ function openDetails(run) {
     stateLine(run),
     run.note ? el("p", { class: "note" }, saidWhole(run.note)) : "",
     el("h3", {}, "Repeat it"),
-    commandLine(run.repeat, "the command that repeats this run"),
+    commandLine(run.repeat, "the command that repeats this run", run.left_out),
     ...(run.resume ? [el("h3", {}, "Resume it"), commandLine(run.resume, "the command that resumes this run")] : []),
     el("h3", {}, "Last values"),
     facts([...run.last].map(lastValue)),
