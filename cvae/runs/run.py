@@ -19,8 +19,10 @@ from cvae.runs.evaluations import Evaluation, read_evaluations
 from cvae.runs.rows import Row, read_rows
 from cvae.runs.state import failure_of, state_of
 from cvae.start import resume_command
+from cvae.strangers import pasteable, said
 
 _IGNORED = ("sample_every", "compile")  # like the keys that ``identity`` leaves out, they do not change what a run learns
+_SURROUNDINGS = re.compile(r"\+*(trial\.|hydra[./](run|sweep|sweeper|job|mode|launcher|output_subdir|verbose|job_logging)\b)")
 _REQUIRED = ("seed", "epochs", "n_past", "n_future")  # whole numbers that every report needs
 DATA = "data.fingerprint"  # added to the settings: a hash of the content of the data, since their folder's name says nothing
 _PICTURES = 50_000  # in a folder of samples
@@ -92,13 +94,23 @@ class Run:
 
     @property
     def repeat(self) -> str:
-        """The command that repeats it as a single run; empty if it is not known."""
+        """The command that repeats it as a single run, without what a folder must not say: ``left_out``; empty if not known."""
         if self.overrides is None:
             return ""
-        words = [word for word in self.overrides if not re.match(r"\+*(trial\.|hydra\.(?!searchpath=))", word)]
+        words, _ = pasteable(self._words)
         if any(word.startswith("experiment=") for word in words) and self.sweep is not None:
             words.append("hydra.mode=RUN")  # an experiment may be a multirun
         return shlex.join(["python", "-m", "cvae.train", *words])
+
+    @property
+    def left_out(self) -> str:
+        """What the command to repeat it lacks, in a sentence; empty if nothing."""
+        return said(pasteable(self._words)[1])
+
+    @property
+    def _words(self) -> list[str]:
+        """Its overrides without those that only say where it ran."""
+        return [word for word in self.overrides or [] if not _SURROUNDINGS.match(word)]
 
     @property
     def resume(self) -> str:

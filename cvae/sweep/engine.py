@@ -201,8 +201,8 @@ class Engine:
         return slot
 
     def _place(self, trial: optuna.Trial, attributes: dict[str, Any]) -> str:
-        """The sweep folder of a trial: where it began, if it goes on."""
-        if (place := attributes.get(PLACE)) and Path(place).is_dir():
+        """The sweep folder of a trial: where it began, if it goes on. A study may come from a stranger: it names no other."""
+        if (place := attributes.get(PLACE)) and Path(place, "multirun.yaml").is_file():
             return str(place)
         # By Hydra's default two sweeps that start in the same second have the same folder.
         stem, copies = self.folder, itertools.count(2)

@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from cvae import files
+from cvae.strangers import pasteable, said
 from cvae.sweep.board import counts, numbers, settings
 from cvae.sweep.figures import Figure, drawn
 from cvae.sweep.journal import Journal
@@ -42,6 +43,7 @@ class SweepRecord:
     objective: str
     command: str  # that completes it; empty while its first sweep is running, and if it may not be shown
     winner: tuple[int, str] | None  # the best trial on fresh seeds, by its number and in words, if there were such runs
+    left_out: str = ""  # what the command lacks, in a sentence
     whole: bool = True  # whether it holds every trial: a sweep.json is older than the runs of a sweep that goes on
 
     @property
@@ -148,7 +150,8 @@ def read_sweep(
         found = _sweep_json(folder, name, problems)
         record = record or found
     objective = str(record.get("objective") or objective)[:_TEXT]
-    rest = (_command(record, programs), _winner(record, objective))
+    command, left_out = _command(record, programs)
+    rest = (command, _winner(record, objective), left_out)
     if (study := _from_journal(name, storage, problems)) is not None:
         try:
             return _shown(SweepRecord(name, storage, study, objective, *rest)), problems
@@ -174,13 +177,18 @@ def _shown(record: SweepRecord) -> SweepRecord:
     return record
 
 
-def _command(record: Mapping[str, Any], programs: Sequence[Sequence[str]]) -> str:
-    """The sweep's command with all its words quoted, so that a shell runs this one command and nothing else."""
+def _command(record: Mapping[str, Any], programs: Sequence[Sequence[str]]) -> tuple[str, str]:
+    """The sweep's command with all its words quoted, so that a shell runs this one command and nothing else.
+
+    What could run code is left out; the second text says so.
+    """
     with contextlib.suppress(ValueError):
         words = shlex.split(str(record.get("command") or ""))
-        if any(words[: len(program)] == list(program) for program in programs):
-            return shlex.join(words)
-    return ""
+        for program in programs:
+            if words[: len(program)] == list(program):
+                kept, left_out = pasteable(words[len(program) :])
+                return shlex.join([*program, *kept]), said(left_out)
+    return "", ""
 
 
 def _winner(record: Mapping[str, Any], objective: str) -> tuple[int, str] | None:
