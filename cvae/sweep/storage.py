@@ -8,22 +8,25 @@ them, and ``revealed`` finds the password again in a process that the sweeper st
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import os
+import shlex
+import sqlite3
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
+from urllib.parse import quote
 
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.orm import scoped_session, sessionmaker
 
-from cvae.console import warn
+from cvae.console import short, warn
 from cvae.errors import UserError
+from cvae.sweep.journal import Journal, unreadable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,6 +34,7 @@ T = TypeVar("T")
 PATIENCE = 600.0  # seconds to wait for a database that does not answer
 _JOURNAL, _SQLITE = "journal://", "sqlite:///"
 _VARIABLE = "CVAE_STORAGE"  # holds the URL with its password, for the jobs of a sweep
+_opened: list[BaseStorage] = []  # by this process
 
 
 def absolute(url: str) -> str:
@@ -50,12 +54,18 @@ def open_storage(url: str) -> BaseStorage:
     """Open a storage; create it if it does not exist. It is opened once a process, since a journal is read from its beginning.
 
     Raises:
-        UserError: it cannot be reached, read or written. The message shows no password.
+        UserError: it cannot be reached, read or written, or it is damaged. The message shows no password.
     """
     if absolute(url) != url:
         return open_storage(absolute(url))
-    if url.startswith(_JOURNAL):
-        return _open_journal(Path(url.removeprefix(_JOURNAL)))
+    storage = _open_journal(Path(url.removeprefix(_JOURNAL))) if url.startswith(_JOURNAL) else _open_server(url)
+    _opened.append(storage)
+    return storage
+
+
+def _open_server(url: str) -> BaseStorage:
+    if url.startswith(_SQLITE):
+        _check_sqlite(Path(url.removeprefix(_SQLITE)))
     try:
         return _open_database(url)
     except ImportError as error:
@@ -65,6 +75,25 @@ def open_storage(url: str) -> BaseStorage:
     except Exception as error:  # each driver has errors of its own
         reason = " ".join(str(error.__cause__ or error).split())[:200].replace(url, hidden(url))
         raise UserError(f"storage={hidden(url)} cannot be opened ({reason}): check the URL and that its server runs") from error
+
+
+def _check_sqlite(path: Path) -> None:
+    """Raise UserError if SQLite finds its file damaged."""
+    if not path.is_file():
+        return  # it is made, or cannot be opened
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+            found = "; ".join(row[0] for row in connection.execute("PRAGMA quick_check(1)"))
+    except sqlite3.OperationalError:
+        return  # busy, or not readable: said at opening
+    except sqlite3.DatabaseError as error:
+        found = str(error)
+    if found != "ok":
+        whole, copy = shlex.quote(short(path)), shlex.quote(f"{short(path)}.recovered")
+        raise UserError(
+            f"storage=sqlite:///{path} is damaged ({' '.join(found.split())[:120]}): put a copy of it back, or save what can be "
+            f"read: sqlite3 {whole} .recover | sqlite3 {copy}"
+        )
 
 
 def _open_database(url: str) -> RDBStorage:
@@ -129,8 +158,8 @@ class _Patient(RDBStorage):
 def _open_journal(path: Path) -> JournalStorage:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(_Journal(path))
-    except (OSError, ValueError, KeyError) as error:
+        return _storage_of(Journal(path))
+    except OSError as error:
         raise UserError(
             f"storage=journal://{path} cannot be used ({error}): restore it from a copy, or choose another file"
         ) from error
@@ -139,72 +168,38 @@ def _open_journal(path: Path) -> JournalStorage:
 def read_journal(url: str) -> JournalStorage:
     """Open a journal for reading only: nothing is written, created or locked.
 
-    Optuna ignores a last line that is not complete yet.
+    A last line that is not complete yet is ignored.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError, KeyError and others of Optuna's: it is no journal.
+        Damaged: it is no journal, or not what was written into it.
     """
     path = Path(absolute(url).removeprefix(_JOURNAL))
     if not path.is_file():
         raise FileNotFoundError(path)
-    return JournalStorage(JournalFileBackend(str(path)))
+    return _storage_of(Journal(path, read_only=True))
 
 
-class _Journal(JournalFileBackend):
-    """Optuna's journal file, with a lock that ends with its process, and repaired after a write that a full disk cut off."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path), lock_obj=_Flock(path))  # type: ignore[arg-type]
-        self._path = path
-        self._repair()
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        self._repair()
-        super().append_logs(logs)
-
-    def _repair(self) -> None:
-        """Remove an incomplete last line: Optuna would append to it, and nobody could read the study any more."""
-        with self._path.open("rb") as file:
-            if _is_complete(file):
-                return
-        lock = _Flock(self._path)
-        lock.acquire()
-        try:
-            with self._path.open("rb+") as file:
-                if not _is_complete(file):
-                    file.seek(0)
-                    file.truncate(file.read().rfind(b"\n") + 1)
-        finally:
-            lock.release()
+def _storage_of(journal: Journal) -> JournalStorage:
+    try:
+        return JournalStorage(journal)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # Optuna's are of many kinds
+        raise unreadable(journal, error) from error
 
 
-def _is_complete(file: BinaryIO) -> bool:
-    """Whether a journal ends with a whole line."""
-    if file.seek(0, os.SEEK_END) == 0:
-        return True
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
+def _forked() -> None:
+    """In a forked process: open anew what was open. With its parent's worker id or connections it would claim its trials."""
+    for storage in _opened:
+        if isinstance(storage, JournalStorage):
+            storage.__setstate__(storage.__getstate__())
+        elif isinstance(storage, RDBStorage):
+            storage.engine.dispose(close=False)
+            storage.scoped_session = scoped_session(sessionmaker(bind=storage.engine))
 
 
-class _Flock:
-    """Optuna's lock interface over flock(2), on a file beside the journal. The kernel releases it when its process dies.
-
-    Not for NFS.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path.with_name(path.name + ".flock")
-        self._descriptor = -1
-
-    def acquire(self) -> bool:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        self._descriptor = descriptor
-        return True
-
-    def release(self) -> None:
-        os.close(self._descriptor)  # and the lock with it
+os.register_at_fork(after_in_child=_forked)
 
 
 # --- passwords --------------------------------------------------------------------------------------------------------
