@@ -18,9 +18,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from cvae.sweep.board import counts, numbers, settings
+from cvae.sweep.locks import owned
 from cvae.sweep.storage import read_journal
-from cvae.sweep.study import FAILURE, OF, failure, owned, ranked
 from cvae.sweep.top import on_fresh_seeds
+from cvae.sweep.trials import BEFORE, FAILURE, OF, counted, failure, ranked
 
 _CURVES = 200  # drawn at most, the best trials first
 _QUOTED = re.compile(r"\"'([^'\"\\]*)'\"")  # slices show a category by its repr
@@ -140,7 +141,7 @@ class SweepRecord:
         """Every trial's reports. Optuna's own plot does not tell which trials were pruned."""
         traces = []
         best = {trial.number: rank for rank, trial in enumerate(ranked(self.study))}
-        chosen = sorted(self.trials, key=lambda trial: best.get(trial.number, len(self.trials)))[:_CURVES]
+        chosen = sorted(counted(self.trials), key=lambda trial: best.get(trial.number, len(self.trials)))[:_CURVES]
         for trial in sorted(chosen, key=lambda trial: (trial.state == TrialState.PRUNED, trial.number)):
             points = trial.intermediate_values or curves.get(trial.number, {})
             points = {step: value for step, value in points.items() if math.isfinite(value)}
@@ -195,7 +196,7 @@ def read_sweep(
 def _command(record: Mapping[str, Any], programs: Sequence[Sequence[str]]) -> str:
     """The sweep's command with all its words quoted, so that a shell runs this one command and nothing else."""
     with contextlib.suppress(ValueError):
-        words = shlex.split(str(record.get("command") or ""))
+        words = [word for word in shlex.split(str(record.get("command") or "")) if "trust_study" not in word]
         if any(words[: len(program)] == list(program) for program in programs):
             return shlex.join(words)
     return ""
@@ -234,7 +235,7 @@ def _from_record(record: Mapping[str, Any]) -> optuna.Study | None:
         entries = sorted(record["trials"], key=lambda entry: int(entry["number"]))
         keys = dict.fromkeys(key for entry in entries for key in entry["params"])
         spaces = {key: _distribution(key, entries, str(record["space"].get(key, ""))) for key in keys}
-        for entry in entries:  # unfinished ones too, so that all keep their numbers
+        for entry in _with_retried(entries, record):  # unfinished ones too, so that all keep their numbers
             state = TrialState[entry["state"].upper()]
             trial = optuna.trial.create_trial(
                 state=state if state.is_finished() else TrialState.WAITING,
@@ -242,11 +243,21 @@ def _from_record(record: Mapping[str, Any]) -> optuna.Study | None:
                 params=entry["params"],
                 distributions={key: spaces[key] for key in entry["params"]},
                 user_attrs={FAILURE: entry["failure"]} if entry.get("failure") else {},
+                system_attrs={BEFORE: [entry["retries"]]} if "retries" in entry else {},
             )
             study.add_trial(trial)
     except Exception:  # a damaged sweep.json leads Optuna to errors of many kinds
         return None
     return study
+
+
+def _with_retried(entries: Sequence[dict[str, Any]], record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All trials of a sweep.json by their numbers, with those that were queued anew, which it lists by themselves."""
+    again = {int(each["number"]): int(each["retried_by"]) for each in record.get("retried", [])}
+    retries = {new: {"retries": old} for old, new in again.items()}
+    gone: list[dict[str, Any]] = [{"number": number, "state": "fail", "params": {}, "values": None} for number in again]
+    marked = ({**entry, **retries.get(int(entry["number"]), {})} for entry in [*entries, *gone])
+    return sorted(marked, key=lambda entry: int(entry["number"]))
 
 
 def _distribution(key: str, entries: Sequence[Mapping[str, Any]], space: str) -> BaseDistribution:

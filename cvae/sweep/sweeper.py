@@ -18,7 +18,7 @@ from cvae.errors import UserError
 from cvae.sweep.engine import Engine, Stop
 from cvae.sweep.job import run_trial
 from cvae.sweep.job_trial import Job
-from cvae.sweep.plan import Plan, open_study, read_plan
+from cvae.sweep.plan import Plan, begin, open_study, read_plan
 from cvae.sweep.storage import hide
 from cvae.sweep.study import SweepStudy
 from cvae.sweep.summary import Summary
@@ -48,13 +48,18 @@ def sweep(
     study = open_study(plan)
 
     def complete(plan: Plan, study: SweepStudy) -> None:
+        again = study.retry_failed()
         done = len(study.finished())
         if done >= plan.n_trials:
             say(f"study      {study.name} is complete: {done} trials; nothing to run")
             return
         say(f"study      {study.name}: {done} of {plan.n_trials} trials done")
         say(f"storage    {shown}")
-        job = Job(task, plan.pruner, plan.constraints, plan.seeds_per_trial)
+        if again:
+            few = ", ".join(f"{old} as {new}" for old, new in list(again.items())[:5])
+            say(f"again      {len(again)} failed: trial {few}" + (", ..." if len(again) > 5 else ""))
+        begin(plan, study)
+        job = Job(task, plan.pruner, plan.constraints, plan.seeds_per_trial, plan.one_data)
         launcher = Plugins.instance().instantiate_launcher(context, partial(run_trial, job), config)
         Engine(plan, study, launcher, config).run()
 
