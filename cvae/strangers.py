@@ -13,33 +13,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 
+from cvae import files
 from cvae.config import flat
 from cvae.console import printable
 from cvae.errors import UserError, expanded
-
-_MOST = 1_000_000  # bytes of a file of settings; a run's has 3,000
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_settings(path: Path) -> Any:
     """What a YAML file holds, interpolations unresolved.
 
     Raises:
-        ValueError: it is too large, or has aliases: a few of them can stand for gigabytes.
-        OSError: there is no such regular file; anything else that YAML and OmegaConf raise for a damaged one.
+        ValueError: it is too large, nested too deeply, no regular file, or has aliases: a few of them can stand for gigabytes.
+        FileNotFoundError: there is none; anything else that YAML and OmegaConf raise for a damaged one.
     """
-    if not path.is_file():
-        raise FileNotFoundError("there is no such file")
-    with path.open("rb") as file:
-        text = file.read(_MOST + 1)
-    if len(text) > _MOST:
-        raise ValueError(f"it has more than {_MOST // 1000} kB")
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_LOADER)):
-        raise ValueError("it has YAML aliases")
-    return OmegaConf.to_container(OmegaConf.create(text.decode()), resolve=False)
+    try:
+        real = Path(os.path.realpath(path))  # who names a link means what it leads to
+        text = files.yaml_text(real.parent, real.name)
+    except FileNotFoundError:
+        raise FileNotFoundError("there is no such file") from None
+    return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
 
 
 def calls_resolver(value: object) -> bool:
@@ -89,8 +83,8 @@ def refuse_links(folder: Path) -> None:
         UserError: there is such a link, or something that is neither file nor folder.
     """
     home = folder.resolve()
-    for place, folders, files in os.walk(home):
-        for path in (Path(place, name) for name in (*folders, *files)):
+    for place, folders, others in os.walk(home):
+        for path in (Path(place, name) for name in (*folders, *others)):
             mode = path.lstat().st_mode
             if stat.S_ISLNK(mode) and not Path(os.path.realpath(path)).is_relative_to(home):
                 raise UserError(f"{path} is a link that leads out of the run folder, which a resumed run writes to: remove it")
