@@ -103,7 +103,7 @@ def test_a_folder_that_is_no_sequence_is_told_with_the_reason(root, names, why, 
         lambda train: (train / "take/1/0.png").mkdir(parents=True),
         lambda train: ((train / "take/1").mkdir(), os.mkfifo(train / "take/1/0.png")),
     ],
-    ids="dangling, dangling above, loop, loop above, empty, too flat, too deep, a folder for a frame, a pipe".split(", "),
+    ids=["dangling", "dangling above", "loop", "loop above", "empty", "too flat", "too deep", "a folder for a frame", "a pipe"],
 )
 def test_whatever_lies_where_a_sequence_may_be_is_told(root, make: Callable[[Path], object]):
     make(root / "train")
