@@ -25,7 +25,7 @@ from cvae.cli import is_multirun, override_values, quoted
 from cvae.config import CONF, build, flat
 from cvae.console import only_prints, say
 from cvae.errors import UserError, expanded
-from cvae.strangers import forget_caches, read_settings, refuse_new_root, refuse_resolvers
+from cvae.strangers import forget_caches, names_path, read_settings, refuse_new_root, refuse_resolvers
 
 _OF_THE_COMMAND = ("logger", "trial", "allow_targets", "resume", "show")
 
@@ -200,7 +200,7 @@ def _check_values(values: dict[str, Any], arguments: Sequence[str], where: str) 
     for key, value in values.items():
         if key.startswith("hydra") or key == "experiment" or not re.fullmatch(r"[A-Za-z_][\w-]*(\.[\w-]+)*", key):
             raise UserError(f"{where} sets {key}, which is no key of a run: put the file into conf/experiment/")
-        if "." not in key and re.search(r"(^|[\['\"\s,])/|\.\.", str(value)):
+        if "." not in key and names_path(value):
             raise UserError(f"{where} has {key}={value}, which is a path: write it without, or in the command")
     refuse_resolvers(values, where)
     if (root := values.get("data.root")) is not None and "data.root" not in override_values(arguments):

@@ -1,14 +1,15 @@
 """Files that may come from a stranger: what a run folder or a file of settings may say, and what it may not.
 
 Such a file is read within bounds. It runs nothing, reads no environment but to find its data, and names no place that is
-written to.
+written to. The same goes for a command that such a file says was its own, and that people may paste.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from cvae.config import flat
+from cvae.console import printable
 from cvae.errors import UserError, expanded
 
 _MOST = 1_000_000  # bytes of a file of settings; a run's has 3,000
@@ -94,3 +96,64 @@ def refuse_links(folder: Path) -> None:
                 raise UserError(f"{path} is a link that leads out of the run folder, which a resumed run writes to: remove it")
             if not (stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise UserError(f"{path} is neither a file nor a folder: remove it")
+
+
+# --- commands to paste ------------------------------------------------------------------------------------------------
+
+# What a command may set of Hydra's: which sweeper and launcher, and what a sweep searches and how long. All else can run code.
+_SWEEPS = re.compile(
+    r"hydra\.mode|hydra/sweeper(/sampler|/pruner)?|hydra/launcher|hydra\.launcher\.(n_jobs|gpus|threads|timeout_min)"
+    r"|hydra\.sweeper\.(params|conditions|direction|study_name|storage|n_trials|n_jobs|timeout|enqueue|seeds_per_trial|retry"
+    r"|max_failures|max_failure_rate|top_k|top_k_seeds|constraints|(sampler|pruner)\.\w+)"
+)
+_PATH = re.compile(r"(^|[\['\"\s,])/|\.\.")
+_FLAGS = ("-m", "--multirun")
+
+
+def names_path(value: object) -> bool:
+    """Whether a group's option is a path that leads out of its group: such a file would be read as the user's own config."""
+    return bool(_PATH.search(str(value)))
+
+
+def pasteable(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command that cannot run code, write or send somewhere; and the keys of those that could."""
+    kept: list[str] = []
+    left_out: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word.startswith("-"):
+            (kept if word in _FLAGS else left_out).append(printable(word.partition("=")[0]))
+            if word in ("--config-dir", "--config-path", "--config-name", "-cd", "-cp", "-cn"):
+                next(rest, None)
+        elif _harmless(word):
+            kept.append(word)
+        else:
+            left_out.append(printable(re.split("[={]", word.lstrip("+~"))[0])[:60])
+    return kept, list(dict.fromkeys(left_out))
+
+
+def _harmless(word: str) -> bool:
+    key, _, value = word.lstrip("+~").partition("=")
+    parts, group = re.split(r"[./@]", key), key.split("@")[0]
+    if not ("=" in word or word.startswith("~")) or not re.fullmatch(r"[\w./@-]+", key):
+        return False
+    if "_target_" in word or printable(word) != word or "\n" in word:
+        return False
+    if "hydra" in parts:
+        return bool(_SWEEPS.fullmatch(key)) and not calls_resolver(value) and not names_path(value if "/" in key else "")
+    if parts[0] in ("allow_targets", "resume", "show", "trial") or parts[-1] == "cache_dir":
+        return False
+    if (
+        key == "logger.entity"
+        or (key == "logger.mode" and value not in ("offline", "disabled"))
+        or ("logger" in parts and "{" in value)
+    ):
+        return False
+    if calls_resolver(value.replace("${oc.env:", "") if key == "data.root" else value):
+        return False
+    return "." in group or not names_path(value)
+
+
+def said(left_out: Sequence[str]) -> str:
+    """A sentence on what was left out of a command; empty if nothing was."""
+    return f"Left out, since it could run code or write elsewhere: {', '.join(left_out)}. Add your own." if left_out else ""

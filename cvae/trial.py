@@ -27,6 +27,13 @@ class Trial(Protocol):
     def record(self, facts: Mapping[str, float]) -> None:
         """Keep facts with the trial; ``hydra.sweeper.constraints`` holds them to limits."""
 
+    def use_data(self, fingerprint: str) -> None:
+        """Say on what data the job runs, once they are open.
+
+        Raises:
+            UserError: the study's trials ran on other data.
+        """
+
 
 class NoTrial:
     """Outside a sweep: nothing is kept and nothing is pruned."""
@@ -45,6 +52,8 @@ class NoTrial:
         return False
 
     def record(self, facts: Mapping[str, float]) -> None: ...
+
+    def use_data(self, fingerprint: str) -> None: ...
 
 
 _current: Trial = NoTrial()

@@ -174,8 +174,8 @@ def test_what_is_not_a_run_folder_is_said(tmp_path):
 
 
 def test_what_the_environment_says_of_the_data_leaves_no_machine(train, drawn, tmp_path, monkeypatch):
-    lines = ["class Log:", "    log = sample = finish = lambda self, *_: None"]
-    lines += ["    def start(self, info): open('sent', 'a').write(str(info.config))"]
+    lines = ["import pathlib", "class Log:", "    log = sample = finish = lambda self, *_: None"]
+    lines += ["    def start(self, info): pathlib.Path('sent').write_text(str(info.config))"]
     (tmp_path / "mypkg.py").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("FRAMES", str(drawn))

@@ -69,9 +69,10 @@ def ramp(run: str) -> float:
 def test_a_run_its_resume_and_its_schedules_know_the_users_options(train, drawn, found):
     assert train(*found, "experiment=mine", *words(drawn), "hydra.run.dir=run").code == 0
     assert ramp("run") == 0.01
-    # The report's command to repeat it finds the option too.
+    # The report's command to repeat it leaves the option's folder to the user: the run's may be a stranger's.
     (run,) = collect(["run"]).runs
-    assert train(*shlex.split(run.repeat)[3:], "epochs=1", "hydra.run.dir=again").code == 0
+    assert "hydra.searchpath" in run.left_out
+    assert train(*found, *shlex.split(run.repeat)[3:], "epochs=1", "hydra.run.dir=again").code == 0
     assert ramp("again") == 0.01
     # A folder that holds a run is refused although the experiment is the user's.
     again = train(*found, "experiment=mine", *words(drawn), "hydra.run.dir=run")

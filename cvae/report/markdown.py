@@ -35,6 +35,7 @@ def markdown_blocks(found: Collection, title: str, command: str, bair: bool) -> 
     if runs:
         blocks += [Heading(2, "Commands that repeat the runs"), Text(commits(runs))]
         blocks.append(Code("\n".join(filter(None, (run.repeat for run in runs)))))
+        blocks += [Text(f"{run.name}: {run.left_out}") for run in runs if run.left_out]
     if notes := [[run.name, run.note] for run in runs if run.problems or (run.note and run.state == "failed")]:
         blocks += [Heading(2, "Notes on the runs"), Table(["run", "note"], notes)]
     for title, listed in (("Starts that failed", found.failed), ("Folders and files that cannot be read", found.unreadable)):

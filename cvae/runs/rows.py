@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from cvae import files, integrity
 Row = dict[str, float]
 
 _BYTES, _LINES, _KEYS = 1 << 22, 20_000, 200  # that are read: a page could not show more
+_LARGEST = sys.float_info.max
 _NAME = "metrics.jsonl"
 
 
@@ -81,20 +81,17 @@ def _parsed(content: bytes) -> tuple[list[Row], str]:
     if content.count(b"\n") > _LINES:
         raise files.Unreadable(f"{_NAME} has more than {_LINES:,} lines, and no more are read")
     rows: list[Row] = []
-    keys: set[str] = set()
+    keys: dict[str, str] = {}  # each once, not anew in every row
     *lines, torn = content.split(b"\n")
     for number, line in enumerate([*lines, torn] if torn else lines, 1):
         try:
-            rows.append(_row(line, number))
+            rows.append(_row(line, number, keys))
         except ValueError as error:
             return rows, "" if line is torn else f"line {number} of {_NAME} is damaged ({files.brief(error)})"
-        keys |= rows[-1].keys()
-        if len(keys) > _KEYS:
-            raise files.Unreadable(f"{_NAME} has more than {_KEYS} different keys, and no more are read")
     return rows, ""
 
 
-def _row(line: bytes, number: int) -> Row:
+def _row(line: bytes, number: int, keys: dict[str, str]) -> Row:
     """A line as a row. ValueError: it is none, or not that of epoch ``number``."""
     try:
         found = json.loads(line.decode())
@@ -106,11 +103,9 @@ def _row(line: bytes, number: int) -> Row:
         raise ValueError(f"its epoch is {str(found.get('epoch'))[:40]}, not {number}")
     row = {}
     for key, value in found.items():
-        # Training stops before it writes NaN.
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
+        if type(value) not in (int, float) or not -_LARGEST <= value <= _LARGEST:  # training stops before it writes NaN
             raise ValueError(f"{key[:40]} is {json.dumps(value)[:40]}, not a number")
-        try:
-            row[sys.intern(key)] = float(value)
-        except OverflowError:
-            raise ValueError(f"{key[:40]} is too large a number") from None
+        row[keys.setdefault(key, key)] = float(value)
+    if len(keys) > _KEYS:
+        raise ValueError(f"more than {_KEYS} different keys up to it")
     return row

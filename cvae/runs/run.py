@@ -19,8 +19,10 @@ from cvae.runs.evaluations import Evaluation, read_evaluations
 from cvae.runs.rows import Row, read_rows
 from cvae.runs.state import failure_of, state_of
 from cvae.start import resume_command
+from cvae.strangers import pasteable, said
 
 _IGNORED = ("sample_every", "compile")  # like the keys that ``identity`` leaves out, they do not change what a run learns
+_SURROUNDINGS = re.compile(r"\+*(trial\.|hydra[./](run|sweep|sweeper|job|mode|launcher|output_subdir|verbose|job_logging)\b)")
 _REQUIRED = ("seed", "epochs", "n_past", "n_future")  # whole numbers that every report needs
 DATA = "data.fingerprint"  # added to the settings: a hash of the content of the data, since their folder's name says nothing
 _PICTURES = 50_000  # in a folder of samples
@@ -92,13 +94,23 @@ class Run:
 
     @property
     def repeat(self) -> str:
-        """The command that repeats it as a single run; empty if it is not known."""
+        """The command that repeats it as a single run, without what a folder must not say: ``left_out``; empty if not known."""
         if self.overrides is None:
             return ""
-        words = [word for word in self.overrides if not re.match(r"\+*(trial\.|hydra\.(?!searchpath=))", word)]
+        words, _ = pasteable(self._words)
         if any(word.startswith("experiment=") for word in words) and self.sweep is not None:
             words.append("hydra.mode=RUN")  # an experiment may be a multirun
         return shlex.join(["python", "-m", "cvae.train", *words])
+
+    @property
+    def left_out(self) -> str:
+        """What the command to repeat it lacks, in a sentence; empty if nothing."""
+        return said(pasteable(self._words)[1])
+
+    @property
+    def _words(self) -> list[str]:
+        """Its overrides without those that only say where it ran."""
+        return [word for word in self.overrides or [] if not _SURROUNDINGS.match(word)]
 
     @property
     def resume(self) -> str:
@@ -138,18 +150,19 @@ def read_run(folder: Path) -> Run:
     overrides, unknown = _overrides(folder)
     video, unlisted = _video(folder)
     reason = failure_of(folder)
-    damage = [text for text in (rows.damage, *_changed(folder, record, rows.facts, settings, len(rows.rows))) if text]
-    problems = [*damage, *rows.problems, *unknown, *unlisted]
+    changed = list(_changed(folder, record, rows.facts, settings, len(rows.rows)))
+    damage = [rows.damage, *changed] if rows.damage else changed
+    problems = [*([reason] if reason else []), *damage, *rows.problems, *unknown, *unlisted]
     return Run(
         folder=folder,
         name=folder.name,
         settings={key: value for key, value in settings.items() if key not in _IGNORED} | {DATA: _cut(record.get("dataset"))},
-        rows=rows.rows,
+        rows=[] if changed else rows.rows,  # which settings they belong to is not known
         record=record,
         metrics=metrics,
         objective=objective,
         state="damaged" if damage else state_of(folder, rows.rows, settings["epochs"], record, reason),
-        note="; ".join(filter(None, [reason, *problems, _version(record)])),
+        note="; ".join(filter(None, [*problems, _version(record)])),
         problems=problems,
         checkpoint=rows.checkpoint,
         video=video,

@@ -11,9 +11,11 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from cvae.console import console, say
+from cvae.sweep.locks import JOB, SWEEPER
 from cvae.sweep.plan import Plan
 from cvae.sweep.space import Value, written
-from cvae.sweep.study import JOB, OF, SWEEPER, SweepStudy, failure, ranked
+from cvae.sweep.study import SweepStudy
+from cvae.sweep.trials import OF, counted, failure, ranked, retried
 
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -99,7 +101,7 @@ class Board:
 
     def _headline(self) -> str:
         finished = self.study.finished()
-        parts = [f"{len(finished)} of {self.plan.n_trials} done", counts(finished)]
+        parts = [f"{len(finished)} of {self.plan.n_trials} done", counts(self.study.trials)]
         for best in ranked(self.study.study)[:1]:
             parts.append(f"best {numbers(best.values)} (trial {best.number})")
         here, missing = len(finished) - self._before, self.plan.n_trials - len(finished)
@@ -109,9 +111,11 @@ class Board:
 
 
 def counts(trials: list[FrozenTrial]) -> str:
-    """How many are complete, pruned, failed."""
-    states = [trial.state for trial in trials]
-    return ", ".join(f"{states.count(state)} {name}" for state, name in _STATES.items() if state.is_finished())
+    """How many are complete, pruned, failed; and how many failed ones were queued anew and do not count, if any."""
+    states = [trial.state for trial in counted(trials)]
+    parts = [f"{states.count(state)} {name}" for state, name in _STATES.items() if state.is_finished()]
+    again = len(retried(trials))
+    return ", ".join([*parts, f"{again} retried"] if again else parts)
 
 
 def numbers(values: list[float]) -> str:

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import queue
 import signal
 import threading
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import optuna
 import psutil
 from hydra.core.utils import JobStatus, configure_log
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from cvae.cli import quoted
 from cvae.console import command, say, warn
-from cvae.errors import writing
+from cvae.errors import UserError
 from cvae.sweep.board import Board, in_process
+from cvae.sweep.locks import LEASE, SWEEPER
 from cvae.sweep.plan import Plan
-from cvae.sweep.space import Value
-from cvae.sweep.storage import hidden
-from cvae.sweep.study import CLAIM, LEASE, OF, PLACE, SEEDS, SWEEPER, SweepStudy, failure
+from cvae.sweep.slot import Place, Slot, job_overrides, suggested
+from cvae.sweep.strategies import unpickles
+from cvae.sweep.study import SweepStudy
+from cvae.sweep.trials import CLAIM, FIRST, SEEDS, failure
 
 _POLL = 0.5  # seconds between two looks at the jobs of this sweeper
 _POLL_OTHERS = 2.0  # and at those of other sweepers
@@ -42,17 +39,6 @@ class Stop(Exception):
         self.exit_code = exit_code
 
 
-@dataclass
-class Slot:
-    """A claimed trial: ``place`` is the sweep folder that its job's folder lies in, ``values`` are its parameters."""
-
-    trial: optuna.Trial
-    claim: str
-    place: str
-    values: dict[str, Value]
-    began: float
-
-
 class Engine:
     """Runs a study's trials on a launcher.
 
@@ -62,7 +48,7 @@ class Engine:
 
     def __init__(self, plan: Plan, study: SweepStudy, launcher: Any, config: DictConfig) -> None:
         self.plan, self.study, self.launcher, self.config = plan, study, launcher, config
-        self.folder = Path(config.hydra.sweep.dir).absolute()
+        self.places = Place(study, config)
         self.board = Board(plan, study, launcher)
         self.slots: dict[int, Slot] = {}
         self.returned: queue.SimpleQueue[tuple[Slot, Any]] = queue.SimpleQueue()
@@ -89,7 +75,7 @@ class Engine:
         while not self.over.wait(LEASE / 4):
             for slot in list(self.slots.values()):
                 # A full disk may be repaired before the lease ends.
-                with contextlib.suppress(UpdateFinishedTrialError, OSError):
+                with contextlib.suppress(UpdateFinishedTrialError, OSError, UserError):
                     self.study.lease(slot.trial._trial_id, SWEEPER)
 
     def _done(self) -> bool:
@@ -113,7 +99,7 @@ class Engine:
             if slot is not None:
                 self.study.give_up(slot.trial.number, slot.claim, "stopped", attempt=False)
             configure_log(self.config.hydra.hydra_logging)  # in place of the job's, which prints
-            raise Stop(_go_on(), int(stop.code or 1) if isinstance(stop, SystemExit) else 128 + signal.SIGINT) from None
+            raise Stop(self._go_on(), int(stop.code or 1) if isinstance(stop, SystemExit) else 128 + signal.SIGINT) from None
 
     # --- in slots ---------------------------------------------------------------------------------------------------------
 
@@ -158,12 +144,12 @@ class Engine:
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-            os.write(2, f"\nended at once; {_go_on()}\n".encode())
+            os.write(2, f"\nended at once; {self._go_on()}\n".encode())
             # Not sys.exit: launchers wait for their jobs at exit. The jobs' trials are queued again when the sweep goes on.
             os._exit(128 + signum)
         # Nothing more here: this signal may have interrupted a function that holds the storage's lock.
         self.interrupted = True
-        self.stop = self.stop or Stop(_go_on(), 128 + signum)
+        self.stop = self.stop or Stop(self._go_on(), 128 + signum)
 
     def _stop_jobs(self) -> None:
         """Ask the running jobs, through the storage, to save and end; wait for them."""
@@ -187,44 +173,22 @@ class Engine:
         if self.deadline is not None and time.monotonic() > self.deadline:
             if self.slots:
                 return None
-            raise Stop(f"time is up after {self.plan.timeout:g} s; {_go_on()}", 0)
+            raise Stop(f"time is up after {self.plan.timeout:g} s; {self._go_on()}", 0)
         trial = self.study.claim(self.plan.n_trials)
         if trial is None:
             return None
         attributes = self.study.storage.get_trial_system_attrs(trial._trial_id)
+        claim, first = attributes[CLAIM], attributes.get(FIRST, trial.number)
         try:
-            slot = Slot(trial, attributes[CLAIM], self._place(trial, attributes), self._values(trial), time.monotonic())
+            place = self.places.of(trial, attributes, first)
+            with self.study.sampling():
+                values = suggested(self.plan, trial, self.config)
+            slot = Slot(trial, claim, place, first, values, time.monotonic())
         except BaseException:  # the folder cannot be written, or the user's custom_search_space fails
-            self.study.give_up(trial.number, attributes[CLAIM], "it could not be started", attempt=False)
+            self.study.give_up(trial.number, claim, "it could not be started", attempt=False)
             raise
         self.slots[trial.number] = slot
         return slot
-
-    def _place(self, trial: optuna.Trial, attributes: dict[str, Any]) -> str:
-        """The sweep folder of a trial: where it began, if it goes on."""
-        if (place := attributes.get(PLACE)) and Path(place).is_dir():
-            return str(place)
-        # By Hydra's default two sweeps that start in the same second have the same folder.
-        stem, copies = self.folder, itertools.count(2)
-        while OF not in trial.user_attrs and (self.folder / str(trial.number)).exists():
-            self.folder = stem.with_name(f"{stem.name}_{next(copies)}")
-        with writing(self.folder, "choose another with hydra.sweep.dir=FOLDER"):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / "multirun.yaml").exists():
-                OmegaConf.save(self.config, self.folder / "multirun.yaml")
-        self.study.storage.set_trial_system_attr(trial._trial_id, PLACE, str(self.folder))
-        return str(self.folder)
-
-    def _values(self, trial: optuna.Trial) -> dict[str, Value]:
-        if OF in trial.user_attrs:
-            return dict(trial.user_attrs["values"])
-        values = self.plan.space.suggest(trial)
-        if self.plan.extend is not None:
-            for key, word in self.plan.space.fixed.items():
-                trial.set_user_attr(key, word.partition("=")[2])  # where the published sweeper has them
-            self.plan.extend(self.config, trial)
-            values |= trial.params
-        return values
 
     def _launch(self, slot: Slot) -> Any:
         """Run a trial's jobs, one a seed; return the last one's JobReturn."""
@@ -235,27 +199,11 @@ class Engine:
                 continue
             if self.stop is not None:  # asked while this trial was claimed: its job was not told
                 break
-            (outcome,) = self.launcher.launch([self._overrides(slot, index)], initial_job_idx=number)
+            words = job_overrides(self.plan, slot, index, self.config)
+            (outcome,) = self.launcher.launch([words], initial_job_idx=slot.first)
             if outcome.status == JobStatus.FAILED or self.study.trials[number].state != TrialState.RUNNING:
                 break
         return outcome
-
-    def _overrides(self, slot: Slot, index: int) -> list[str]:
-        """The overrides of a trial's job for its seed ``index``: parameters, folder, and which trial it is."""
-        plan, number, shown = self.plan, slot.trial.number, quoted(hidden(self.plan.storage))
-        words = [*plan.space.overrides(slot.values), f"hydra.sweep.dir={quoted(slot.place)}", f"hydra.sweeper.storage={shown}"]
-        trial = {"number": number, "study": quoted(plan.study_name), "storage": shown, "claim": quoted(slot.claim)}
-        if "override_dirname" in str(self.config.hydra.sweep._get_node("subdir")):
-            # The folder is named by overrides. These are left out of its name: they change whenever a trial goes on.
-            usual = self.config.hydra.job.config.override_dirname.exclude_keys
-            unnamed = [*usual, *(f"trial.{key}" for key in (*trial, "seed_index"))]
-            words.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(unnamed)}]")
-        if (of := slot.trial.user_attrs.get(OF)) is not None:
-            words.append(f"hydra.sweep.subdir=top/trial_{of}_seed_{slot.values['seed']}")
-        elif plan.seeds_per_trial > 1:
-            words += [f"seed={plan.seed + index}", f"hydra.sweep.subdir={number}/seed_{plan.seed + index}"]
-            trial["seed_index"] = index
-        return [*words, *(f"++trial.{key}={value}" for key, value in trial.items())]
 
     def _settle(self, slot: Slot, outcome: Any) -> None:
         """Free the slot of a trial whose job is over, and queue the trial again if its job did not tell the study."""
@@ -269,14 +217,20 @@ class Engine:
         if trial.state.is_finished():
             self._count_failures(trial)
 
+    def _go_on(self) -> str:
+        """What goes on with this sweep; the study is this user's own."""
+        word = "hydra.sweeper.trust_study=true"
+        trust = unpickles(self.plan.sampler) and word not in command().split()
+        return f"go on with: {command()}" + (f" {word}" if trust else "")
+
     def _count_failures(self, trial: FrozenTrial) -> None:
         """Stop the sweep if too many trials failed."""
         self.failed_in_a_row = self.failed_in_a_row + 1 if trial.state == TrialState.FAIL else 0
         if not self.failed_in_a_row:
             return
-        rate, n_trials = self.plan.max_failure_rate, self.plan.n_trials
+        most, rate, n_trials = self.plan.max_failures, self.plan.max_failure_rate, self.plan.n_trials
         failed = sum(each.state == TrialState.FAIL for each in self.study.finished())
-        if self.failed_in_a_row >= min(self.plan.max_failures, n_trials):
+        if most is not None and self.failed_in_a_row >= min(most, n_trials):
             what = f"{self.failed_in_a_row} trials failed in a row (hydra.sweeper.max_failures)"
         elif rate is not None and failed > rate * n_trials:
             what = f"{failed} of {n_trials} trials failed (hydra.sweeper.max_failure_rate={rate:g})"
@@ -284,10 +238,6 @@ class Engine:
             return
         reason = failure(trial) or "no reason was given"
         self.stop = self.stop or Stop(f"{what}; the last was trial {trial.number}: {reason}", 1)
-
-
-def _go_on() -> str:
-    return f"go on with: {command()}"
 
 
 def _reason(outcome: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from cvae.sweep.study import ranked
+from cvae.sweep.trials import ranked
 
 _CURVES = 200  # drawn at most, the best trials first
 _CELLS = 50_000  # parameters of all trials: figures of more take minutes

@@ -24,7 +24,7 @@ from cvae.cli import USER_ERRORS, explain
 from cvae.console import say
 from cvae.errors import Diverged, UserError
 from cvae.sweep.job_trial import Job, JobTrial
-from cvae.sweep.study import FOLDER
+from cvae.sweep.trials import FOLDER
 from cvae.trial import running
 
 _PREEMPTED = -1  # submitit's exit status of a job that it has put back into the scheduler's queue

@@ -18,8 +18,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cvae.errors import UserError
 from cvae.process import Process
+from cvae.sweep.locks import JOB, LEASE, SWEEPER, lease_of, locked, owned
 from cvae.sweep.storage import absolute, open_storage, patient, revealed
-from cvae.sweep.study import CLAIM, FACTS, FAILURE, JOB, LEASE, SEEDS, STOP, SWEEPER, lease_of, locked, owned
+from cvae.sweep.trials import CLAIM, DATA, FACTS, FAILURE, SEEDS, STOP, STUDY_DATA, tied
 from cvae.trial import NoTrial
 
 _POLL = 2.0  # seconds between two looks for a request to stop
@@ -35,12 +36,14 @@ class Job:
         pruner: the study's.
         constraints: recorded fact to the most it may be.
         seeds: jobs a trial; its value is their mean.
+        one_data: whether all trials of the study run on the same data.
     """
 
     task: Callable[[DictConfig], Any]
     pruner: optuna.pruners.BasePruner = field(default_factory=optuna.pruners.NopPruner)
     constraints: Mapping[str, float] = field(default_factory=dict)
     seeds: int = 1
+    one_data: bool = True
 
 
 class JobTrial(NoTrial):
@@ -116,6 +119,18 @@ class JobTrial(NoTrial):
     def record(self, facts: Mapping[str, float]) -> None:
         self._facts |= facts
 
+    def use_data(self, fingerprint: str) -> None:
+        if self.job.one_data:
+            with locked(self._url, self.study.study_name):
+                known = self.study.user_attrs.get(STUDY_DATA)
+                if known != fingerprint and known is not None and tied(self.study.get_trials(deepcopy=False), self.number):
+                    raise UserError(
+                        f"study {self.study.study_name} ran on other data ({known} there, {fingerprint} here): "
+                        "put its data back, or give this sweep another hydra.sweeper.study_name"
+                    )
+                self.study.set_user_attr(STUDY_DATA, fingerprint)
+        self.note(DATA, fingerprint)
+
     def note(self, key: str, value: Any) -> None:
         """Keep something for people to read with the trial."""
         self._storage.set_trial_user_attr(self._id, key, value)
@@ -142,7 +157,9 @@ class JobTrial(NoTrial):
             numbers = [float(each) for each in values]
         except (TypeError, ValueError):
             numbers = []
-        if len(numbers) != wanted or not all(map(math.isfinite, numbers)):
+        if len(numbers) == wanted and not all(map(math.isfinite, numbers)):
+            return self.tell(TrialState.PRUNED, reason=f"the job returned {value!r}: it diverged")
+        if len(numbers) != wanted:
             what = "a number" if wanted == 1 else f"{wanted} numbers"
             return self.tell(TrialState.FAIL, reason=f"the job returned {value!r}, but the study needs {what}")
         return self._one_of_seeds(numbers) if self.job.seeds > 1 else self.tell(state, numbers)
@@ -237,5 +254,5 @@ class JobTrial(NoTrial):
                     renewed = time.monotonic()
             except UpdateFinishedTrialError:
                 return
-            except (optuna.exceptions.OptunaError, OSError):
+            except (optuna.exceptions.OptunaError, OSError, UserError):
                 continue  # the storage does not answer; the job itself notices when it reports

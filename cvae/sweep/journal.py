@@ -1,9 +1,9 @@
 """A study's journal: Optuna's file of operations, a JSON object a line, whose lines are checked.
 
-Each line that this package writes ends in ``"cvae_check": "BYTES-CRC"``: the CRC-32 of the file's first BYTES bytes and of the line
-itself. So a byte that changed, or lines that are missing, doubled or in another order, are found at the first line behind them.
-Optuna and its dashboard ignore the key. Lines that they write have none; the next line that has one covers them. BYTES is what the
-writer had seen: the dashboard takes another lock and may write a line just before it.
+Each line that this package writes ends in ``"cvae_check": "BYTES-CRC"``: the CRC-32 of the file's first BYTES bytes and of the
+line itself. So a byte that changed, or lines that are missing, doubled or in another order, are found at the first line behind
+them. Optuna and its dashboard ignore the key. Lines that they write have none; the next line that has one covers them. BYTES is
+what the writer had seen: the dashboard takes another lock and may write a line just before it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend
 
@@ -91,7 +91,7 @@ class Journal(BaseJournalBackend):
             self._catch_up()
 
     def _mend(self) -> None:
-        """End an incomplete last line if only its end is missing, else remove it: nobody could read what is written behind it."""
+        """End an incomplete last line if only its end is missing, else remove it: what is written behind it would be lost."""
         with self.path.open("rb+") as file:
             file.seek(self._ends[-1])
             rest = file.read()
@@ -102,9 +102,7 @@ class Journal(BaseJournalBackend):
                     file.truncate()
                     return
             file.truncate(self._ends[-1])
-        warn(
-            f"{short(self.path)}: its last line was cut off and is removed; the {len(self._ends) - 1} lines before it are good"
-        )
+        warn(f"{short(self.path)}: its last line was cut off and is removed; {len(self._ends) - 1} lines before it are good")
 
     def _check(self, number: int, line: bytes) -> None:
         """Check the next line and count it."""
@@ -153,8 +151,8 @@ def _advice(path: Path, where: str, good: int) -> str:
         logs = [json.loads(line) for _, line in zip(range(good), file, strict=False)]
     done = sum(log.get("op_code") == _SET_STATE and log.get("state") in _FINISHED for log in logs)
     return (
-        f"{name} is damaged in {where}: the first {good} lines are good, with {done} finished trials. Put a copy of it back, or keep "
-        f"these lines: mv {whole} {aside} && head -n {good} {aside} > {whole}"
+        f"{name} is damaged in {where}: the first {good} lines are good, with {done} finished trials. Put a copy back, or "
+        f"keep these lines: mv {whole} {aside} && head -n {good} {aside} > {whole}"
     )
 
 

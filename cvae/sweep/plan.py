@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import optuna
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cvae.config import identity
 from cvae.errors import UserError
+from cvae.sweep.identity import default_name, read_data, read_identity, searches_data
 from cvae.sweep.settings import Declared, Extend, read_declared, read_directions, read_settings
-from cvae.sweep.space import Space, Value, as_searched, corners, inside, path_of, read_space, shown, written
+from cvae.sweep.space import Space, Value, as_searched, corners, inside, read_space, written
 from cvae.sweep.storage import absolute, revealed
-from cvae.sweep.strategies import at_most_the_grid, build_pruner, build_sampler, warn_of_phases
+from cvae.sweep.strategies import at_most_the_grid, build_pruner, build_sampler, unpickles, warn_of_phases
 from cvae.sweep.study import SweepStudy
 
 
@@ -27,11 +26,13 @@ class Plan:
 
     space: Space
     identity: dict[str, Any]
+    one_data: bool  # whether all trials run on the same data
     study_name: str
     storage: str  # with its password
     objectives: list[str]  # their names; empty if the app declares none
     directions: list[str]
-    sampler: optuna.samplers.BaseSampler
+    sampler: optuna.samplers.BaseSampler  # of a study's first start
+    sampler_of: Callable[..., optuna.samplers.BaseSampler]  # of a later ``start``, by its number
     pruner: optuna.pruners.BasePruner
     extend: Extend | None
     n_trials: int
@@ -41,11 +42,17 @@ class Plan:
     seeds_per_trial: int
     seed: int
     retry: int
-    max_failures: int
+    max_failures: int | None
     max_failure_rate: float | None
     top_k: int
     top_k_seeds: int
     constraints: dict[str, float]
+    trust_study: bool
+
+    @property
+    def data(self) -> str | None:
+        """The fingerprint of the data that all trials run on; None if it is unknown here, or if they are searched."""
+        return self.identity.get("data")
 
     @property
     def objective(self) -> str:
@@ -68,22 +75,25 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
     """
     values, app = read_settings(settings), read_declared(config)
     space = _space(settings, arguments, config, loader)
-    if not space.distributions and not settings.get("custom_search_space"):
-        raise UserError("this sweep searches nothing: give an interval, a range or choices, as lr='interval(1e-4, 1e-3)'")
     allow_targets = _allowed(config)
     pruner = build_pruner(settings.get("pruner"), app.steps, app.warmup, allow_targets)
-    job = _compose_jobs(space, config, loader)
-    what = _identity(space, settings, job, values["seeds_per_trial"])
-    name = str(settings.get("study_name") or _name(config, what))
+    jobs = _compose_jobs(space, config, loader)
+    job, name = jobs[0], settings.get("study_name")
     values["n_trials"] = at_most_the_grid(values["n_trials"], settings.get("sampler"), space)
+
+    def url_of(name: str) -> str:
+        return absolute(revealed(settings.get("storage") or f"journal://multirun/studies/{name}.journal"))
+
     plan = Plan(
         space=space,
-        identity=what,
-        study_name=name,
-        storage=absolute(revealed(settings.get("storage") or f"journal://multirun/studies/{name}.journal")),
+        identity=read_identity(space, settings, job, values["seeds_per_trial"]),
+        one_data=not searches_data(jobs),
+        study_name=str(name or ""),
+        storage=url_of(str(name or "")),
         objectives=app.objectives,
         directions=read_directions(settings.get("direction"), app),
         sampler=build_sampler(settings.get("sampler"), space, allow_targets),
+        sampler_of=partial(build_sampler, settings.get("sampler"), space, allow_targets),
         pruner=pruner,
         enqueue=_enqueued(settings.get("enqueue") or [], space),
         seed=int(job.get("seed") or 0) if values["seeds_per_trial"] > 1 or values["top_k"] else 0,
@@ -91,7 +101,10 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
     )
     _refuse_unfit(plan, app, seedable="seed" in job and "seed" not in space.distributions)
     warn_of_phases(pruner, space, app.phases)
-    return plan
+    if plan.one_data and (data := read_data(job)):  # as late as possible: to know them may mean to pack them
+        plan = replace(plan, identity={**plan.identity, "data": data})
+    name = str(name or default_name(config, plan.identity, url_of))
+    return replace(plan, study_name=name, storage=url_of(name))
 
 
 def _allowed(config: DictConfig) -> list[str]:
@@ -106,12 +119,27 @@ def open_study(plan: Plan) -> SweepStudy:
     """The study of a plan, with the trials that it enqueues.
 
     Raises:
-        UserError: its storage cannot be opened, or it holds a study of another identity.
+        UserError: its storage cannot be opened or is damaged, or it holds a study of another identity.
     """
-    where = (plan.study_name, plan.storage)
-    study = SweepStudy(*where, plan.identity, plan.directions, plan.sampler, plan.pruner, plan.retry, plan.objectives)
+    where, what = (plan.study_name, plan.storage), (plan.identity, plan.directions)
+    study = SweepStudy(*where, *what, plan.sampler, plan.pruner, plan.retry, plan.objectives, plan.one_data)
     study.enqueue(plan.enqueue)
     return study
+
+
+def begin(plan: Plan, study: SweepStudy) -> None:
+    """Give a study the sampler of this start: no two starts draw the same points.
+
+    Raises:
+        UserError: its sampler would run what another process stored in the study.
+    """
+    if unpickles(plan.sampler) and not study.fresh and not plan.trust_study:
+        raise UserError(
+            f"study {study.name} was begun by another process, and the CMA-ES sampler runs what is stored in it (a pickle): if "
+            "you trust whoever can write to it, add hydra.sweeper.trust_study=true"
+        )
+    start = study.next_start()
+    study.study.sampler = plan.sampler_of(start=start) if start else plan.sampler
 
 
 def _refuse_unfit(plan: Plan, app: Declared, seedable: bool) -> None:
@@ -158,11 +186,11 @@ def _plain_value(config: DictConfig, key: str) -> str | None:
     return None if value is None or OmegaConf.is_config(value) else written(value)
 
 
-def _compose_jobs(space: Space, config: DictConfig, loader: Any) -> DictConfig:
+def _compose_jobs(space: Space, config: DictConfig, loader: Any) -> list[DictConfig]:
     """Compose jobs that together have every parameter and every choice, so that no later job fails at it.
 
     Returns:
-        The first job's config, without ``hydra``.
+        Their configs, without ``hydra``. The first has the first choices.
     """
     ends = {key: corners(each) for key, each in space.distributions.items()}
     usual = {key: values for key, values in ends.items() if key not in space.conditions}
@@ -171,8 +199,9 @@ def _compose_jobs(space: Space, config: DictConfig, loader: Any) -> DictConfig:
         for number in range(max(map(len, usual.values()), default=1))
     ]
     for key, (other, wanted) in space.conditions.items():
-        loader.load_sweep_config(config, [*space.overrides({}), f"{other}={wanted}", f"{key}={written(ends[key][0])}"])
-    return OmegaConf.masked_copy(jobs[0], [str(key) for key in jobs[0] if key != "hydra"])
+        words = [f"{other}={wanted}", f"{key}={written(ends[key][0])}"]
+        jobs.append(loader.load_sweep_config(config, [*space.overrides({}), *words]))
+    return [OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"]) for job in jobs]
 
 
 def _enqueued(points: Sequence[Any], space: Space) -> list[dict[str, Value]]:
@@ -187,37 +216,3 @@ def _enqueued(points: Sequence[Any], space: Space) -> list[dict[str, Value]]:
             if not inside(distribution, as_searched(distribution, value)):
                 raise UserError(f"hydra.sweeper.enqueue[{index}]: {key}={value} is outside of what is searched")
     return [{key: as_searched(space.distributions[key], value) for key, value in point.items()} for point in points]
-
-
-# --- identity ---------------------------------------------------------------------------------------------------------
-
-
-def _identity(space: Space, settings: Mapping[str, Any], app: DictConfig, seeds: int) -> dict[str, Any]:
-    """What makes two trials comparable: the space, and every setting that is not searched, unresolved and without paths."""
-    kept = identity(app, resolve=False)
-    for key in space.distributions:
-        _drop(kept, path_of(key).split("."))
-    what: dict[str, Any] = {
-        "space": {key: shown(distribution) for key, distribution in space.distributions.items()},
-        "settings": kept,
-    }
-    if space.conditions:
-        what["conditions"] = {key: "=".join(condition) for key, condition in space.conditions.items()}
-    if settings.get("custom_search_space"):
-        what["custom_search_space"] = settings["custom_search_space"]
-    if seeds > 1:
-        what["seeds_per_trial"] = seeds
-    return what
-
-
-def _drop(tree: Any, path: Sequence[str]) -> None:
-    for part in path[:-1]:
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    if isinstance(tree, dict):
-        tree.pop(path[-1], None)
-
-
-def _name(config: DictConfig, what: dict[str, Any]) -> str:
-    title = config.hydra.runtime.choices.get("experiment") or config.hydra.job.name
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    return f"{str(title).replace('/', '-')}-{digest}"

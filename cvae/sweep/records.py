@@ -16,19 +16,20 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from cvae import files
+from cvae.strangers import pasteable, said
 from cvae.sweep.board import counts, numbers, settings
 from cvae.sweep.figures import Figure, drawn
 from cvae.sweep.journal import Journal
+from cvae.sweep.locks import owned
 from cvae.sweep.storage import absolute, read_journal
-from cvae.sweep.study import FAILURE, OF, failure, owned, ranked
 from cvae.sweep.top import on_fresh_seeds
+from cvae.sweep.trials import BEFORE, FAILURE, OF, counted, failure, ranked, retried
 
 # Of a journal: bytes, bytes of a line, trials, and seconds to read them. A few hostile lines can take hours: the time that
 # Optuna needs for one grows with those before it.
 _BYTES, _LINE, _TRIALS, _SECONDS = 1 << 24, 1 << 20, 20_000, 2.0
 _RECORD, _ENTRIES = 1 << 21, 10_000  # of a sweep.json: bytes and trials
 _CREATE_TRIAL = 4  # Optuna's operation
-_BEFORE = "retry_history"  # an attribute of a trial that retries others: their numbers
 _TEXT = 1000  # letters of what is shown of a trial
 
 
@@ -42,6 +43,7 @@ class SweepRecord:
     objective: str
     command: str  # that completes it; empty while its first sweep is running, and if it may not be shown
     winner: tuple[int, str] | None  # the best trial on fresh seeds, by its number and in words, if there were such runs
+    left_out: str = ""  # what the command lacks, in a sentence
     whole: bool = True  # whether it holds every trial: a sweep.json is older than the runs of a sweep that goes on
 
     @property
@@ -54,23 +56,20 @@ class SweepRecord:
         """All trials; the index of each is its number."""
         return self.study.get_trials(deepcopy=False)
 
-    @functools.cached_property
-    def retried(self) -> dict[int, int]:
-        """The failed trials that were queued anew, each with the number of the one that runs in its folder now."""
-        return {number: trial.number for trial in self.trials for number in trial.system_attrs.get(_BEFORE, [])}
-
-    @property
-    def counted(self) -> list[FrozenTrial]:
-        """The trials that count: not the failed ones that others retry."""
-        return [trial for trial in self.trials if trial.number not in self.retried]
-
     def knows(self, number: int) -> bool:
         """Whether it has a trial of this number, or may have one that is younger than its sweep.json."""
         return not self.whole or number < len(self.trials)
 
     def newest(self, number: int) -> int:
-        """The number of the trial that retries this one, in the same folder; of one that is not retried its own."""
-        return self.retried.get(number, number)
+        """The number of the last trial that retries this one, in the same folder; of one that is not retried its own."""
+        while number in self._retried:
+            number = self._retried[number]
+        return number
+
+    @functools.cached_property
+    def _retried(self) -> dict[int, int]:
+        """The failed trials that were queued anew, each with the number of a later one."""
+        return {old: new for old, new in retried(self.trials).items() if new > old}
 
     def ending(self, number: int) -> tuple[str, str]:
         """``pruned`` or ``failed`` for a trial that ended so, with the reason; ``running`` while it has an owner."""
@@ -87,8 +86,8 @@ class SweepRecord:
     @property
     def summary(self) -> str:
         """How many trials are complete, pruned, failed and running."""
-        running = sum(trial.state == TrialState.RUNNING for trial in self.counted)
-        return counts(self.counted) + (f", {running} running" if running else "")
+        running = sum(trial.state == TrialState.RUNNING for trial in counted(self.trials))
+        return counts(self.trials) + (f", {running} running" if running else "")
 
     @property
     def best(self) -> str:
@@ -118,7 +117,7 @@ class SweepRecord:
         Args:
             curves: each trial's objective by epoch.
         """
-        return drawn(self.study, self.counted, self.objective, curves)
+        return drawn(self.study, counted(self.trials), self.objective, curves)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -148,7 +147,8 @@ def read_sweep(
         found = _sweep_json(folder, name, problems)
         record = record or found
     objective = str(record.get("objective") or objective)[:_TEXT]
-    rest = (_command(record, programs), _winner(record, objective))
+    command, left_out = _command(record, programs)
+    rest = (command, _winner(record, objective), left_out)
     if (study := _from_journal(name, storage, problems)) is not None:
         try:
             return _shown(SweepRecord(name, storage, study, objective, *rest)), problems
@@ -174,13 +174,18 @@ def _shown(record: SweepRecord) -> SweepRecord:
     return record
 
 
-def _command(record: Mapping[str, Any], programs: Sequence[Sequence[str]]) -> str:
-    """The sweep's command with all its words quoted, so that a shell runs this one command and nothing else."""
+def _command(record: Mapping[str, Any], programs: Sequence[Sequence[str]]) -> tuple[str, str]:
+    """The sweep's command with all its words quoted, so that a shell runs this one command and nothing else.
+
+    What could run code is left out; the second text says so.
+    """
     with contextlib.suppress(ValueError):
         words = shlex.split(str(record.get("command") or ""))
-        if any(words[: len(program)] == list(program) for program in programs):
-            return shlex.join(words)
-    return ""
+        for program in programs:
+            if words[: len(program)] == list(program):
+                kept, left_out = pasteable(words[len(program) :])
+                return shlex.join([*program, *kept]), said(left_out)
+    return "", ""
 
 
 def _winner(record: Mapping[str, Any], objective: str) -> tuple[int, str] | None:
@@ -252,7 +257,7 @@ def _from_record(record: Mapping[str, Any]) -> optuna.Study:
     entries = sorted(record["trials"][:_ENTRIES], key=lambda entry: int(entry["number"]))
     keys = dict.fromkeys(key for entry in entries for key in entry["params"])
     spaces = {key: _distribution(key, entries, str(record["space"].get(key, ""))) for key in keys}
-    for entry in entries:  # unfinished ones too, so that all keep their numbers
+    for entry in _with_retried(entries, record):  # unfinished ones too, so that all keep their numbers
         state = TrialState[entry["state"].upper()]
         trial = optuna.trial.create_trial(
             state=state if state.is_finished() else TrialState.WAITING,
@@ -260,9 +265,19 @@ def _from_record(record: Mapping[str, Any]) -> optuna.Study:
             params=entry["params"],
             distributions={key: spaces[key] for key in entry["params"]},
             user_attrs={FAILURE: entry["failure"]} if entry.get("failure") else {},
+            system_attrs={BEFORE: [entry["retries"]]} if "retries" in entry else {},
         )
         study.add_trial(trial)
     return study
+
+
+def _with_retried(entries: Sequence[dict[str, Any]], record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All trials of a sweep.json by their numbers, with those that were queued anew, which it lists by themselves."""
+    again = {int(each["number"]): int(each["retried_by"]) for each in record.get("retried", [])}
+    retries = {new: {"retries": old} for old, new in again.items()}
+    gone: list[dict[str, Any]] = [{"number": number, "state": "fail", "params": {}, "values": None} for number in again]
+    marked = ({**entry, **retries.get(int(entry["number"]), {})} for entry in [*entries, *gone])
+    return sorted(marked, key=lambda entry: int(entry["number"]))
 
 
 def _distribution(key: str, entries: Sequence[Mapping[str, Any]], space: str) -> BaseDistribution:

@@ -29,7 +29,8 @@ _SHAPES: dict[str, tuple[type, str]] = {
     "storage": (str, "journal://FILE"),
     "custom_search_space": (str, "my_module.my_function"),
 }
-_LEAST = {"n_trials": 1, "n_jobs": 1, "seeds_per_trial": 1, "retry": 0, "max_failures": 1, "top_k": 0, "top_k_seeds": 2}
+_LEAST = {"n_trials": 1, "n_jobs": 1, "seeds_per_trial": 1, "retry": 0, "top_k": 0, "top_k_seeds": 2}
+_MAX_FAILURES = 5  # unless max_failure_rate is given
 
 
 def read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,13 +51,28 @@ def read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     for key, most in constraints.items():
         if not _is_number(most):
             raise UserError(f"hydra.sweeper.constraints.{key} is {most!r}: give the largest allowed {key}, a number")
+    trust = settings.get("trust_study")
+    if not isinstance(trust, bool):
+        raise UserError(f"hydra.sweeper.trust_study is {trust!r}: give true or false")
     return {
         **{key: settings[key] for key in _LEAST},
+        "max_failures": _max_failures(settings),
+        "trust_study": trust,
         "timeout": _optional(settings, "timeout", lambda value: value > 0, "seconds above 0"),
         "max_failure_rate": _optional(settings, "max_failure_rate", lambda value: 0 <= value <= 1, "a fraction in [0, 1]"),
         "constraints": {str(key): float(most) for key, most in constraints.items()},
         "extend": _extension(settings.get("custom_search_space")),
     }
+
+
+def _max_failures(settings: Mapping[str, Any]) -> int | None:
+    """Failed trials in a row that end the sweep; None if a rate alone was given."""
+    value = settings.get("max_failures")
+    if value is None:
+        return None if settings.get("max_failure_rate") is not None else _MAX_FAILURES
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"hydra.sweeper.max_failures is {value!r}: give a whole number of at least 1, or null")
+    return value
 
 
 def _optional(settings: Mapping[str, Any], key: str, fits: Callable[[float], bool], wanted: str) -> float | None:

@@ -10,6 +10,7 @@ The grammar is Hydra's own, with the meaning that the published Optuna sweeper g
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -24,6 +25,7 @@ from optuna.trial import BaseTrial
 from cvae.cli import quoted
 from cvae.errors import UserError
 
+_NO_PARAMETERS = ("hydra", "allow_targets")
 Value = str | int | float | bool | None
 
 
@@ -49,7 +51,22 @@ class Space:
         return values
 
     def overrides(self, values: Mapping[str, Value]) -> list[str]:
-        """A job's overrides: the fixed ones, then the suggested ones."""
+        """A job's overrides: the fixed ones, then the suggested ones.
+
+        Raises:
+            UserError: a value cannot be of this sweep: what a study holds may come from a stranger.
+        """
+        for key, value in values.items():
+            distribution = self.distributions.get(key)
+            # What the user's own custom_search_space adds is in no distribution.
+            own_key = distribution is not None or (re.fullmatch(r"[A-Za-z_][\w.]*", key) and not key.startswith(_NO_PARAMETERS))
+            own_value = not isinstance(value, str) or (
+                value in distribution.choices if isinstance(distribution, CategoricalDistribution) else "${" not in value
+            )
+            if not own_key or not own_value:
+                raise UserError(
+                    f"the study holds {key}={value!r}, which this sweep does not search: take another hydra.sweeper.study_name"
+                )
         return [*self.fixed.values(), *(f"{key}={written(value)}" for key, value in values.items())]
 
     def _depth(self, key: str) -> int:

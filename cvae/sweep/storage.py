@@ -49,6 +49,12 @@ def absolute(url: str) -> str:
     return f"{_JOURNAL}{path.absolute()}"
 
 
+def file_of(url: str) -> Path | None:
+    """The file of a journal or of SQLite; None of a server."""
+    scheme = next((each for each in (_JOURNAL, _SQLITE) if url.startswith(each)), None)
+    return None if scheme is None else Path(absolute(url).removeprefix(scheme))
+
+
 @functools.cache
 def open_storage(url: str) -> BaseStorage:
     """Open a storage; create it if it does not exist. It is opened once a process, since a journal is read from its beginning.
@@ -91,8 +97,8 @@ def _check_sqlite(path: Path) -> None:
     if found != "ok":
         whole, copy = shlex.quote(short(path)), shlex.quote(f"{short(path)}.recovered")
         raise UserError(
-            f"storage=sqlite:///{path} is damaged ({' '.join(found.split())[:120]}): put a copy of it back, or save what can be "
-            f"read: sqlite3 {whole} .recover | sqlite3 {copy}"
+            f"storage=sqlite:///{path} is damaged ({' '.join(found.split())[:120]}): put a copy of it back, or save what can "
+            f"be read: sqlite3 {whole} .recover | sqlite3 {copy}"
         )
 
 

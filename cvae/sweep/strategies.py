@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,8 @@ from cvae.errors import UserError
 from cvae.sweep.space import Space, path_of, shown
 
 
-def build_sampler(given: Any, space: Space, allow_targets: Sequence[str]) -> optuna.samplers.BaseSampler:
-    """The sampler that ``hydra.sweeper.sampler`` describes.
+def build_sampler(given: Any, space: Space, allow_targets: Sequence[str], start: int = 0) -> optuna.samplers.BaseSampler:
+    """The sampler that ``hydra.sweeper.sampler`` describes, for a ``start`` of a sweep: each draws from a seed of its own.
 
     Raises:
         UserError: it does not exist, refuses its arguments, or cannot search this space.
@@ -30,12 +31,42 @@ def build_sampler(given: Any, space: Space, allow_targets: Sequence[str]) -> opt
         raise UserError(
             "hydra/sweeper/sampler=motpe is not in Optuna any more: tpe takes several objectives: hydra/sweeper/sampler=tpe"
         )
-    if kind == "CmaEsSampler" and find_spec("cmaes") is None:
-        raise UserError("hydra/sweeper/sampler=cmaes needs a package of its own: pip install cmaes")
+    for needed, package in (("CmaEsSampler", "cmaes"), ("QMCSampler", "scipy")):
+        if kind == needed and find_spec(package) is None:
+            name = "cmaes" if package == "cmaes" else "qmc"
+            raise UserError(f"hydra/sweeper/sampler={name} needs a package of its own: pip install {package}")
     if kind == "GridSampler" and "search_space" not in spec:
+        if not space.distributions:
+            return optuna.samplers.RandomSampler()  # a grid without a parameter
         spec["search_space"] = _grid(space)
-    sampler: optuna.samplers.BaseSampler = _built("sampler", spec, allow_targets, optuna.samplers.BaseSampler)
+    spec = _reseeded(spec, start)
+    sampler: optuna.samplers.BaseSampler = _built("sampler", spec, allow_targets, optuna.samplers.BaseSampler, quiet=start > 0)
     return sampler
+
+
+def _reseeded(spec: dict[str, Any], start: int) -> dict[str, Any]:
+    """With each seed replaced by one drawn from it and the start's number; the first start has the seeds as they are.
+
+    A quasi-random sequence is one for all starts, who take its points in turn. A grid's points do not depend on its seed.
+    """
+    kind = spec.get("_target_", "").rpartition(".")[2]
+    if not start or kind == "GridSampler":
+        return spec
+    seed = spec.get("seed")
+    own = {key: _reseeded(value, start) if isinstance(value, dict) else value for key, value in spec.items()}
+    if isinstance(seed, int):
+        drawn = int.from_bytes(hashlib.sha256(f"{seed} {start}".encode()).digest()[:4], "big") >> 1
+        if kind == "QMCSampler":  # but for what it leaves to another sampler
+            own.setdefault("independent_sampler", {"_target_": "optuna.samplers.RandomSampler", "seed": drawn})
+        else:
+            own["seed"] = drawn
+    return own
+
+
+def unpickles(sampler: optuna.samplers.BaseSampler) -> bool:
+    """Whether it loads pickles from the study, which run whatever they say: of Optuna's only CMA-ES, alone or in another."""
+    below = (each for each in getattr(sampler, "__dict__", {}).values() if isinstance(each, optuna.samplers.BaseSampler))
+    return isinstance(sampler, optuna.samplers.CmaEsSampler) or any(map(unpickles, below))
 
 
 def _grid(space: Space) -> dict[str, list[Any]]:
@@ -54,7 +85,7 @@ def _grid(space: Space) -> dict[str, list[Any]]:
 def at_most_the_grid(n_trials: int, given: Any, space: Space) -> int:
     """``n_trials``, or the number of a grid sampler's points if there are fewer."""
     spec = _spec(given, "sampler")
-    if not spec or not spec["_target_"].endswith("GridSampler"):
+    if not spec or not spec["_target_"].endswith("GridSampler") or not (spec.get("search_space") or space.distributions):
         return n_trials
     points = math.prod(len(values) for values in (spec.get("search_space") or _grid(space)).values())
     if points < n_trials:
@@ -91,13 +122,13 @@ def _pruner(given: Any, steps: int | None, warmup: int | None) -> dict[str, Any]
     return _given(spec)
 
 
-def _built(name: str, spec: dict[str, Any], allow_targets: Sequence[str], kind: type) -> Any:
+def _built(name: str, spec: dict[str, Any], allow_targets: Sequence[str], kind: type, quiet: bool = False) -> Any:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             found = build(OmegaConf.create({"hydra": {"sweeper": {name: spec}}}).hydra.sweeper[name], allow_targets, kind)
         for each in caught:
-            if "deprecated" in str(each.message):
+            if "deprecated" in str(each.message) and not quiet:
                 warn(f"hydra.sweeper.{name}: {str(each.message).split('. ')[0]}")
     except UserError as error:
         raise UserError(str(error).replace("--cfg job shows", f"--cfg hydra -p hydra.sweeper.{name} shows")) from error

@@ -9,49 +9,40 @@ until it has been tried often enough. Each claim has a token: it tells a late jo
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import secrets
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cvae.config import flat
 from cvae.errors import UserError
 from cvae.process import Process
-from cvae.sweep.storage import absolute, hidden, open_storage, patient
+from cvae.sweep.locks import JOB, SWEEPER, lease_of, lives, locked, owned
+from cvae.sweep.storage import absolute, file_of, hidden, open_storage, patient
+from cvae.sweep.trials import ATTEMPTS, CLAIM, FAILURE, STOP, STUDY_DATA, again, counted, recorded_data, retried, tied
 
-LEASE = 120.0  # seconds after which an owner that did not renew its lease has lost it
 _IDENTITY = "cvae:identity"
+_STARTS = "cvae:starts"  # how many sweepers have begun to sample for it
 _QUEUED = "enqueued"
-# Attributes of a trial, the system's:
-CLAIM, STOP, ATTEMPTS = "cvae:claim", "cvae:stop", "cvae:attempts"
-SWEEPER, JOB = "cvae:sweeper", "cvae:job"  # the two leases
-SEEDS = "cvae:seeds"  # the values of its finished seeds, by index
-PLACE = "cvae:sweep_dir"  # the folder that holds its jobs' folders
-# and the user's:
-FOLDER, FAILURE, FACTS = "folder", "failure", "facts"
-OF = "of"  # the number of the trial that this one repeats
 
 
 class SweepStudy:
-    """An Optuna study whose trials are claimed.
+    """An Optuna study whose trials are claimed. ``fresh``: it did not exist before.
 
     Args:
         name, url: of the study; it is created if it does not exist.
-        identity: what makes results comparable: search space and fixed settings. A study of the same name with another
-            identity is refused.
+        identity: what makes results comparable: search space, fixed settings and, where it is known, the fingerprint of the
+            ``data``. A study of the same name with another identity is refused.
         directions: ``maximize`` or ``minimize``, one an objective.
         retry: how often a trial that failed or was interrupted is tried again.
         objectives: their names, for the dashboard and for tables; none if the app declares none.
+        one_data: whether all its trials run on the same data: they may be searched.
 
     Raises:
         UserError: the storage cannot be opened, or the study is of another identity or direction.
@@ -67,9 +58,12 @@ class SweepStudy:
         pruner: optuna.pruners.BasePruner | None = None,
         retry: int = 1,
         objectives: Sequence[str] = (),
+        one_data: bool = True,
     ) -> None:
-        self.name, self.url, self.retry = name, absolute(url), retry
+        self.name, self.url, self.retry, self._one_data = name, absolute(url), retry, one_data
         self.storage = open_storage(self.url)
+        identity = dict(identity)
+        data = identity.pop("data", None)
         with self._locked():
             self.study = optuna.create_study(
                 study_name=name,
@@ -80,7 +74,8 @@ class SweepStudy:
                 pruner=pruner or optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
-            self._identify(identity, directions)
+            self.fresh = not self.trials and _IDENTITY not in self.study.user_attrs
+            self._identify({**identity, "directions": list(directions)}, data)
             self._name_objectives(objectives)
 
     @property
@@ -89,8 +84,34 @@ class SweepStudy:
         return self.study.get_trials(deepcopy=False)
 
     def finished(self) -> list[FrozenTrial]:
-        """Trials that are complete, pruned, or failed for good."""
-        return [trial for trial in self.trials if trial.state.is_finished()]
+        """Trials that are complete, pruned, or failed for good; not those that were queued anew."""
+        return [trial for trial in counted(self.trials) if trial.state.is_finished()]
+
+    # --- the beginning of a sweep -----------------------------------------------------------------------------------------
+
+    def retry_failed(self) -> dict[int, int]:
+        """Queue each failed trial anew, as a trial of its own; return the old numbers with the new ones."""
+        with self._locked():
+            trials = self.trials
+            gone = retried(trials)
+            for trial in trials:
+                if trial.state == TrialState.FAIL and trial.number not in gone:
+                    self.study.add_trial(again(trial))  # this one write is both the new trial and the old one's mark
+            return {old: new for old, new in retried(self.trials).items() if old not in gone}
+
+    def next_start(self) -> int:
+        """The number of this start: of all sweepers that sample for this study none has the same; the first has 0."""
+        with self._locked():
+            known = self.study.user_attrs.get(_STARTS)
+            if known is None:  # an earlier version did not count
+                known = int(any(trial.state != TrialState.WAITING for trial in self.trials))
+            self.study.set_user_attr(_STARTS, known + 1)
+            return int(known)
+
+    def sampling(self) -> contextlib.AbstractContextManager[None]:
+        """The context in which to suggest a trial's values: one at a time where the sampler counts them in the study."""
+        quasi_random = isinstance(self.study.sampler, optuna.samplers.QMCSampler)
+        return self._locked() if quasi_random else contextlib.nullcontext()
 
     # --- claims -----------------------------------------------------------------------------------------------------------
 
@@ -102,7 +123,7 @@ class SweepStudy:
         """
         with self._locked():
             self._reconcile()
-            if sum(trial.state != TrialState.WAITING for trial in self.trials) >= n_trials:
+            if sum(trial.state != TrialState.WAITING for trial in counted(self.trials)) >= n_trials:
                 return None
             trial = self.study.ask()
             # Clear what an earlier attempt left.
@@ -137,7 +158,7 @@ class SweepStudy:
             if trial.system_attrs.get(CLAIM) != claim or trial.state.is_finished():
                 return
             job, me = trial.system_attrs.get(JOB), Process.of()
-            if job and (job["host"], job["pid"]) != (me.host, me.pid) and _lives(job):
+            if job and (job["host"], job["pid"]) != (me.host, me.pid) and lives(job):
                 self.storage.set_trial_system_attr(trial._trial_id, SWEEPER, None)
             else:
                 self._queue_or_fail(trial, reason, attempt)
@@ -151,7 +172,7 @@ class SweepStudy:
     def job_lost(self, number: int) -> bool:
         """Whether a trial's job had begun and does not renew its lease any more, while its launcher still waits for it."""
         lease = self.trials[number].system_attrs.get(JOB)
-        return lease is not None and time.time() > lease["until"] and not _lives(lease)
+        return lease is not None and time.time() > lease["until"] and not lives(lease)
 
     def _reconcile(self) -> None:
         """Queue or fail the running trials without an owner."""
@@ -174,16 +195,27 @@ class SweepStudy:
 
     # --- identity, names and lock -----------------------------------------------------------------------------------------
 
-    def _identify(self, identity: dict[str, Any], directions: Sequence[str]) -> None:
-        given = json.loads(json.dumps({**identity, "directions": list(directions)}, sort_keys=True))
-        known = self.study.user_attrs.get(_IDENTITY)
+    def _identify(self, identity: dict[str, Any], data: str | None) -> None:
+        """Make this the study of ``identity`` and ``data``, or refuse it if it is of something else. The study is locked."""
+        given = json.loads(json.dumps(identity, sort_keys=True))
+        known, here = self.study.user_attrs.get(_IDENTITY), self.data() if self._one_data else None
+        other_data = None not in (data, here) and data != here and tied(self.trials)
         if known is None:
             self.study.set_user_attr(_IDENTITY, given)
-        elif known != given:
+        elif known != given or other_data:
+            both = ({**known, "data": here}, {**given, "data": data}) if other_data else (known, given)
             raise UserError(
-                f"study {self.name} in {hidden(self.url)} searches something else ({_difference(known, given)}): "
+                f"study {self.name} in {hidden(self.url)} searches something else ({_difference(*both)}): "
                 "give this sweep another hydra.sweeper.study_name, or the study's own settings"
+                + (" and data" if other_data else "")
             )
+        if (settled := data or here) and settled != self.study.user_attrs.get(STUDY_DATA):
+            self.study.set_user_attr(STUDY_DATA, settled)
+
+    def data(self) -> str | None:
+        """The fingerprint of the data that its trials ran on; None if nothing tells it."""
+        known: str | None = self.study.user_attrs.get(STUDY_DATA)
+        return recorded_data(self.name, self.trials) if known is None else known
 
     def _name_objectives(self, names: Sequence[str]) -> None:
         """Keep the objectives' names with the study. They are an extra: a storage that refuses them does no harm."""
@@ -196,49 +228,17 @@ class SweepStudy:
         return locked(self.url, self.name)
 
 
-@contextlib.contextmanager
-def locked(url: str, name: str) -> Iterator[None]:
-    """Hold the lock under which trials of this study are claimed. It is released when its process dies."""
+def known_data(url: str, name: str) -> str | None:
+    """The fingerprint of a study's data, empty if nothing tells it; None if there is no such study. Nothing is created."""
+    if (path := file_of(url)) is not None and not path.is_file():
+        return None
     storage = open_storage(url)
-    if isinstance(storage, JournalStorage):
-        path = Path(url.removeprefix("journal://"))
-    elif isinstance(storage, RDBStorage) and storage.engine.dialect.name == "sqlite":
-        path = Path(storage.engine.url.database or "")
-    else:
-        yield from _locked_in_database(storage, url, name)
-        return
-    with path.with_name(path.name + ".claim").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _locked_in_database(storage: BaseStorage, url: str, study: str) -> Iterator[None]:
-    assert isinstance(storage, RDBStorage)
-    from sqlalchemy import text
-    from sqlalchemy.exc import SQLAlchemyError
-
-    locks = {
-        "postgresql": ("SELECT pg_advisory_lock(hashtext(:name))", "SELECT pg_advisory_unlock(hashtext(:name))"),
-        "mysql": ("SELECT GET_LOCK(:name, -1)", "SELECT RELEASE_LOCK(:name)"),
-    }
-    dialect = storage.engine.dialect.name
-    if dialect not in locks:
-        raise UserError(f"storage={hidden(url)}: {dialect} is not supported; use postgresql, mysql, sqlite or journal")
-    take, release = locks[dialect]
-    name = {"name": f"cvae {study}"[:64]}
-    with storage.engine.connect() as connection:
-        connection.execute(text(take), name)
-        try:
-            yield
-        finally:
-            # A server that was restarted has released the lock already.
-            with contextlib.suppress(SQLAlchemyError):
-                connection.execute(text(release), name)
-
-
-def lease_of(owner: Process) -> dict[str, Any]:
-    """A lease that begins now, as it is kept with a trial."""
-    return {**asdict(owner), "until": time.time() + LEASE}
+    try:
+        study = storage.get_study_id_from_name(name)
+    except KeyError:
+        return None
+    known = storage.get_study_user_attrs(study).get(STUDY_DATA)
+    return known or recorded_data(name, storage.get_all_trials(study, deepcopy=False)) or ""
 
 
 def _counts(trial: FrozenTrial) -> bool:
@@ -246,35 +246,8 @@ def _counts(trial: FrozenTrial) -> bool:
     return bool(trial.system_attrs.get(JOB)) and not trial.system_attrs.get(STOP)
 
 
-def owned(trial: FrozenTrial) -> bool:
-    """Whether its sweeper or its job lives."""
-    return any(_lives(lease) for role in (SWEEPER, JOB) if (lease := trial.system_attrs.get(role)))
-
-
-def _lives(lease: dict[str, Any]) -> bool:
-    alive = Process(lease["host"], lease["pid"], lease["started"]).alive()
-    return bool(time.time() < lease["until"]) if alive is None else alive
-
-
 def _difference(known: dict[str, Any], given: dict[str, Any]) -> str:
     """Which keys differ, in one line: the study's value, then the sweep's."""
     theirs, ours = flat(known), flat(given)
     keys = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
     return "; ".join(f"{key}: {theirs.get(key, 'nothing')} there, {ours.get(key, 'nothing')} here" for key in keys)
-
-
-# --- what a trial is worth --------------------------------------------------------------------------------------------
-
-
-def ranked(study: optuna.Study) -> list[FrozenTrial]:
-    """The complete trials that keep all constraints, best first; none of a study with several objectives."""
-    if len(study.directions) > 1:
-        return []
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    feasible = [trial for trial in complete if all(value <= 0 for value in trial.constraints.values())]
-    return sorted(feasible, key=lambda trial: trial.values[0], reverse=study.direction == StudyDirection.MAXIMIZE)
-
-
-def failure(trial: FrozenTrial) -> str:
-    """The last line of the reason why a trial failed; empty if there is none."""
-    return "".join(str(trial.user_attrs.get(FAILURE) or "").strip().splitlines()[-1:])

@@ -22,8 +22,8 @@ from cvae.errors import write_whole
 from cvae.sweep.board import counts, numbers
 from cvae.sweep.plan import Plan
 from cvae.sweep.storage import hidden
-from cvae.sweep.study import ATTEMPTS, FACTS, FAILURE, FOLDER, PLACE, ranked
 from cvae.sweep.top import Top
+from cvae.sweep.trials import ATTEMPTS, DATA, FACTS, FAILURE, FOLDER, PLACE, counted, ranked, retried
 
 # What best.yaml leaves to the command that uses it: where a run is shown, and whose packages may run.
 _NOT_OF_A_RUN = ("hydra", "experiment", "trial", "logger", "allow_targets")
@@ -44,11 +44,13 @@ class Summary:
         best = ranked(self.study)[:1] if len(self.study.directions) == 1 else self.study.best_trials
         importances = _importances(self.study)
         say("")
-        done = sum(trial.state.is_finished() for trial in trials)
+        done = sum(trial.state.is_finished() for trial in counted(trials))
         say(f"trials     {done} of {self.plan.n_trials} done: {counts(trials)}")
         for trial in best[:8]:
             say(f"best       trial {trial.number}: {self.plan.objective} {numbers(trial.values)}")
         for line in top.lines(self.plan.objective) if top else []:
+            say(line)
+        for line in _several_data(ranked(self.study) or best):
             say(line)
         if importances:
             complete = len(ranked(self.study))
@@ -82,8 +84,12 @@ class Summary:
             "best": [trial.number for trial in best],
             "importances": importances,
             "top_k": None if top is None else {"seeds": top.seeds, "values": top.values},
-            "trials": [_entry(trial) for trial in trials],
+            "trials": [_entry(trial) for trial in counted(trials)],
         }
+        if gone := retried(trials):
+            record["retried"] = [{**_entry(trials[old]), "retried_by": new} for old, new in gone.items()]
+        if self.plan.data is not None:
+            record["data"] = self.plan.data
         hint = "free some space, then run the command once more: only this is missing"
         write_whole(folder / "sweep.json", json.dumps(record, indent=2) + "\n", hint)
         write_whole(folder / "optimization_results.yaml", OmegaConf.to_yaml(_published(best, self.plan)), hint)
@@ -138,6 +144,18 @@ def _importances(study: optuna.Study) -> dict[str, float]:
     except (ValueError, RuntimeError):
         return {}
     return {key: round(value, 4) for key, value in found.items()}
+
+
+def _several_data(trials: Sequence[FrozenTrial]) -> list[str]:
+    """A line if trials that are compared ran on several data sets: a value on one says little of a value on another."""
+    found: dict[str, list[int]] = {}
+    for trial in trials:
+        if DATA in trial.user_attrs:
+            found.setdefault(str(trial.user_attrs[DATA]), []).append(trial.number)
+    if len(found) < 2:
+        return []
+    parts = (f"{data} ({len(numbers)} trials, as {min(numbers)})" for data, numbers in list(found.items())[:4])
+    return [f"data       {len(found)} data sets, whose values may not be comparable: {', '.join(parts)}"]
 
 
 def _entry(trial: FrozenTrial) -> dict[str, Any]:

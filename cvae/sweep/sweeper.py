@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -12,13 +14,15 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
+from optuna.exceptions import StorageInternalError
 
 from cvae.console import say
-from cvae.errors import UserError
+from cvae.errors import UserError, first_line
 from cvae.sweep.engine import Engine, Stop
+from cvae.sweep.folders import refuse_unknown
 from cvae.sweep.job import run_trial
 from cvae.sweep.job_trial import Job
-from cvae.sweep.plan import Plan, open_study, read_plan
+from cvae.sweep.plan import Plan, begin, open_study, read_plan
 from cvae.sweep.storage import hide
 from cvae.sweep.study import SweepStudy
 from cvae.sweep.summary import Summary
@@ -45,30 +49,47 @@ def sweep(
     plan = read_plan(settings, arguments, config, loader)
     shown = hide(plan.storage)
     _show_without_password(settings.get("storage"), shown, config)
-    study = open_study(plan)
 
     def complete(plan: Plan, study: SweepStudy) -> None:
+        again = study.retry_failed()
         done = len(study.finished())
         if done >= plan.n_trials:
             say(f"study      {study.name} is complete: {done} trials; nothing to run")
             return
         say(f"study      {study.name}: {done} of {plan.n_trials} trials done")
         say(f"storage    {shown}")
-        job = Job(task, plan.pruner, plan.constraints, plan.seeds_per_trial)
+        if again:
+            few = ", ".join(f"{old} as {new}" for old, new in list(again.items())[:5])
+            say(f"retried    {len(again)} failed: trial {few}" + (", ..." if len(again) > 5 else ""))
+        begin(plan, study)
+        job = Job(task, plan.pruner, plan.constraints, plan.seeds_per_trial, plan.one_data)
         launcher = Plugins.instance().instantiate_launcher(context, partial(run_trial, job), config)
         Engine(plan, study, launcher, config).run()
 
-    summary = Summary(plan, study.study, config, loader)
+    with _damage_in_a_line(shown):
+        study = open_study(plan)
+        refuse_unknown(study, plan.space.distributions, Path(config.hydra.sweep.dir).absolute())
+        summary = Summary(plan, study.study, config, loader)
+        try:
+            complete(plan, study)
+            top = run_top(plan, study, complete) if plan.top_k else None
+        except Stop as stop:
+            summary.write(None)
+            if stop.exit_code == 1:
+                raise UserError(str(stop)) from None
+            say(str(stop), style="yellow")
+            raise SystemExit(stop.exit_code) from None
+        summary.write(top)
+
+
+@contextlib.contextmanager
+def _damage_in_a_line(storage: str) -> Iterator[None]:
+    """Turn what a database says of itself while it is read or written into a UserError."""
     try:
-        complete(plan, study)
-        top = run_top(plan, study, complete) if plan.top_k else None
-    except Stop as stop:
-        summary.write(None)
-        if stop.exit_code == 1:
-            raise UserError(str(stop)) from None
-        say(str(stop), style="yellow")
-        raise SystemExit(stop.exit_code) from None
-    summary.write(top)
+        yield
+    except StorageInternalError as error:
+        reason = first_line(error.__cause__ or error)
+        raise UserError(f"storage={storage}: {reason}: put a copy of it back, or check its server and its disk") from error
 
 
 def _silence(config: DictConfig) -> None:

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import mean
+from typing import Any
 
 import optuna
 from optuna.distributions import IntDistribution
@@ -16,7 +17,8 @@ from cvae.console import say
 from cvae.evaluation.intervals import mean_interval
 from cvae.sweep.plan import Plan, open_study
 from cvae.sweep.space import Space
-from cvae.sweep.study import OF, SweepStudy, ranked
+from cvae.sweep.study import SweepStudy
+from cvae.sweep.trials import OF, ranked
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,17 @@ def _plan(plan: Plan, pairs: list[tuple[FrozenTrial, int]]) -> Plan:
     digest = hashlib.sha256(repr([(trial.number, seed) for trial, seed in pairs]).encode()).hexdigest()[:8]
     distributions = {key: each for trial, _ in pairs for key, each in trial.distributions.items()}
     distributions["seed"] = IntDistribution(pairs[0][1], pairs[-1][1])
+    identity: dict[str, Any] = {"of": {key: value for key, value in plan.identity.items() if key != "data"}}
+    if plan.data is not None:
+        identity["data"] = plan.data
+    sampler = optuna.samplers.RandomSampler()
     return dataclasses.replace(
         plan,
         space=Space(distributions, {key: word for key, word in plan.space.fixed.items() if key != "seed"}),
-        identity={"of": plan.identity},
+        identity=identity,
         study_name=f"{plan.study_name}-top-{digest}",
-        sampler=optuna.samplers.RandomSampler(),
+        sampler=sampler,
+        sampler_of=lambda start: sampler,
         pruner=optuna.pruners.NopPruner(),
         extend=None,
         constraints={},

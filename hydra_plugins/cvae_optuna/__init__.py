@@ -31,11 +31,12 @@ _SWEEPER: dict[str, Any] = {
     "enqueue": None,  # points to try first, as {lr: 1e-3}
     "seeds_per_trial": 1,  # a trial's value is their mean
     "retry": 1,  # how often a trial that crashed or was interrupted is tried again
-    "max_failures": 5,  # in a row
+    "max_failures": None,  # in a row; null: 5, or no limit where max_failure_rate is given
     "max_failure_rate": None,  # of n_trials
     "top_k": 0,  # best trials to run again on fresh seeds at the end
     "top_k_seeds": 5,
     "constraints": None,  # recorded fact to the most it may be
+    "trust_study": False,  # let the CMA-ES sampler run what another process stored in the study
     "custom_search_space": None,  # a function of (cfg, trial)
     "search_space": None,  # of the published sweeper before params: refused with advice
 }
@@ -53,10 +54,21 @@ _SAMPLERS: dict[str, dict[str, Any]] = {
         "_target_": "optuna.samplers.CmaEsSampler",
         **dict.fromkeys(("seed", "x0", "sigma0", "n_startup_trials", "independent_sampler", "warn_independent_sampling")),
         **dict.fromkeys(("consider_pruned_trials", "restart_strategy", "inc_popsize", "use_separable_cma", "source_trials")),
+        **dict.fromkeys(("popsize", "with_margin", "lr_adapt")),
     },
     "nsgaii": {
         "_target_": "optuna.samplers.NSGAIISampler",
         **dict.fromkeys(("seed", "population_size", "mutation_prob", "crossover_prob", "swapping_prob", "constraints_func")),
+    },
+    "nsgaiii": {
+        "_target_": "optuna.samplers.NSGAIIISampler",
+        **dict.fromkeys(("seed", "population_size", "mutation_prob", "crossover_prob", "swapping_prob", "constraints_func")),
+        "dividing_parameter": None,
+    },
+    "qmc": {
+        "_target_": "optuna.samplers.QMCSampler",
+        **dict.fromkeys(("seed", "qmc_type", "scramble", "independent_sampler")),
+        **dict.fromkeys(("warn_asynchronous_seeding", "warn_independent_sampling")),
     },
     "motpe": {"_target_": "optuna.samplers.MOTPESampler", "seed": None},  # of earlier Optunas: refused with advice
     "grid": {"_target_": "optuna.samplers.GridSampler", "search_space": None, "seed": None},

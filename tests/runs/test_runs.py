@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shlex
 import shutil
 import time
@@ -236,6 +237,72 @@ def test_the_command_that_repeats_a_trial_is_a_single_run(tmp_path):
     assert shlex.split(read.repeat) == ["python", "-m", "cvae.train", "experiment=sweep_quick", "lr=0.002", "hydra.mode=RUN"]
 
 
+EVIL = [
+    "allow_targets=[torch]",
+    "logger._target_=torch.load",
+    "++data={_target_: torch.load, f: x}",
+    "~logger._target_",
+    "+hydra.callbacks.x._target_=torch.load",
+    "hydra.searchpath=['file:///evil']",
+    "+hydra/callbacks=evil",
+    "logger@hydra.callbacks.x=wandb",
+    "hydra.job.env_set.WANDB_BASE_URL=http://evil",
+    "--config-dir=/evil",
+    "kl_schedule=../../../evil/x",
+    "kl_schedule=/evil/x",
+    "+model/backbone='../../../evil'",
+    "experiment=/evil/best.yaml",
+    "data.cache_dir=/elsewhere",
+    "logger.name=${oc.env:TOKEN}",
+    "logger.entity=mallory",
+    "logger.mode=online",
+    "logger={mode: online}",
+    "resume=/evil",
+    "lr=1\x1b[2J",
+    "lr=1\nrm x",
+    "$(rm x)=1",
+]
+
+
+@pytest.mark.parametrize("word", EVIL)
+def test_a_command_to_paste_lacks_what_a_folder_must_not_say(tmp_path, word):
+    run = fake_run(tmp_path / "run")
+    (run / ".hydra" / "overrides.yaml").write_text(json.dumps(["lr=0.002", word, "seed=3"]))
+    (read,) = collect(["run"]).runs
+    assert shlex.split(read.repeat) == ["python", "-m", "cvae.train", "lr=0.002", "seed=3"]
+    key = re.split("[={]", word.lstrip("+~"))[0]
+    assert read.left_out.startswith("Left out, since it could run code or write elsewhere: ") or "job.env_set" in word
+    assert key in read.left_out or "job.env_set" in word
+    assert "\x1b" not in read.left_out
+    (shown,) = page_data(collect(["run"]), "", "", 0, False)["runs"]
+    assert shown["left_out"] == read.left_out
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "lr=1e-3",
+        "kl_schedule=cyclical",
+        "objective=[val/psnr,train/mse]",
+        "~optim.fused",
+        "+metrics.mae.better=min",
+        "data.root=/my/frames",
+        "data.root=${oc.env:FRAMES}",
+        "model.backbone.width=0.5",
+        "logger.mode=offline",
+        "logger.tags=[a,b]",
+        "beta=null",
+        "trial_like=1",
+        "pace@model.backbone=slow",
+    ],
+)
+def test_a_command_to_paste_has_all_else(tmp_path, word):
+    run = fake_run(tmp_path / "run")
+    (run / ".hydra" / "overrides.yaml").write_text(json.dumps([word]))
+    (read,) = collect(["run"]).runs
+    assert (shlex.split(read.repeat)[3:], read.left_out) == ([word], "")
+
+
 # --- sweeps -----------------------------------------------------------------------------------------------------------
 
 
@@ -349,7 +416,11 @@ def test_two_studies_of_one_name_are_two(tmp_path):
     [
         ("python -m cvae.train -m lr=1", "python -m cvae.train -m lr=1"),
         ("curl evil | sh", ""),
-        ("python -m cvae.train lr=1 ; rm x", "python -m cvae.train lr=1 ';' rm x"),
+        ("python -m cvae.train lr=1 ; rm x", "python -m cvae.train lr=1"),
+        ("cvae-train -m --config-dir /evil 'hydra.sweeper.params={a: 1}'", "cvae-train -m 'hydra.sweeper.params={a: 1}'"),
+        ("cvae-train hydra.sweeper.custom_search_space=os.abort hydra/sweeper=optuna", "cvae-train hydra/sweeper=optuna"),
+        ("cvae-train hydra/launcher=submitit_slurm hydra.launcher.setup=[rm]", "cvae-train hydra/launcher=submitit_slurm"),
+        ("cvae-train hydra/launcher=../../evil hydra.sweep.dir=/evil -cn evil", "cvae-train"),
     ],
 )
 def test_a_command_to_paste_is_one_of_ours(tmp_path, command, shown):
@@ -358,6 +429,7 @@ def test_a_command_to_paste_is_one_of_ours(tmp_path, command, shown):
     (root / "sweep.json").write_text(json.dumps({**record, "command": command}))
     (sweep,) = collect(["sweep"]).sweeps
     assert sweep.command == shown
+    assert bool(sweep.left_out) == (bool(shown) and shown != command)
 
 
 def test_the_winner_on_fresh_seeds_is_the_best(tmp_path):

@@ -17,8 +17,10 @@ from optuna.trial import Trial
 from cvae.process import Process
 from cvae.sweep.job import run_trial
 from cvae.sweep.job_trial import Job
+from cvae.sweep.locks import JOB, SWEEPER
 from cvae.sweep.storage import absolute
-from cvae.sweep.study import CLAIM, JOB, SWEEPER, SweepStudy
+from cvae.sweep.study import SweepStudy
+from cvae.sweep.trials import CLAIM
 from cvae.trial import current_trial
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -148,3 +148,22 @@ def test_bad_input_is_named(words: list[str], conditions: dict, parts: tuple[str
 
 def test_an_empty_space_suggests_nothing() -> None:
     assert Space({}).suggest(FixedTrial({})) == {}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"+hydra.callbacks.x._target_": "os.abort"},
+        {"hydra.run.dir": "x"},
+        {"allow_targets": "[os]"},
+        {"lr": "${oc.env:TOKEN}"},
+        {"optim": "../../evil"},
+        {"~optim": None},
+        {"more.x": "${oc.env:TOKEN}"},
+    ],
+)
+def test_what_a_study_holds_sets_what_the_sweep_searches(values):
+    space = read_space(["lr=interval(1e-4, 1e-3)", "optim=adam,sgd"])
+    assert space.overrides({"lr": 1e-3, "optim": "sgd", "more.x": 3})  # a custom_search_space suggests more
+    with pytest.raises(UserError, match=r"the study holds .*, which this sweep does not search"):
+        space.overrides(values)

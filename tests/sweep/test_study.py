@@ -17,8 +17,10 @@ from optuna.trial import TrialState
 
 from cvae.errors import UserError
 from cvae.process import Process
+from cvae.sweep.locks import JOB, SWEEPER, lives
 from cvae.sweep.storage import absolute
-from cvae.sweep.study import CLAIM, JOB, SWEEPER, SweepStudy, _lives
+from cvae.sweep.study import SweepStudy
+from cvae.sweep.trials import CLAIM
 
 SPACE = {"space": {"x": "interval(0,1)"}, "fixed": {"epochs": "3"}}
 
@@ -197,7 +199,7 @@ def test_a_claim_given_up_is_queued_unless_another_has_it(url: str) -> None:
     assert ours.study.trials[0].user_attrs["failure"] == "tried 2 times; ValueError: no"
 
 
-def test_a_claim_given_up_stays_with_a_job_that_lives(url: str) -> None:
+def test_a_claim_given_up_stays_with_a_job_thatlives(url: str) -> None:
     """A launcher may lose sight of its job, as submitit does when its own process is killed."""
     ours = study(url, retry=9)
     trial = ours.claim(9)
@@ -225,20 +227,20 @@ def test_owners_on_this_host_are_seen_to_die_at_once() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     owner = asdict(Process.of(process.pid))
     far, past = owner | {"until": time.time() + 1000}, owner | {"until": time.time() - 1000}
-    assert _lives(past), "its lease does not matter while it can be seen"
+    assert lives(past), "its lease does not matter while it can be seen"
     process.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 120
-    while _lives(far):  # not even reaped
+    while lives(far):  # not even reaped
         assert time.monotonic() < deadline
     process.communicate()
-    assert not _lives(far)
+    assert not lives(far)
     assert Process.of() == Process.of(os.getpid())
 
 
 def test_owners_elsewhere_live_as_long_as_their_lease() -> None:
     owner = asdict(Process("another-host", 1, 0.0))
-    assert _lives(owner | {"until": time.time() + 1})
-    assert not _lives(owner | {"until": time.time() - 1})
+    assert lives(owner | {"until": time.time() + 1})
+    assert not lives(owner | {"until": time.time() - 1})
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------

@@ -168,9 +168,11 @@ def test_what_a_job_may_return_or_raise(app: App) -> None:
     return {
         "number": 1, "text": "2.5", "mapping": {"state": "complete", "value": 3}, "pruned": {"state": "pruned", "value": 4},
         "list": [5.0], "nothing": None, "not_a_number": float("nan"), "two": [1, 2], "word": "abc",
+        "infinite": float("inf"),
     }[kind]
     """
     kinds = ["raises", "fails", "number", "text", "mapping", "pruned", "list", "nothing", "not_a_number", "two", "word"]
+    kinds.append("infinite")
     app.write(body, "kind: none", f"{{kind: 'choice({','.join(kinds)})'}}")
     points = "[" + ",".join(f"{{kind: {kind}}}" for kind in kinds) + "]"
     few = (f"hydra.sweeper.n_trials={len(kinds)}", "hydra.sweeper.max_failures=99", "hydra.sweeper.retry=0")
@@ -186,13 +188,15 @@ def test_what_a_job_may_return_or_raise(app: App) -> None:
         "pruned": ("pruned", None),
         "list": ("complete", [5]),
         "nothing": ("fail", None),
-        "not_a_number": ("fail", None),
+        "not_a_number": ("pruned", None),
+        "infinite": ("pruned", None),
         "two": ("fail", None),
         "word": ("fail", None),
     }
     assert trials["fails"]["failure"].rstrip().endswith("ValueError: no luck")
     assert "None" in trials["nothing"]["failure"]
     assert "[1, 2]" in trials["two"]["failure"]
+    assert trials["infinite"]["failure"] == "the job returned inf: it diverged"
     assert app.record()["best"] == [trials["number"]["number"]]
 
 

@@ -106,6 +106,7 @@ def _run(run: Run, objective: str, settings: Sequence[str], common: Mapping[str,
         "group": run.sweep,
         "provenance": _provenance(run),
         "repeat": run.repeat,
+        "left_out": run.left_out,
         "resume": run.resume,
         "evals": [asdict(each) for each in run.evaluations],
     }
@@ -204,6 +205,7 @@ def _sweep(sweep: SweepRecord, runs: Sequence[Run]) -> dict[str, Any]:
         "best": sweep.best,
         "best_run": None if sweep.best_trial is None else trials.get(sweep.best_trial),
         "command": sweep.command,
+        "left_out": sweep.left_out,
         "figures": [asdict(figure) for figure in sweep.figures(curves)],
     }
 

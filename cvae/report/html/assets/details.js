@@ -8,7 +8,7 @@ function openDetails(run) {
     el("div", { class: "line" }, title, close),
     stateLine(run),
     run.note ? el("p", { class: "note" }, saidWhole(run.note)) : "",
-    ...(run.repeat ? [el("h3", {}, "Repeat it"), commandLine(run.repeat, "the command that repeats this run")] : []),
+    ...(run.repeat ? [el("h3", {}, "Repeat it"), commandLine(run.repeat, "the command that repeats this run", run.left_out)] : []),
     ...(run.resume ? [el("h3", {}, "Resume it"), commandLine(run.resume, "the command that resumes this run")] : []),
     el("h3", {}, "Last values"),
     facts([...run.last].map(lastValue)),

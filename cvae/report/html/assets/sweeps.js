@@ -7,8 +7,8 @@ function makeSweeps() {
     const section = el("section", { class: "sweep" }, el("h2", {}, "Sweep ", said(sweep.name, 60)));
     if (sweep.note) section.append(el("p", {}, saidWhole(sweep.note)));
     if (sweep.best) section.append(el("p", {}, el("strong", {}, "Best "), saidWhole(sweep.best), " ", open));
-    if (best?.repeat) section.append(el("h3", {}, "Repeat the best trial"), commandLine(best.repeat, "the command that repeats the best trial"));
-    if (sweep.command) section.append(el("h3", {}, "Resume the sweep"), commandLine(sweep.command, "the command that resumes the sweep"));
+    if (best?.repeat) section.append(el("h3", {}, "Repeat the best trial"), commandLine(best.repeat, "the command that repeats the best trial", best.left_out));
+    if (sweep.command) section.append(el("h3", {}, "Resume the sweep"), commandLine(sweep.command, "the command that resumes the sweep", sweep.left_out));
     section.append(el("div", { class: "charts wide" }, ...sweep.figures.map(sweepFigure)));
     byId("sweeps").append(section);
   }

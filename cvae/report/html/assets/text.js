@@ -107,7 +107,8 @@ function shortHash(text) {
   return (hash >>> 0).toString(36);
 }
 
-function commandLine(text, what) {
+// ``missing`` says what was left out of the command.
+function commandLine(text, what, missing = "") {
   const code = el("code", {}, saidWhole(text));
   const button = el("button", { type: "button", class: "quiet copy", "aria-label": `Copy ${what}` }, "Copy");
   button.addEventListener("click", async () => {
@@ -121,5 +122,6 @@ function commandLine(text, what) {
     }
     setTimeout(() => (button.textContent = "Copy"), 2000);
   });
-  return el("div", { class: "command" }, code, button);
+  const line = el("div", { class: "command" }, code, button);
+  return missing ? el("div", {}, line, el("p", { class: "note" }, saidWhole(missing))) : line;
 }
