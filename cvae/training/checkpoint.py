@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from cvae import integrity
 from cvae.errors import UserError, first_line, writing
 
 FORMAT = 1
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
+def save(path: Path, state: dict[str, Any], facts: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Write ``state`` to ``path`` atomically: a crash or a full disk leaves the previous file as it was.
+
+    Args:
+        facts: of the run, to be read without PyTorch (``cvae.integrity.facts``).
 
     Raises:
         UserError: the file could not be written.
@@ -24,8 +30,9 @@ def save(path: Path, state: dict[str, Any]) -> None:
     with writing(path, f"{kept}; free some space, then go on with resume="):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with scratch.open("wb") as file:
+            with scratch.open("w+b") as file:
                 torch.save({"format": FORMAT, **state}, file)
+                integrity.seal(file, dict(facts))
                 file.flush()
                 os.fsync(file.fileno())
             scratch.replace(path)
@@ -38,12 +45,13 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint without running code from it (``weights_only``).
+    """Read a checkpoint without running code from it (``weights_only``), after a check of every byte.
 
     Raises:
         UserError: there is none, it is damaged, or another version wrote it.
     """
     try:
+        integrity.verify(path)
         state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: the run stopped before its first checkpoint; start a new run") from error

@@ -1,0 +1,188 @@
+"""Damage on the disk, found before it is believed: a checkpoint's own seal, and the lines of metrics.jsonl that it stands for.
+
+A checkpoint is a zip archive. PyTorch checks none of its checksums, so ``seal`` adds a comment at its very end, which readers
+of archives skip: a checksum of every byte before it, and facts about the run. It needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+Facts = dict[str, Any]
+"""``epoch`` and ``iteration`` of the checkpoint; ``lines``, ``bytes`` and ``lines_sha256`` of metrics.jsonl at that moment;
+``config_sha256`` of .hydra/config.yaml as it lies; ``dataset``, the fingerprint of the data; ``size`` and ``crc32`` of the
+archive.
+"""
+
+_DEFAULTS: Facts = {"epoch": 0, "iteration": 0, "crc32": "", "lines": 0, "bytes": 0, "lines_sha256": ""}
+_END = b"PK\x05\x06"  # the end record of an archive: 22 bytes, the last two of them the length of the comment that follows
+_TAIL = 4096  # more than the end record and a seal
+_CHUNK = 1 << 20
+
+
+class Damaged(ValueError):
+    """A file is not what was written; the message says in a few words how that shows."""
+
+
+class Lines:
+    """The running hash of metrics.jsonl, so that a checkpoint costs no second look at the file."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self._digest, self.count, self.size = hashlib.sha256(), 0, 0
+        self.add(content)
+
+    def add(self, content: bytes) -> None:
+        """Whole lines that were written."""
+        self._digest.update(content)
+        self.count += content.count(b"\n")
+        self.size += len(content)
+
+    def facts(self) -> Facts:
+        return {"lines": self.count, "bytes": self.size, "lines_sha256": self._digest.hexdigest()}
+
+
+def seal(file: BinaryIO, facts: Facts) -> None:
+    """Add ``facts`` and a checksum to an archive that was just written; ``file`` is open for reading and writing.
+
+    Raises:
+        ValueError: it is no archive without a comment.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 22))
+    if not file.read(4) == _END:
+        raise ValueError("only an archive without a comment can be sealed")
+    text = json.dumps({**facts, "size": size, "crc32": "00000000"}).encode()
+    # The checksum covers the end record as well, so the length stands there before it is taken.
+    file.seek(size - 2)
+    file.write(struct.pack("<H", len(_mark(text) + text)))
+    text = json.dumps({**facts, "size": size, "crc32": f"{_crc32(file, size):08x}"}).encode()
+    file.seek(size)
+    file.write(_mark(text) + text)
+
+
+def facts(path: Path) -> Facts | None:
+    """The facts of a checkpoint, read from its last bytes alone; None for one that a version before seals wrote.
+
+    Raises:
+        Damaged: the end of the file is not what was written, or it is no regular file.
+        OSError: it cannot be read.
+    """
+    with _opened(path) as file:
+        return _facts(file)
+
+
+def verify(path: Path) -> Facts | None:
+    """As ``facts``, after a check of every byte of the file.
+
+    Raises:
+        Damaged: it is not what was written.
+        OSError: it cannot be read.
+    """
+    with _opened(path) as file:
+        found = _facts(file)
+        if found is None:
+            _check_archive(file)
+        elif f"{_crc32(file, found['size']):08x}" != found["crc32"]:
+            raise Damaged("its checksum is another")
+        return found
+
+
+def check_lines(path: Path, facts: Facts) -> None:
+    """Compare metrics.jsonl with what a checkpoint of its run knows of it. Later lines are no damage: a kill may leave one.
+
+    Raises:
+        Damaged: lines that the checkpoint stands for were changed or lost.
+        OSError: it cannot be read.
+    """
+    lines, size = facts["lines"], facts["bytes"]
+    if not facts["lines_sha256"]:
+        return
+    digest = hashlib.sha256()
+    if size:
+        with _opened(path) as file:
+            if (there := os.fstat(file.fileno()).st_size) < size:
+                raise Damaged(f"{there} bytes are left of the {size} of its first {lines} lines")
+            for chunk in _chunks(file, size):
+                digest.update(chunk)
+    if digest.hexdigest() != facts["lines_sha256"]:
+        raise Damaged(f"its first {lines} lines are not those that the checkpoint was saved with")
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a small file as it lies.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file to read; a pipe would block."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise Damaged("it is not a regular file")
+        yield file
+
+
+def _facts(file: BinaryIO) -> Facts | None:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _TAIL))
+    tail = file.read(_TAIL)
+    start = tail.rfind(_END)
+    if start < 0 or len(tail) < start + 22:
+        raise Damaged("it is cut off, or no checkpoint")
+    comment = tail[start + 22 :]
+    if len(comment) != struct.unpack("<H", tail[start + 20 : start + 22])[0]:
+        raise Damaged("it is cut off")
+    if not comment:
+        return None
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+        found = json.loads(comment[9:])
+        typed = all(isinstance(found.get(key, default), type(default)) for key, default in _DEFAULTS.items())
+        if comment[:9] == _mark(comment[9:]) and found["size"] == size - len(comment) and typed:
+            return {**_DEFAULTS, **found}
+    raise Damaged("its seal is not what was written")
+
+
+def _mark(text: bytes) -> bytes:
+    """What stands before a seal's text: its own checksum."""
+    return f"{zlib.crc32(text):08x} ".encode()
+
+
+def _check_archive(file: BinaryIO) -> None:
+    """The archive's own checksums; those of a version before seals."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if broken := archive.testzip():
+                raise Damaged(f"the checksum of {broken[:60]!r} is another")
+    except Damaged:
+        raise
+    except Exception as error:  # a damaged archive can raise nearly anything
+        raise Damaged(" ".join(str(error).split())[:80] or type(error).__name__) from error
+
+
+def _crc32(file: BinaryIO, size: int) -> int:
+    """The checksum of the first ``size`` bytes."""
+    found = 0
+    for chunk in _chunks(file, size):
+        found = zlib.crc32(chunk, found)
+    return found
+
+
+def _chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    file.seek(0)
+    while size > 0 and (chunk := file.read(min(size, _CHUNK))):
+        yield chunk
+        size -= len(chunk)
