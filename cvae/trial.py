@@ -27,6 +27,9 @@ class Trial(Protocol):
     def record(self, facts: Mapping[str, float]) -> None:
         """Keep facts with the trial; ``hydra.sweeper.constraints`` holds them to limits."""
 
+    def use_data(self, fingerprint: str) -> None:
+        """Say which data this job has opened; UserError if the study's trials ran on others."""
+
 
 class NoTrial:
     """Outside a sweep: nothing is kept and nothing is pruned."""
@@ -45,6 +48,7 @@ class NoTrial:
         return False
 
     def record(self, facts: Mapping[str, float]) -> None: ...
+    def use_data(self, fingerprint: str) -> None: ...
 
 
 _current: Trial = NoTrial()
