@@ -125,9 +125,7 @@ def _refuse_new_place(cfg: DictConfig, path: Path) -> None:
     """A folder's ``data.root`` is read; where it is not there, the synthetic world would be written to it."""
     root = OmegaConf.select(cfg, "data.root", throw_on_missing=False)
     if root is not None and not any(expanded(root, "data.root").glob("*")):
-        raise UserError(
-            f"{path} has data.root={root}, which is not there: bring the data back, or name their place, data.root=FOLDER"
-        )
+        raise UserError(f"{path} has data.root={root}, which is not there: bring the data back, or add data.root=FOLDER")
 
 
 def _is_place(key: str) -> bool:
