@@ -173,7 +173,7 @@ def _take(folder: Path) -> Owner:
                 successor.unlink(missing_ok=True)
                 continue
             scratch.replace(folder / NAME)
-            for path in [*(path for path, _ in owners[1:]), successor]:
+            for path in [*(path for path, _ in owners[1:]), successor, *_left_behind(folder)]:
                 path.unlink(missing_ok=True)
             return Owner(folder.absolute(), token, file)
     except BaseException:
@@ -181,6 +181,16 @@ def _take(folder: Path) -> Owner:
         raise
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _left_behind(folder: Path) -> list[Path]:
+    """What processes left that were killed while they claimed the folder."""
+    left = []
+    for path in folder.glob(".owner.*"):
+        with contextlib.suppress(FileNotFoundError):  # another claims the folder just now
+            if time.time() - path.lstat().st_mtime > LEASE:
+                left.append(path)
+    return left
 
 
 def _made_first(scratch: Path, path: Path) -> bool:

@@ -157,6 +157,27 @@ def test_who_was_taken_over_writes_no_more(tmp_path, monkeypatch):
     assert (tmp_path / "run" / NAME).exists()  # the other's
 
 
+def test_a_run_that_was_taken_over_stops_in_one_line_and_writes_no_more(train, drawn, monkeypatch):
+    from cvae.training.trainer import Trainer
+
+    step, steps = Trainer.step, iter(range(9))
+
+    def taken(self, *batch):
+        if next(steps) == 2:  # in the second epoch
+            write(Path(), elsewhere(), time.time() + 60, name="new")
+            Path("new").rename(Path("run", NAME))
+        return step(self, *batch)
+
+    monkeypatch.setattr(Trainer, "step", taken)
+    result = train(*tiny(drawn), "hydra.run.dir=run")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "run was taken over by process 4711 on node7: this process writes no more there" in result.err
+    assert Path("run/metrics.jsonl").read_text().count("\n") == 1
+    assert not Path("run/curves.png").exists()
+    assert not Path("run/failure.txt").exists()
+    assert Path("run", NAME).exists()
+
+
 def test_a_sign_of_life_moves_the_end_of_the_lease_in_place(tmp_path, monkeypatch):
     monkeypatch.setattr(owner, "_BEAT", 0.01)
     path = tmp_path / "run" / NAME
