@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+FAILURE = "failure.txt"  # in a run folder: the reason of a start that failed, in its first line
+
 
 class UserError(Exception):
     """Bad input: one line that names the file, key or value, and how to put it right.

@@ -77,7 +77,7 @@ def facts(path: Path) -> Facts | None:
         Damaged: the end of the file is not what was written, or it is no regular file.
         OSError: it cannot be read.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         return _facts(file)
 
 
@@ -88,7 +88,7 @@ def verify(path: Path) -> Facts | None:
         Damaged: it is not what was written.
         OSError: it cannot be read.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         found = _facts(file)
         if found is None:
             _check_archive(file)
@@ -109,13 +109,33 @@ def check_lines(path: Path, facts: Facts) -> None:
         return
     digest = hashlib.sha256()
     if size:
-        with _opened(path) as file:
+        with opened(path) as file:
             if (there := os.fstat(file.fileno()).st_size) < size:
                 raise Damaged(f"{there} bytes are left of the {size} of its first {lines} lines")
             for chunk in _chunks(file, size):
                 digest.update(chunk)
     if digest.hexdigest() != facts["lines_sha256"]:
         raise Damaged(f"its first {lines} lines are not those that the checkpoint was saved with")
+
+
+def stamped(record: dict[str, Any]) -> str:
+    """A record as JSON, with a checksum of its content."""
+    return json.dumps({**record, "sha256": _content(record)}, indent=2) + "\n"
+
+
+def check_record(record: dict[str, Any]) -> None:
+    """Compare a record with its checksum; one that has none is of a version before.
+
+    Raises:
+        Damaged: it is not what was written.
+    """
+    if record.get("sha256", _content(record)) != _content(record):
+        raise Damaged("its checksum is another")
+
+
+def _content(record: dict[str, Any]) -> str:
+    rest = json.loads(json.dumps({key: value for key, value in record.items() if key != "sha256"}))
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:
@@ -128,7 +148,7 @@ def sha256_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
     """A regular file to read; a pipe would block."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -13,33 +13,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 
 from cvae.config import flat
 from cvae.console import printable
 from cvae.errors import UserError, expanded
-
-_MOST = 1_000_000  # bytes of a file of settings; a run's has 3,000
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from cvae.files import yaml_text
 
 
-def read_settings(path: Path) -> Any:
-    """What a YAML file holds, interpolations unresolved.
+def read_settings(folder: Path, name: str) -> Any:
+    """What a YAML file in a folder holds, interpolations unresolved.
 
     Raises:
-        ValueError: it is too large, or has aliases: a few of them can stand for gigabytes.
-        OSError: there is no such regular file; anything else that YAML and OmegaConf raise for a damaged one.
+        FileNotFoundError: there is none.
+        files.Unreadable: it is no regular file, too large, or no YAML that is safe to parse; and what OmegaConf raises besides.
     """
-    if not path.is_file():
-        raise FileNotFoundError("there is no such file")
-    with path.open("rb") as file:
-        text = file.read(_MOST + 1)
-    if len(text) > _MOST:
-        raise ValueError(f"it has more than {_MOST // 1000} kB")
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_LOADER)):
-        raise ValueError("it has YAML aliases")
-    return OmegaConf.to_container(OmegaConf.create(text.decode()), resolve=False)
+    return OmegaConf.to_container(OmegaConf.create(yaml_text(folder, name)), resolve=False)
 
 
 def calls_resolver(value: object) -> bool:
