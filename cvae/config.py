@@ -274,6 +274,7 @@ def _refuse_unknown_keys(node: Mapping[Any, Any], key: str, target: Callable[...
 
 _NO_IDENTITY = ("trial", "logger", "device", "resume", "show", "allow_targets")
 _PLACES = ("root", "cache_dir", "workers", "resident")
+PLACES = (*_PLACES, "path", "folder", "dir")  # names of what may change in a resumed run: the data's content may not
 # Keys that came after 0.1.0, with their defaults: a run that lacks one, and a run that has the default, are the same.
 _ADDED: dict[str, Any] = {"metrics": {}}
 
@@ -294,6 +295,16 @@ def identity(cfg: DictConfig | Mapping[str, Any], resolve: bool = True) -> dict[
     if isinstance(settings.get("data"), dict):
         settings["data"] = {key: value for key, value in settings["data"].items() if key not in _PLACES}
     return settings
+
+
+def anchor(cfg: DictConfig, where: Path) -> None:
+    """Let the data's relative places count from ``where``."""
+    data = OmegaConf.to_container(cfg.data, resolve=False)
+    for key in flat(data) if isinstance(data, Mapping) else ():
+        if key.rpartition(".")[2] in ("root", "cache_dir"):
+            place = OmegaConf.select(cfg.data, key, throw_on_missing=False)
+            if isinstance(place, str) and not place.startswith("~"):
+                OmegaConf.update(cfg.data, key, str(where / place))
 
 
 def flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

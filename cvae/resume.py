@@ -6,66 +6,88 @@ says what its run computes, and which data it read.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from cvae import damage, files
 from cvae.cli import override_values
-from cvae.config import RunConfig, flat
+from cvae.config import PLACES, RunConfig, anchor, flat
 from cvae.console import warn
-from cvae.errors import UserError, expanded
+from cvae.errors import UserError, expanded, require
 from cvae.start import compose
 from cvae.strangers import forget_caches, read_settings, refuse_links, refuse_new_root, refuse_resolvers
 
-_RESUMABLE = ("device", "precision", "compile", "logger", "data.resident", "allow_targets")
+_PLACES = ("data.root", "data.cache_dir", "data.workers", "data.resident")
+_RESUMABLE = ("device", "precision", "compile", "logger", *_PLACES, "allow_targets")
 _NO_SETTINGS = ("hydra.searchpath",)  # of a run: it says where options are found
+_HYDRA = 1 << 20  # bytes of hydra.yaml that are read
 _LOGGER = ("_target_", "project", "group", "name", "tags")  # what a folder may say of its view
+
+
+def run_folder(words: Sequence[str]) -> Path:
+    """RUN of ``resume=RUN``; UserError if it is not a run folder, or has what must not be written to."""
+    folder = expanded(override_values(words)["resume"].strip("'\""), "resume")
+    if not (folder / ".hydra" / "config.yaml").is_file():
+        raise UserError(f"{folder} is not a run folder: it has no .hydra/config.yaml; runs are in multirun/single/")
+    refuse_links(folder)
+    return folder
 
 
 def reopen(words: Sequence[str]) -> tuple[DictConfig, Path]:
     """The config and folder of ``resume=RUN``, with the overrides that a resumed run may take.
 
+    With ``checkpoint=best`` the run goes back to best.pt. Call it as the folder's owner.
+
     Raises:
-        UserError: RUN is not a run folder, or an override would change what the run computes.
+        UserError: RUN is not a run folder, or an override would change what the run computes, or something is damaged.
     """
-    values = override_values(words)
-    folder = expanded(values.pop("resume"), "resume")
+    values, folder = override_values(words), run_folder(words)
+    del values["resume"]
+    checkpoint = values.pop("checkpoint", "last")
+    require(checkpoint in ("last", "best"), "checkpoint", checkpoint, "choose last or best")
     for key in values:
-        if not {key, key.split(".")[0].split("@")[0]} & {*_RESUMABLE, *_NO_SETTINGS}:
+        if not ({key, key.split(".")[0].split("@")[0]} & {*_RESUMABLE, *_NO_SETTINGS} or _is_place(key)):
             raise UserError(
                 f"{key} cannot change in a resumed run: only {', '.join(_RESUMABLE[:-1])} can; start a new run to change it"
             )
-    cfg = recorded_config(folder, values)
-    refuse_links(folder)
-    fresh = compose([word for word in words if not word.lstrip("+").startswith("resume=")])
+    # What the data have besides is the recorded group's, which the fresh config need not choose.
+    rest = [word for word in words if not re.match(r"\+*(resume|checkpoint)=", word)]
+    fresh = compose([f"++{word.lstrip('+')}" if word.lstrip("+").startswith("data.") else word for word in rest])
+    cfg = recorded_config(folder, {key: OmegaConf.select(fresh, key) for key in values if _is_place(key)})
     for key in sorted(values.keys() - set(_NO_SETTINGS)):  # logger before logger.mode
         OmegaConf.update(cfg, key, OmegaConf.select(fresh, key), merge=False)
     # allow_targets is the user's word, given again; a run folder's own does not count.
     cfg.allow_targets = fresh.allow_targets
     if not {"logger", "logger.entity"} & values.keys():
         _send_to_no_stranger(cfg, folder)
+    if checkpoint == "best":
+        damage.go_back(folder)
     return cfg, folder
 
 
 def _send_to_no_stranger(cfg: DictConfig, folder: Path) -> None:
     """Record offline where the run was sent to an entity that is not the user's default: only a command can name it."""
-    path = folder / ".hydra" / "config.yaml"
-    entity = (read_settings(path).get("logger") or {}).get("entity")
+    entity = (read_settings(folder, ".hydra/config.yaml").get("logger") or {}).get("entity")
     if entity in (None, os.environ.get("WANDB_ENTITY")) or "WandbMirror" not in str(cfg.logger.get("_target_")):
         return
+    path = folder / ".hydra" / "config.yaml"
     warn(f"{path} sends to the W&B entity {entity}, which only a command can name (logger.entity=...): recording offline")
     if os.environ.get("WANDB_MODE") != "disabled":
         OmegaConf.update(cfg, "logger.mode", "offline", force_add=True)
 
 
-def recorded_config(folder: Path, given: Collection[str] = ()) -> DictConfig:
+def recorded_config(folder: Path, places: Mapping[str, Any] = MappingProxyType({})) -> DictConfig:
     """The config of a run folder without what it must not decide: see the module's text.
 
     Args:
-        given: keys that the command sets itself.
+        places: where the user says that its data lie now, by their keys.
 
     Raises:
         UserError: it is not a run folder, its config is damaged, or reads the environment for more than ``data.root``.
@@ -73,8 +95,9 @@ def recorded_config(folder: Path, given: Collection[str] = ()) -> DictConfig:
     path = folder / ".hydra" / "config.yaml"
     if not path.is_file():
         raise UserError(f"{folder} is not a run folder: it has no .hydra/config.yaml; runs are in multirun/single/")
+    damage.check_config(folder)
     try:
-        recorded = read_settings(path)
+        recorded = read_settings(folder, ".hydra/config.yaml")
         if not isinstance(recorded, dict):
             raise TypeError("it holds no settings")
         logger = recorded.get("logger") or {}
@@ -88,9 +111,13 @@ def recorded_config(folder: Path, given: Collection[str] = ()) -> DictConfig:
     except Exception as error:  # whatever a damaged file leads YAML and OmegaConf to raise
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:160]}): restore it from a copy") from error
     assert isinstance(cfg, DictConfig)
-    if "data.root" not in given:
-        refuse_new_root(OmegaConf.select(cfg, "data.root", throw_on_missing=False), str(path))
     _refuse_copies_of_root(cfg, path)
+    if (began := _began_in(folder)) is not None:
+        anchor(cfg, began)
+    for key, value in places.items():
+        OmegaConf.update(cfg, key, value, force_add=True)
+    if "data.root" not in places:
+        refuse_new_root(OmegaConf.select(cfg, "data.root", throw_on_missing=False), str(path))
     return cfg
 
 
@@ -110,3 +137,16 @@ def _refuse_copies_of_root(cfg: DictConfig, path: Path) -> None:
     for key, value in resolved.items():
         if root in str(value) and value != written.get(key):
             raise UserError(f"{path}: {key} repeats data.root, which reads the environment: write the value itself there")
+
+
+def _is_place(key: str) -> bool:
+    """Whether a key says where data lie: those of a group of the user's own may have names of their own."""
+    return key.startswith("data.") and key.rpartition(".")[2] in PLACES
+
+
+def _began_in(folder: Path) -> Path | None:
+    """The folder in which the user stood when a run began, if it still is there."""
+    with contextlib.suppress(OSError, files.Unreadable, KeyError, TypeError):
+        began = Path(files.read_yaml(folder, ".hydra/hydra.yaml", _HYDRA)["hydra"]["runtime"]["cwd"])
+        return began if began.is_absolute() and began.is_dir() else None
+    return None

@@ -81,15 +81,18 @@ def _load(args: argparse.Namespace, overrides: list[str]) -> DictConfig:
     return ConfigLoaderImpl(search_path).load_configuration(args.config_name or "config", overrides, RunMode.MULTIRUN)
 
 
-def check_start(words: Sequence[str]) -> bool:
-    """Check a command before Hydra makes a folder; return whether it starts a multirun.
+def check_start(words: Sequence[str]) -> tuple[bool, Path | None]:
+    """Check a command before Hydra makes a folder.
+
+    Returns:
+        Whether it starts a multirun, and the folder of a single run, if its name holds no moment and no chance.
 
     Raises:
         UserError: a multirun under torchrun or without its data, or a folder that the user names and that already holds a run:
             Hydra would write its config over the old.
     """
     if only_prints(words):
-        return False
+        return False, None
     args = _parsed(words)
     try:
         cfg = _load(args, args.overrides)
@@ -103,14 +106,19 @@ def check_start(words: Sequence[str]) -> bool:
     if multirun and cfg.data is not None:
         _check_data(cfg, args.overrides)
     if multirun and "n_trials" in hydra.sweeper:
-        return True  # a study goes on in the folders where its trials began
+        return True, None  # a study goes on in the folders where its trials began
     folder = Path(hydra.sweep.dir if multirun else hydra.run.dir)
-    used = next(iter(sorted(folder.glob("*/run.json" if multirun else "run.json"))), None)
-    if used is not None:
-        raise UserError(
-            f"{used.parent} already holds a run: choose another folder, or go on with {resume_command(used.parent)}"
-        )
-    return multirun
+    refuse_used(folder, "*/" if multirun else "")
+    fixed = not re.search(r"\$\{(now|cvae\.nonce)", str(OmegaConf.to_container(hydra.run, resolve=False)))
+    return multirun, folder if fixed and not multirun else None
+
+
+def refuse_used(folder: Path, below: str = "") -> None:
+    """Raise UserError if there is a run in a folder, or ``below`` it: Hydra would write its config over the old."""
+    for name in ("run.json", "checkpoints/last.pt"):
+        if used := min(folder.glob(f"{below}{name}"), default=None):
+            used = used.parents[name.count("/")]
+            raise UserError(f"{used} already holds a run: choose another folder, or go on with {resume_command(used)}")
 
 
 def _check_data(cfg: DictConfig, overrides: list[str]) -> None:
@@ -170,7 +178,8 @@ def unfold(arguments: Sequence[str]) -> list[str]:
 
 def _file_of_settings(path: Path, where: str) -> dict[Any, Any]:
     try:
-        file = read_settings(path)
+        real = path.resolve()  # the user may name a link
+        file = read_settings(real.parent, real.name)
     except Exception as error:  # whatever a damaged file leads YAML and OmegaConf to raise
         raise UserError(f"{where} cannot be read ({' '.join(str(error).split())[:160]}): check the path") from error
     if not isinstance(file, dict):

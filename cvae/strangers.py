@@ -15,25 +15,20 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from cvae import files
 from cvae.config import flat
 from cvae.console import printable
 from cvae.errors import UserError, expanded
+from cvae.files import yaml_text
 
 
-def read_settings(path: Path) -> Any:
-    """What a YAML file holds, interpolations unresolved.
+def read_settings(folder: Path, name: str) -> Any:
+    """What a YAML file in a folder holds, interpolations unresolved.
 
     Raises:
-        ValueError: it is too large, nested too deeply, no regular file, or has aliases: a few of them can stand for gigabytes.
-        FileNotFoundError: there is none; anything else that YAML and OmegaConf raise for a damaged one.
+        FileNotFoundError: there is none.
+        files.Unreadable: it is no regular file, too large, or no YAML that is safe to parse; and what OmegaConf raises besides.
     """
-    try:
-        real = Path(os.path.realpath(path))  # who names a link means what it leads to
-        text = files.yaml_text(real.parent, real.name)
-    except FileNotFoundError:
-        raise FileNotFoundError("there is no such file") from None
-    return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    return OmegaConf.to_container(OmegaConf.create(yaml_text(folder, name)), resolve=False)
 
 
 def calls_resolver(value: object) -> bool:
@@ -83,8 +78,8 @@ def refuse_links(folder: Path) -> None:
         UserError: there is such a link, or something that is neither file nor folder.
     """
     home = folder.resolve()
-    for place, folders, others in os.walk(home):
-        for path in (Path(place, name) for name in (*folders, *others)):
+    for place, folders, files in os.walk(home):
+        for path in (Path(place, name) for name in (*folders, *files)):
             mode = path.lstat().st_mode
             if stat.S_ISLNK(mode) and not Path(os.path.realpath(path)).is_relative_to(home):
                 raise UserError(f"{path} is a link that leads out of the run folder, which a resumed run writes to: remove it")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import signal
 import sys
-from os import EX_TEMPFAIL
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,9 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from cvae import cli, config, resume, start
+from cvae import cli, config, damage, owner, resume, start
 from cvae.console import say
+from cvae.errors import FAILURE, UserError, expanded
 from cvae.trial import current_trial
+
+_log = logging.getLogger("cvae")
 
 
 def train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool = False) -> float | list[float]:
@@ -39,6 +46,8 @@ def train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool
         say(f"stopped by {stopped}; go on with: {start.resume_command(folder, cfg.allow_targets)}")
     finally:
         recorder.finish(exit_code, state if trial.number is not None else None)
+    if (mine := owner.held(folder)) is not None:
+        mine.release()  # a scheduler may start the run elsewhere before this process has ended
     stopped.leave(exit_code)
 
 
@@ -47,9 +56,15 @@ def _job(cfg: DictConfig) -> float | list[float]:
     job, folder = HydraConfig.get(), Path(HydraConfig.get().runtime.output_dir)
     alone = job.mode == RunMode.RUN
     group = None if alone else cfg.trial.get("study") or Path(job.sweep.dir).name
-    again = current_trial().number is not None and (folder / "run.json").exists()
+    if job.job.chdir:
+        config.anchor(cfg, Path(job.runtime.cwd))
+    in_trial = current_trial().number is not None
     try:
-        return train(cfg, folder, group, resumed=again)
+        with owner.hold(folder, patient=in_trial), _reason_left(folder, log=alone):
+            again = in_trial and any((folder / name).exists() for name in ("run.json", "metrics.jsonl"))
+            if again:
+                damage.note_config(folder)
+            return train(cfg, folder, group, resumed=again)
     except cli.USER_ERRORS as error:
         if alone:
             cli.fail(error)
@@ -57,23 +72,60 @@ def _job(cfg: DictConfig) -> float | list[float]:
         raise  # it fails this job only
 
 
+@contextlib.contextmanager
+def _reason_left(folder: Path, log: bool) -> Iterator[None]:
+    """Leave the reason of a failure in its run folder, where a report finds it: failure.txt, and the job's log."""
+    try:
+        yield
+    except Exception as error:
+        reason = cli.explain(error) or type(error).__name__
+        told = isinstance(error, cli.USER_ERRORS)
+        if log:
+            _log.error(reason)
+        with contextlib.suppress(OSError, UserError):  # which may be the error
+            if (mine := owner.held(folder)) is not None:
+                mine.check()
+            text = reason if told else f"{type(error).__name__}: {reason}\n{traceback.format_exc()}"
+            (folder / FAILURE).write_text(text + "\n")
+        raise
+
+
+def _resume(words: list[str]) -> None:
+    folder = resume.run_folder(words)
+    with owner.hold(folder):
+        cfg, _ = resume.reopen(words)
+        with _reason_left(folder, log=True):
+            train(cfg, folder, resumed=True)
+
+
+def _start(words: list[str]) -> None:
+    multirun, folder = start.check_start(words)
+    if multirun:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # sweepers and launchers have handlers of their own
+    # Before Hydra writes its config there.
+    with contextlib.nullcontext() if folder is None else owner.hold(folder):
+        if folder is not None:
+            start.refuse_used(folder)
+        _job()
+
+
 def _main() -> None:
+    if cache := os.environ.get("CVAE_CACHE"):  # relative to where the user stands, whatever folder a job changes to
+        os.environ["CVAE_CACHE"] = str(expanded(cache, "CVAE_CACHE"))
     signal.signal(signal.SIGTERM, _start_again)
     words = sys.argv[1:] = start.unfold(sys.argv[1:])
     action = start.action(words)
     if action == "show":
         start.show(start.compose(words))
     elif action == "resume":
-        train(*resume.reopen(words), resumed=True)
+        _resume(words)
     else:
-        if start.check_start(words):
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # sweepers and launchers have handlers of their own
-        _job()
+        _start(words)
 
 
 def _start_again(*_: object) -> NoReturn:
     """SIGTERM before the training loop listens for it: nothing is lost, and a scheduler may run the command again."""
-    raise SystemExit(EX_TEMPFAIL)
+    raise SystemExit(os.EX_TEMPFAIL)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -197,3 +198,54 @@ def test_a_compiled_run_computes_the_same(drawn):
         found += rows(Path(f"run_{choice}"))
     for key in ("train/mse", "train/kld", "val/psnr"):
         assert found[1][key] == pytest.approx(found[0][key], rel=1e-3)
+
+
+# --- what a failed start leaves ----------------------------------------------------------------------------------------
+
+
+def test_a_failed_start_leaves_its_reason_until_one_succeeds(train, drawn, tmp_path):
+    shutil.copytree(drawn, "data")
+    (tmp_path / "data/train/take 0/00/actions.csv").write_text("1,2,x\n")
+    result = train(*tiny(tmp_path / "data"), "hydra.run.dir=run")
+    reason = result.err.removeprefix("error: ")
+    assert (result.code, Path("run/failure.txt").read_text()) == (1, reason)
+    assert reason.strip() in Path("run/train.log").read_text()
+    assert not Path("run/owner.json").exists()
+    shutil.copy(drawn / "train/take 0/00/actions.csv", "data/train/take 0/00/actions.csv")
+    assert train(*tiny(tmp_path / "data"), "hydra.run.dir=run").code == 0
+    assert not Path("run/failure.txt").exists()
+
+
+def test_a_failed_job_leaves_its_reason(train, drawn):
+    assert train("-m", *tiny(drawn), "n_future=2,99", "hydra.sweep.dir=grid").code == 1
+    assert not Path("grid/0/failure.txt").exists()
+    assert "n_past + n_future = 2 + 99 = 101 are needed" in Path("grid/1/failure.txt").read_text()
+
+
+def test_what_nobody_expects_leaves_its_traceback_below_the_reason(train, drawn, monkeypatch):
+    def broken(*_: object) -> None:
+        raise TypeError("of a kind")
+
+    monkeypatch.setattr("cvae.training.trainer.Trainer.fit", broken)
+    with pytest.raises(TypeError):
+        train(*tiny(drawn), "hydra.run.dir=run")
+    first, *rest = Path("run/failure.txt").read_text().splitlines()
+    assert (first, "Traceback" in rest[0]) == ("TypeError: of a kind", True)
+
+
+# --- batches of one window ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["compat=course", "tfr=1", "tf_schedule=constant"], ["model=vgg64", "model.backbone.width=0.05"]], ids=len
+)
+def test_a_batch_of_one_with_batch_norm_is_refused_at_the_start(train, drawn, words):
+    result = train(*tiny(drawn, *words), "batch_size=1")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "batch_size=1: " in result.err
+    assert "model.backbone.norm=group, or batch_size=2" in result.err
+
+
+@pytest.mark.parametrize("words", [["model.backbone.norm=group"], ["tf_schedule=constant"], ["n_future=1"]], ids=str)
+def test_a_batch_of_one_trains_where_no_frame_is_alone(train, drawn, words):
+    assert train(*tiny(drawn, *words), "batch_size=1").code == 0

@@ -80,7 +80,9 @@ def read_frames(folder: Path, length: int, naming: Naming = COURSE) -> NDArray[n
                     )
                 frames_THWC[t] = _rgb(image)
         except _BROKEN as error:
-            raise UserError(f"{path} is not a readable picture ({first_line(error)}): copy or convert it again") from error
+            raise UserError(
+                f"{path} is not a readable {naming.extension.upper()} ({first_line(error)}): copy or convert it again"
+            ) from error
     return frames_THWC
 
 

@@ -108,7 +108,7 @@ class _Checked(_Rows):
                 folder = self._split.folder
                 raise UserError(
                     f"{folder / 'frames.npy'} is damaged in sequence {self._split.name(index)}: remove the copy "
-                    f"({shlex.join(['rm', '-r', str(folder)])}) and start again, it is packed anew from the dataset's files"
+                    f"({shlex.join(['rm', '-r', str(folder)])}) and start or resume again: it is packed anew from the dataset"
                 )
             self._seen[index] = True
         return frames_THWC

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shlex
@@ -124,7 +125,8 @@ class VideoData:
             if entry and split:
                 own = entry in index.entries(packed, self.root, name)
                 if not own and os.access(packed / "roots", os.W_OK):
-                    index.record(packed, self.root, name, entry)
+                    with contextlib.suppress(UserError):  # the note only spares the search
+                        index.record(packed, self.root, name, entry)
                 return split
         return None
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
 
 from cvae.config import build, signature
 from cvae.console import say, short, warn
@@ -27,13 +28,17 @@ from cvae.model.recurrent import StandardNormal
 from cvae.resume import recorded_config
 from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
+from cvae.training.content import describe, note_data, open_data
 from cvae.training.distributed import current
 from cvae.training.recorder import Mirror, Recorder, SilentRecorder, read_metrics
+from cvae.training.restore import go_on
 from cvae.training.runtime import choose_device, choose_precision, device_name, peak_memory
 from cvae.training.settings import Settings
+from cvae.training.state import check_weights
 from cvae.training.trainer import Trainer
 from cvae.trial import Trial
 
+_TRIED = 1000  # moments at which the forcing schedule is looked at
 _WIDE = 3  # a decoder whose sigma is so many times the copy baseline's error can explain the frames without the latent
 
 
@@ -46,9 +51,11 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
     trainer = build_trainer(cfg, folder)
     recorder, settings = trainer.recorder, trainer.settings
     _say_what_runs(cfg, trainer, folder)
+    note_data(cfg, trainer.data.fingerprint)
+    if trainer.processes.first:
+        trial.use_data(trainer.data.fingerprint)
     if resumed:
-        _restore(trainer, folder)
-        recorder.truncate(trainer.epoch)
+        go_on(trainer, in_trial=trial.number is not None)
     trainer.processes.share(cfg, folder, resumed, trainer.device)
     if trainer.finished:
         return trainer, recorder
@@ -62,7 +69,7 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
         "device": device_name(trainer.device),
         "processes": trainer.processes.world,
         "precision": trainer.precision,
-        "dataset": trainer.data.fingerprint,
+        **describe(trainer.data),
     }
     which = ""
     if trial.number is not None:
@@ -98,7 +105,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay)
     mirror = build(cfg.logger, cfg.allow_targets, Mirror)
 
-    data: Dataset = build(cfg.data, cfg.allow_targets, Dataset)
+    data = open_data(cfg)
     check_lengths(data, cfg.n_past, cfg.n_future)
     torch.manual_seed(cfg.seed)
     model = _model(cfg, data).to(memory_format=torch.channels_last).to(device)
@@ -106,6 +113,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
         raise UserError(
             f"kl_balance={cfg.kl_balance:g} weighs two KLs of a learned prior: set prior=learned, or kl_balance=null"
         )
+    if settings.batch_size == 1:
+        _refuse_single_frames(cfg, model, settings.tfr, tf_schedule)
     processes.pool_norms(model, device)
     _compile(model, cfg.compile, device, processes.world)
     optimizer = build(cfg.optim, cfg.allow_targets, torch.optim.Optimizer, params=model.parameters())
@@ -127,14 +136,6 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     )
 
 
-def _restore(trainer: Trainer, folder: Path) -> None:
-    last = folder / "checkpoints" / "last.pt"
-    if last.exists() or len(read_metrics(folder / "metrics.jsonl")) > 1:
-        trainer.restore(last)
-    else:  # the first epoch's line is written before its checkpoint
-        say("this run was stopped before its first checkpoint: it starts from the beginning")
-
-
 def load_model(folder: Path, name: str = "best", allow_targets: Sequence[str] = ()) -> tuple[CVAE, Dataset, DictConfig]:
     """The model of a run folder with the weights of its best or last checkpoint, in eval mode on the CPU, and its data.
 
@@ -148,7 +149,13 @@ def load_model(folder: Path, name: str = "best", allow_targets: Sequence[str] = 
     cfg.allow_targets = list(allow_targets)
     data: Dataset = build(cfg.data, allow_targets, Dataset)
     model = _model(cfg, data)
-    model.load_state_dict(checkpoint.load(folder / "checkpoints" / f"{name}.pt")["model"])
+    path = folder / "checkpoints" / f"{name}.pt"
+    weights = checkpoint.load(path)["model"]
+    try:
+        check_weights(weights, model)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged or of another config ({error}): restore both from a copy") from error
+    model.load_state_dict(weights)
     return model.to(memory_format=torch.channels_last).eval(), data, cfg
 
 
@@ -157,6 +164,36 @@ def _model(cfg: DictConfig, data: Dataset) -> CVAE:
     mean_A, std_A = condition_statistics(data)
     model.normalise_conditions(torch.from_numpy(mean_A), torch.from_numpy(std_A))
     return model
+
+
+def _refuse_single_frames(cfg: DictConfig, model: CVAE, tfr: float, tf_schedule: Schedule) -> None:
+    """Raise UserError if a step of one window encodes one frame at a time, over which BatchNorm has no statistics."""
+    if model.rollout == "planned":  # it encodes all true frames at once, and each prediction that is fed back
+        times = (k / _TRIED for k in range(_TRIED + 1))
+        if cfg.n_future < 2 or not any(tfr * tf_schedule(t) < 1 for t in times):
+            return
+    single: list[nn.Module] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].numel() == inputs[0].shape[1]:
+            single.append(module)
+
+    backbone = model.backbone.eval()  # so that trying it changes no statistics
+    norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(note) for norm in norms]
+    with torch.no_grad():
+        frame_NCHW = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=model.cond_mean_A.device)
+        h_NG, skips = backbone.encoder(frame_NCHW)
+        backbone.decoder(h_NG, backbone.decoder.context(skips))
+    for hook in hooks:
+        hook.remove()
+    backbone.train()
+    if single:
+        when = "once forcing ends" if model.rollout == "planned" else f"with model.rollout={model.rollout}"
+        raise UserError(
+            f"batch_size=1: {when} a training step encodes a single frame, over which model.backbone.norm=batch has no "
+            "statistics: model.backbone.norm=group, or batch_size=2"
+        )
 
 
 def _settings(cfg: DictConfig, beta: float, metrics: Sequence[Metric]) -> Settings:

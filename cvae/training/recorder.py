@@ -9,8 +9,7 @@ import os
 import platform
 import secrets
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -20,20 +19,19 @@ from typing import Any, Protocol
 import numpy as np
 
 from cvae import pictures
-from cvae.console import command, console, say, short, warn
-from cvae.errors import UserError, write_whole, writing
+from cvae.console import command, say, short, warn
+from cvae.damage import config_hash, first_lines, read_record, write_record
+from cvae.errors import FAILURE, UserError, whole, writing
+from cvae.integrity import Damaged, Lines
 from cvae.metrics import BUILT_IN, Metric, as_record, panels
-from cvae.model.objective import Losses
+from cvae.owner import held
 from cvae.process import Process
+from cvae.training.terminal import epoch_line
 
 __all__ = ["NoMirror"]
 
 _HINT = "free some space or choose another run folder"
 _PACKAGES = ("cvae", "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "optuna", "wandb", "pillow")
-_REFRESH = 0.5  # seconds between reads of a loss by the live bar, each of which waits for the device
-
-Advance = Callable[[Losses], None]
-"""Called once an iteration with its losses."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,9 @@ class Recorder:
 
     def __init__(self, folder: Path, mirror: Mirror, metrics: Sequence[Metric] = BUILT_IN) -> None:
         self.folder, self.mirror, self.metrics = folder, mirror, metrics
+        self.owner = held(folder)
+        self._lines = Lines()
+        self._known: dict[str, Any] = {}  # of the run, for its checkpoints
 
     def start(
         self,
@@ -86,11 +87,12 @@ class Recorder:
         Raises:
             UserError: the folder cannot be written to, or a resumed run's run.json is damaged.
         """
-        path = self.folder / "run.json"
         with writing(self.folder, "choose another run folder"):
             self.folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            record = _read_record(path)
+        record, config_sha256 = read_record(self.folder), config_hash(self.folder)
+        self._known = {"config_sha256": config_sha256, "dataset": facts.get("dataset")}
+        if record is not None:
+            facts = {key: value for key, value in facts.items() if key != "splits"}
             again = {"command": command(), "at": _now(), "process": asdict(Process.of()), **facts}
             record["resumed"] = [*record.get("resumed", []), again]
         else:
@@ -108,17 +110,41 @@ class Recorder:
                 "versions": _versions(),
                 **_git(),
                 **facts,
+                "config_sha256": config_sha256,
                 "metrics": as_record(self.metrics),
             }
-        write_whole(path, json.dumps(record, indent=2) + "\n", _HINT)
+        self.check()
+        write_record(self.folder, record, _HINT)
+        with writing(self.folder):
+            (self.folder / FAILURE).unlink(missing_ok=True)
         config = {**config, "signature": record["signature"]}
         self.mirror.start(RunInfo(record["id"], self.folder, record["group"], name, tags, config, self.metrics))
 
+    def check(self, look: bool = True) -> None:
+        """Raise UserError if this process does not own the folder any more; see ``cvae.owner``."""
+        if self.owner is not None:
+            self.owner.check(look)
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint that is saved now knows of its run; see ``cvae.integrity``."""
+        return {**self._known, **self._lines.facts()}
+
     def truncate(self, epoch: int) -> None:
-        """Drop rows after ``epoch`` and a last line that was cut off: a resumed run writes them again, identically."""
+        """Drop what follows the row of ``epoch``: a resumed run writes it again, identically.
+
+        Raises:
+            Damaged: a row up to it is lost or damaged.
+            UserError: the file could not be written.
+        """
         path = self.folder / "metrics.jsonl"
-        rows = [row for row in read_metrics(path) if row["epoch"] <= epoch]
-        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows), _HINT)
+        try:
+            content = first_lines(path, epoch)
+        except FileNotFoundError:
+            raise Damaged("it is missing") from None
+        self._lines = Lines(content)
+        if path.exists() and path.stat().st_size > len(content):
+            with writing(path, _HINT), whole(path) as scratch:
+                scratch.write_bytes(content)
 
     def epoch(self, row: dict[str, Any], epochs: int, best: bool) -> None:
         """Add an epoch's line to metrics.jsonl, on the disk before the checkpoint that follows it, and show it.
@@ -126,12 +152,14 @@ class Recorder:
         Raises:
             UserError: the line could not be written.
         """
-        path = self.folder / "metrics.jsonl"
-        with writing(path), path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        self.check()
+        path, line = self.folder / "metrics.jsonl", (json.dumps(row) + "\n").encode()
+        with writing(path), path.open("ab") as file:
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        _epoch_line(row, self.metrics, epochs, best)
+        self._lines.add(line)
+        epoch_line(row, self.metrics, epochs, best)
         self.mirror.log(row)
 
     def sample(self, epoch: int, true_STHWC: np.ndarray, predicted_STHWC: np.ndarray, n_past: int, names: list[str]) -> None:
@@ -151,11 +179,12 @@ class Recorder:
         """Draw curves.png from metrics.jsonl, close the mirror (with a trial's state), and say where everything is."""
         rows = read_metrics(self.folder / "metrics.jsonl")
         try:
+            self.check()
             if rows:
                 drawn = [[(metric.key, metric.title) for metric in together] for together in panels(self.metrics)]
                 pictures.curves(rows, drawn, self.folder / "curves.png")
-        except OSError as error:  # the run itself may be complete, or end with an error that says more
-            warn(f"curves.png was not drawn ({error.strerror})")
+        except (OSError, UserError) as error:  # the run itself may be complete, or end with an error that says more
+            warn(f"curves.png was not drawn ({getattr(error, 'strerror', error)})")
         self.mirror.finish(exit_code, state)
         say(f"run folder  {short(self.folder)}")
 
@@ -164,72 +193,23 @@ class SilentRecorder(Recorder):
     """Records nothing: for a process that is not the run's first, which records for all."""
 
     def start(self, **_: Any) -> None: ...
+    def check(self, look: bool = True) -> None: ...
     def truncate(self, epoch: int) -> None: ...
     def epoch(self, row: dict[str, Any], epochs: int, best: bool) -> None: ...
     def sample(self, *_: Any) -> None: ...
     def finish(self, exit_code: int, state: str | None = None) -> None: ...
 
 
-@contextlib.contextmanager
-def live_bar(iterations: int, done: int, frames: int) -> Iterator[Advance]:
-    """A bar over a run's iterations, each of so many ``frames``: MSE, KL, speed, time left. Without a terminal, nothing."""
-    if not console().is_terminal:
-        yield lambda losses: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[values]}"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    with Progress(*columns, console=console(), transient=True) as bar:
-        task = bar.add_task("train", total=iterations, completed=done, values="")
-        began, shown, step = time.monotonic(), 0.0, done
-
-        def advance(losses: Losses) -> None:
-            nonlocal shown, step
-            step += 1
-            now = time.monotonic()
-            if now - shown > _REFRESH:
-                shown = now
-                speed = (step - done) * frames / (now - began)
-                values = f"MSE {losses.mse.item():.4f}  KL {losses.kld.item():.2f}  {speed:.0f} frames/s"
-                bar.update(task, completed=step, values=values)
-
-        yield advance
-
-
-def _epoch_line(row: dict[str, Any], metrics: Sequence[Metric], epochs: int, best: bool) -> None:
-    """Print an epoch's row: the metrics that have a short name, and a star if it is the best epoch so far."""
-    parts = [f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"]
-    # What not every epoch has comes last, so that lines stay in columns.
-    for metric in sorted(metrics, key=lambda metric: metric.key.startswith("val/")):
-        if metric.short and metric.key in row:
-            parts.append(f"{metric.short} {metric.text(row[metric.key]):>5} {metric.unit}".rstrip())
-    say("  ".join([*parts, f"{row['seconds']:.1f} s"]) + ("  *" if best else ""))
-
-
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; lines that were cut off are left out, a missing file has none."""
+    """The rows of a metrics.jsonl; lines that are cut off or no rows are left out, a missing file has none."""
     if not path.exists():
         return []
     rows: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
+    for line in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(row := json.loads(line), dict):
+                rows.append(row)
     return rows
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text())
-        record["id"], record["signature"], record["group"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}): restore it from a copy, or start a new run") from error
-    return dict(record)
 
 
 def _now() -> str:

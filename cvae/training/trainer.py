@@ -6,16 +6,15 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cvae.console import say, warn
+from cvae.console import warn
 from cvae.data.contract import Dataset, training_windows
-from cvae.errors import Diverged, UserError
+from cvae.errors import Diverged
 from cvae.evaluation.metrics import FrameMetric
 from cvae.evaluation.validation import free_run, score_copy, validate
 from cvae.model.cvae import CVAE
@@ -24,15 +23,15 @@ from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
 from cvae.training.distributed import Processes
 from cvae.training.feed import Feed
-from cvae.training.recorder import Advance, Recorder, live_bar
+from cvae.training.recorder import Recorder
 from cvae.training.runtime import Autocast, Stopped, StopRequest, reset_peak_memory
 from cvae.training.settings import Settings
+from cvae.training.state import NUMBERS, EpochSums, all_finite, tensors_of
+from cvae.training.terminal import Advance, live_bar
 from cvae.trial import NoTrial, Trial
 
 _COLLAPSED = 0.1  # nats a step: with less KL the posterior carries hardly any information
 _SHOWN = 4  # sequences in a sample picture
-_NUMBERS = ("epoch", "iteration", "elapsed", "best")  # in a checkpoint
-_MEANS = ("train/mse", "train/kld", "train/loss", "kl_weight", "tf_ratio", "lr")  # in a row of metrics.jsonl
 
 
 def draw_forced(ratio: float, coin: str, length: int, batch: int, generator: torch.Generator) -> Tensor:
@@ -44,31 +43,6 @@ def draw_forced(ratio: float, coin: str, length: int, batch: int, generator: tor
     shape = {"per_sequence": (1,), "per_step": (length,), "per_sample": (batch, length)}[coin]
     tossed = torch.rand(shape, generator=generator) < ratio
     return tossed.expand(length) if coin == "per_sequence" else tossed
-
-
-class EpochSums:
-    """Sums over an epoch, for the means in its row. Those of losses stay on the device, so that no step waits for them."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.losses = torch.zeros(3, dtype=torch.float64, device=device)
-        self.scheduled = [0.0, 0.0, 0.0]
-        self.count = 0
-
-    def add(self, losses: Losses, steps: int, *scheduled: float) -> None:
-        self.losses += torch.stack([losses.mse, losses.kld, losses.total.detach() / steps]).double()
-        self.scheduled = [a + b for a, b in zip(self.scheduled, scheduled, strict=True)]
-        self.count += 1
-
-    def means(self) -> dict[str, float]:
-        sums = [*self.losses.tolist(), *self.scheduled]
-        return {name: value / self.count for name, value in zip(_MEANS, sums, strict=True)}
-
-    def state(self) -> dict[str, Any]:
-        return {"losses": self.losses.cpu(), "scheduled": self.scheduled, "count": self.count}
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.losses.copy_(state["losses"])
-        self.scheduled, self.count = list(state["scheduled"]), state["count"]
 
 
 @dataclass(eq=False)
@@ -156,11 +130,14 @@ class Trainer:
             losses = self.step(frames_BTCHW, cond_BTA)
             self.iteration += 1
             advance(losses)
+            self.recorder.check(look=False)
             signum = self.processes.agree(stop.signum)
             if signum is not None:
                 self.elapsed = time.monotonic() - began
+                self._check_weights()
                 self._save("last.pt")
                 raise Stopped(signum)
+        self._check_weights()
         row = self._row(epoch, time.monotonic() - began)
         self._finish_epoch(row, began)
         return row
@@ -212,10 +189,18 @@ class Trainer:
             return
         terms = {"MSE": losses.mse, "KL": losses.kld, "loss": losses.total}
         term, value = next((name, value.item()) for name, value in terms.items() if not torch.isfinite(value))
+        self._diverged(f"{term} became {value:g} in epoch {self.epoch + 1}, iteration {number}")
+
+    def _check_weights(self) -> None:
+        """Before weights are kept: the last step may have spoiled them, and a GPU's losses are looked at now and then."""
+        if not all_finite(tensors_of(self.model, self.optimizer)):
+            self._diverged(f"weights became NaN or infinite in epoch {self.epoch + 1}, by iteration {self.iteration}")
+
+    def _diverged(self, how: str) -> NoReturn:
         self._save("diverged.pt")
         raise Diverged(
-            f"{term} became {value:g} in epoch {self.epoch + 1}, iteration {number}: lower lr (now {self.lr:g}) or set "
-            f"grad_clip=1; the state is in {self.recorder.folder / 'checkpoints' / 'diverged.pt'}"
+            f"{how}: lower lr (now {self.lr:g}) or set grad_clip=1; the state is in "
+            f"{self.recorder.folder / 'checkpoints' / 'diverged.pt'}"
         )
 
     def _row(self, epoch: int, seconds: float) -> dict[str, Any]:
@@ -262,7 +247,9 @@ class Trainer:
 
     def _save(self, name: str) -> None:
         if self.processes.first:
-            checkpoint.save(self.recorder.folder / "checkpoints" / name, self.state())
+            self.recorder.check()
+            facts = {"epoch": self.epoch, "iteration": self.iteration, **self.recorder.facts()}
+            checkpoint.save(self.recorder.folder / "checkpoints" / name, self.state(), facts)
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs, as tensors and plain values."""
@@ -271,24 +258,14 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "sums": self.sums.state(),
-            **{name: getattr(self, name) for name in _NUMBERS},
+            **{name: getattr(self, name) for name in NUMBERS},
         }
 
-    def restore(self, path: Path) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            UserError: it is missing, damaged, or does not fit the run's config.
-        """
-        state = checkpoint.load(path, self.device)
-        try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.generator.set_state(state["generator"].cpu())
-            self.sums.load(state["sums"])
-            for name in _NUMBERS:
-                setattr(self, name, state[name])
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise UserError(f"{path} does not fit its run's config ({reason}): restore both from a copy") from error
-        say(f"resumed at epoch {self.epoch}" + (f", iteration {self.iteration}" if self.iteration else ""))
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state`` returned; ``cvae.training.restore`` checks that it fits."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        self.sums.load(state["sums"])
+        for name in NUMBERS:
+            setattr(self, name, state[name])

@@ -16,11 +16,14 @@ FLOORS = [
     ("the loop, records", [("training/", BATCH[1])]),
     ("metrics, validation", [("evaluation/", GREY)]),
     ("nets and objective", [("model/", BATCH[2])]),
-    ("before a run folder", [("resume.py", GREY), ("start.py", GREY)]),
+    ("before a run folder", [("resume.py", GREY), ("damage.py", GREY), ("start.py", GREY)]),
     ("around Hydra", [("cli.py", GREY)]),
     ("settings into objects", [("config.py", GREY)]),
     ("frames; pure functions", [("data/", BATCH[0]), ("schedules.py", GREY), ("metrics.py", GREY), ("pictures.py", GREY)]),
-    ("small things", [("console.py", GREY), ("trial.py", GREY), ("process.py", GREY)]),
+    (
+        "small things",
+        [("owner.py", GREY), ("console.py", GREY), ("trial.py", GREY), ("process.py", GREY), ("integrity.py", GREY)],
+    ),
     ("bad input", [("errors.py", GREY)]),
 ]
 WALKS = [

@@ -16,6 +16,8 @@ import pytest
 import torch
 from conftest import tiny
 
+from cvae import damage
+
 ENTRY = [sys.executable, "-m", "cvae.train"]
 LONGER = ["epochs=4", "epoch_size=8", "tf_schedule=linear", "sample_every=2"]
 
@@ -199,9 +201,15 @@ def test_a_checkpoint_cut_in_half_is_named(train, copy):
     assert result.err.count("\n") == 1
 
 
+def forge(run: Path) -> None:
+    """Let run.json vouch for the config as it lies, as a stranger's may."""
+    damage.write_record(run, {**damage.read_record(run), "config_sha256": damage.config_hash(run)}, "")
+
+
 def test_a_checkpoint_of_another_model_is_named(train, copy, drawn):
     config = copy / ".hydra/config.yaml"
     config.write_text(config.read_text().replace("hidden_dim: 16", "hidden_dim: 8"))
+    forge(copy)
     result = train(f"resume={copy}")
     assert result.code == 1
     assert "does not fit its run's config" in result.err
@@ -215,6 +223,7 @@ def test_a_config_from_a_stranger_runs_no_code(train, copy, tmp_path):
     config.write_text(
         text.replace("cvae.model.backbones.dcgan64", "os.makedirs").replace("allow_targets: []", "allow_targets: [os]")
     )
+    forge(copy)
     result = train(f"resume={copy}")
     assert result.code == 1
     assert "model.backbone._target_ is 'os.makedirs', which is not allowed" in result.err

@@ -1,0 +1,270 @@
+"""What of a run folder was damaged or lost: found before a run goes on, named with what is good and the command that goes on.
+
+It reads no checkpoint but its seal (``cvae.integrity``), so it needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cvae import integrity
+from cvae.console import say, short, warn
+from cvae.errors import UserError, whole, write_whole, writing
+from cvae.integrity import Damaged, Facts
+from cvae.start import resume_command
+
+_COPY = "restore it from a copy, or start a new run"
+_LINE = 1 << 20  # bytes; no row of metrics.jsonl is nearly as long
+
+
+class Damage(UserError):
+    """A run cannot go on from what its folder holds; the message says what can be done."""
+
+
+# --- run.json and the config ------------------------------------------------------------------------------------------
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """run.json; None if the run has none.
+
+    Raises:
+        Damage: it is not what was written.
+    """
+    path = folder / "run.json"
+    try:
+        with integrity.opened(path) as file:
+            record = json.loads(file.read())
+        record["id"], record["signature"], record["group"]
+        integrity.check_record(record)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Damage(
+            f"{path} is damaged ({_brief(error)}): restore it from a copy, or remove it and go on without it"
+        ) from error
+    return dict(record)
+
+
+def write_record(folder: Path, record: Mapping[str, Any], hint: str) -> None:
+    """Write run.json as a whole.
+
+    Raises:
+        UserError: it could not be written.
+    """
+    write_whole(folder / "run.json", integrity.stamped(dict(record)), hint)
+
+
+def config_hash(folder: Path) -> str | None:
+    """The hash of .hydra/config.yaml as it lies; None if there is none."""
+    try:
+        return integrity.sha256_of(folder / ".hydra" / "config.yaml")
+    except OSError:
+        return None
+
+
+def check_config(folder: Path) -> None:
+    """Compare .hydra/config.yaml with what the run was started with. A run of a version before says nothing of it.
+
+    Raises:
+        Damage: it was edited or damaged, or run.json was.
+    """
+    known = (read_record(folder) or {}).get("config_sha256")
+    if known is None:
+        with contextlib.suppress(OSError, Damaged):
+            known = (integrity.facts(folder / "checkpoints" / "last.pt") or {}).get("config_sha256")
+    if known is not None and config_hash(folder) != known:
+        raise Damage(
+            f"{folder / '.hydra' / 'config.yaml'} is not what the run was started with, it was edited or damaged: restore it "
+            "from a copy; other settings are another run"
+        )
+
+
+def note_config(folder: Path) -> None:
+    """For a trial that goes on: keep the hash of the config, which Hydra has written anew. A damaged run.json goes aside."""
+    try:
+        record = read_record(folder)
+    except Damage as damage:
+        warn(f"{damage}; this trial goes on without it")
+        path = folder / "run.json"
+        path.replace(_beside(path))
+        return
+    if record is not None and record.get("config_sha256", now := config_hash(folder)) != now:
+        write_record(folder, {**record, "config_sha256": now}, "free some space, then start again")
+
+
+def recorded_data(folder: Path) -> dict[str, Any]:
+    """What a run says of its data: ``dataset`` and ``splits`` of run.json, or what last.pt knows; empty if neither says it.
+
+    Raises:
+        Damage: run.json is not what was written.
+    """
+    record = read_record(folder)
+    if record is None:
+        with contextlib.suppress(OSError, Damaged):
+            record = integrity.facts(_checkpoint(folder, "last"))
+        if record is not None:
+            warn(f"{folder / 'run.json'} is missing: the run goes on with a new one")
+    return record or {}
+
+
+# --- checkpoints and the lines that they stand for --------------------------------------------------------------------
+
+
+def check(folder: Path) -> None:
+    """Raise ``Damage`` unless a run can go on from last.pt, or had not come so far as to have one."""
+    last = _checkpoint(folder, "last")
+    try:
+        facts = integrity.verify(last)
+    except FileNotFoundError:
+        if _is_new(folder):
+            return
+        raise Damage(f"{last} is missing: {way_on(folder)}") from None
+    except (Damaged, OSError) as error:
+        raise Damage(f"{last} is damaged ({_brief(error)}): {way_on(folder)}") from error
+    if why := _lines_damaged(folder, facts):
+        raise Damage(f"{folder / 'metrics.jsonl'} is damaged ({why}): {way_on(folder)}")
+
+
+def way_on(folder: Path) -> str:
+    """What of a run whose last.pt or metrics.jsonl is damaged still is good, and the command that goes on."""
+    best = _checkpoint(folder, "best")
+    try:
+        facts = integrity.verify(best)
+    except FileNotFoundError:
+        return f"there is no best.pt; {_COPY}"
+    except (Damaged, OSError) as error:
+        return f"best.pt is damaged as well ({_brief(error)}); {_COPY}"
+    which = "best.pt" if facts is None else f"best.pt of epoch {facts['epoch']}"
+    if why := _lines_damaged(folder, facts):
+        return f"{which} is whole, but the lines of metrics.jsonl up to it are not ({why}); {_COPY}"
+    return f"{which} is whole; go on from it with: {resume_command(folder)} checkpoint=best"
+
+
+def go_back(folder: Path) -> None:
+    """Let a run go on from best.pt: it becomes last.pt. What it replaces is kept beside it.
+
+    Lines of metrics.jsonl after its epoch go when the run is resumed, as those after any checkpoint; a copy of all is kept.
+
+    Raises:
+        Damage: best.pt is damaged too, or the lines up to it are.
+        UserError: a file could not be written.
+    """
+    best, last, lines = _checkpoint(folder, "best"), _checkpoint(folder, "last"), folder / "metrics.jsonl"
+    try:
+        facts = integrity.verify(best)
+    except (Damaged, OSError) as error:
+        raise Damage(
+            f"{best} is damaged or missing ({_brief(error)}): without checkpoint=best the run goes on from last.pt, "
+            "if that is whole; else restore one of them from a copy, or start a new run"
+        ) from error
+    if why := _lines_damaged(folder, facts):
+        raise Damage(f"{lines} is damaged ({why}), before best.pt already: {_COPY}")
+    aside = []
+    with writing(folder):
+        if lines.exists() and (facts is None or lines.stat().st_size > facts["bytes"]):
+            aside.append(shutil.copyfile(lines, _beside(lines)))
+        if last.exists():
+            aside.append(last.replace(_beside(last)))
+        with whole(last) as scratch, best.open("rb") as source, scratch.open("wb") as file:
+            shutil.copyfileobj(source, file)
+            file.flush()
+            os.fsync(file.fileno())
+    kept = f"; kept aside: {', '.join(short(path) for path in aside)}" if aside else ""
+    say(f"going back to {short(best)}" + (f" of epoch {facts['epoch']}" if facts else "") + kept)
+
+
+def recover(folder: Path) -> None:
+    """For a trial, whose job nobody can tell to: go on from best.pt where last.pt is damaged, else from the beginning.
+
+    Raises:
+        UserError: a file could not be written.
+    """
+    try:
+        return check(folder)
+    except Damage as damage:
+        warn(str(damage))
+    try:
+        go_back(folder)
+    except Damage as damage:
+        warn(f"{damage}; this trial starts from the beginning")
+        with writing(folder):
+            for path in (_checkpoint(folder, "last"), _checkpoint(folder, "best"), folder / "metrics.jsonl"):
+                if path.exists():
+                    path.replace(_beside(path))
+
+
+def first_lines(path: Path, count: int) -> bytes:
+    """The first ``count`` lines of metrics.jsonl; each must be the row of its epoch.
+
+    Raises:
+        Damaged: one is not.
+        OSError: it cannot be read.
+    """
+    content = bytearray()
+    if count:
+        with integrity.opened(path) as file:
+            for epoch in range(1, count + 1):
+                content += (line := file.readline(_LINE))
+                if not line:
+                    raise Damaged(f"{epoch - 1} lines are left of {count}")
+                if not _is_row(line, epoch):
+                    raise Damaged(f"line {epoch} is not the row of epoch {epoch}")
+    return bytes(content)
+
+
+def _lines_damaged(folder: Path, facts: Facts | None) -> str:
+    """How the lines that a checkpoint stands for are damaged, in a few words; empty if they are whole.
+
+    Of a checkpoint without facts it is not known how many they are; whoever loads it looks at them.
+    """
+    try:
+        if facts is not None:
+            integrity.check_lines(folder / "metrics.jsonl", facts)
+    except FileNotFoundError:
+        return "it is missing"
+    except (Damaged, OSError) as error:
+        return _brief(error)
+    return ""
+
+
+def _is_row(line: bytes, epoch: int) -> bool:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return line.endswith(b"\n") and isinstance(row, dict) and type(row.get("epoch")) is int and row["epoch"] == epoch
+
+
+def _is_new(folder: Path) -> bool:
+    """Whether a run without last.pt may have been stopped before it: its first epoch's line and best.pt are written earlier."""
+    with contextlib.suppress(OSError, Damaged):
+        if ((integrity.facts(_checkpoint(folder, "best")) or {}).get("epoch") or 0) > 1:
+            return False
+    with contextlib.suppress(FileNotFoundError), integrity.opened(folder / "metrics.jsonl") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_LINE), b"")) <= 1
+    return True
+
+
+def _checkpoint(folder: Path, name: str) -> Path:
+    return folder / "checkpoints" / f"{name}.pt"
+
+
+def _beside(path: Path) -> Path:
+    """A free name beside ``path`` for what is damaged."""
+    number, aside = 1, path.with_name(f"{path.name}.damaged")
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged-{number}")
+    return aside
+
+
+def _brief(error: BaseException) -> str:
+    """What an error says, in a few words."""
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return " ".join(said.split())[:120] or type(error).__name__
