@@ -24,7 +24,7 @@ FLOORS = [
         "small things",
         [("owner.py", GREY), ("console.py", GREY), ("trial.py", GREY), ("process.py", GREY), ("integrity.py", GREY)],
     ),
-    ("bad input", [("errors.py", GREY)]),
+    ("bad input", [("errors.py", GREY), ("files.py", GREY)]),
 ]
 WALKS = [
     ("A batch", [("store", BATCH[0]), ("feed", BATCH[1]), ("trainer", BATCH[1]), ("model", BATCH[2]), ("objective", BATCH[2])]),
