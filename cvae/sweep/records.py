@@ -219,7 +219,7 @@ class _Bounded(Journal):
         for log in super().read_logs(log_number_from):
             trials += log["op_code"] == _CREATE_TRIAL
             spent = time.thread_time() - began
-            if trials > _TRIALS or spent > min(0.5 + 4e-5 * self.at, _SECONDS):
+            if trials > _TRIALS or spent > min(0.3 + 3e-5 * self.at, _SECONDS):
                 raise UserError("its trials are too many to be shown, or their lines take too long to read")
             yield log
 
