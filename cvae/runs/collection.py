@@ -13,13 +13,13 @@ from typing import Any
 
 from cvae import files
 from cvae.console import natural_order, short
-from cvae.errors import UserError, expanded
+from cvae.errors import FAILURE, UserError, expanded
 from cvae.metrics import BUILT_IN, Metric
 from cvae.runs.run import DATA, FailedStart, Run, read_run
 from cvae.sweep.records import SweepRecord, read_sweep
 
 _HINT = "give run folders or multirun folders; they are in multirun/"
-_MARKS = (".hydra", "run.json", "metrics.jsonl", "failure.txt")  # one of them makes a folder a run's
+_MARKS = (".hydra", "run.json", "metrics.jsonl", FAILURE)  # one of them makes a folder a run's
 _MOST, _DEPTH = 20_000, 40  # entries of a folder of runs, and folders within folders
 _PROGRAMS = (("python", "-m", "cvae.train"), ("cvae-train",))  # whose sweeps have commands that are shown
 

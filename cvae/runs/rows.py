@@ -12,7 +12,7 @@ from cvae import files, integrity
 
 Row = dict[str, float]
 
-_BYTES, _LINES, _KEYS = 1 << 22, 20_000, 200  # that are read: a page could not show more
+_BYTES, _LINES, _LINE, _KEYS = 1 << 22, 20_000, 1 << 16, 200  # that are read: a page could not show more
 _LARGEST = sys.float_info.max
 _NAME = "metrics.jsonl"
 
@@ -87,12 +87,14 @@ def _parsed(content: bytes) -> tuple[list[Row], str]:
         try:
             rows.append(_row(line, number, keys))
         except ValueError as error:
-            return rows, "" if line is torn else f"line {number} of {_NAME} is damaged ({files.brief(error)})"
+            return rows, "" if number > len(lines) else f"line {number} of {_NAME} is damaged ({files.brief(error)})"
     return rows, ""
 
 
 def _row(line: bytes, number: int, keys: dict[str, str]) -> Row:
     """A line as a row. ValueError: it is none, or not that of epoch ``number``."""
+    if len(line) > _LINE:
+        raise ValueError(f"it has more than {_LINE:,} letters")
     try:
         found = json.loads(line.decode())
     except RecursionError:

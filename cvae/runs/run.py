@@ -224,6 +224,10 @@ def _changed(
     folder: Path, record: Mapping[str, Any], facts: Mapping[str, Any], settings: Mapping[str, Any], epochs: int
 ) -> Iterator[str]:
     """What in a run's files is not what the run wrote, as far as one of them tells of another."""
+    try:
+        integrity.check_record(dict(record))
+    except integrity.Damaged as error:
+        yield f"run.json is damaged ({error})"
     resumed = record["resumed"] if isinstance(record.get("resumed"), list) else []
     starts = [start for start in (record, *resumed, facts) if isinstance(start, Mapping)]
     known = {start["config_sha256"] for start in starts if isinstance(start.get("config_sha256"), str)}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae import files
+from cvae.errors import FAILURE
 from cvae.process import Process
 from cvae.runs.rows import Row
 
@@ -63,7 +64,8 @@ def _modified(path: Path) -> float:
 def failure_of(folder: Path) -> str:
     """The first line of failure.txt; empty if there is none."""
     try:
-        return " ".join(files.head(folder, "failure.txt").partition("\n")[0].split())[:400]
+        text = files.head(folder, FAILURE)
+        return f"{FAILURE} is no text" if "\0" in text else " ".join(text.partition("\n")[0].split())[:400]
     except FileNotFoundError:
         return ""
     except files.Unreadable as error:

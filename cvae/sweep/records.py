@@ -16,6 +16,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from cvae import files
+from cvae.console import short
+from cvae.errors import UserError
 from cvae.strangers import pasteable, said
 from cvae.sweep.board import counts, numbers, settings
 from cvae.sweep.figures import Figure, drawn
@@ -216,8 +218,9 @@ class _Bounded(Journal):
         began, trials = time.thread_time(), 0
         for log in super().read_logs(log_number_from):
             trials += log["op_code"] == _CREATE_TRIAL
-            if trials > _TRIALS or time.thread_time() - began > _SECONDS:
-                raise files.Unreadable("its trials are too many to be shown")
+            spent = time.thread_time() - began
+            if trials > _TRIALS or spent > min(0.5 + 4e-5 * self.at, _SECONDS):
+                raise UserError("its trials are too many to be shown, or their lines take too long to read")
             yield log
 
 
@@ -232,11 +235,13 @@ def _from_journal(name: str, storage: str, problems: list[Problem]) -> optuna.St
         study.get_trials(deepcopy=False)
     except FileNotFoundError:  # the study ran elsewhere
         return None
+    except files.Unreadable as error:
+        problems.append((path.parent, str(error)))
     except KeyError:
         problems.append((path, f"it has no study {name}: it may be cut, or another's"))
     except Exception as error:  # Optuna's are of many kinds
         # Without the command that cuts it: the file is one that a run's config names, and that may be any.
-        problems.append((path, str(error).partition(". Put a copy")[0]))
+        problems.append((path, str(error).partition(". Put a copy")[0].removeprefix(f"{short(path)} ")))
     else:
         return study
     return None
@@ -247,7 +252,7 @@ def _refuse_long_lines(content: bytes) -> None:
     while len(content) - at > _LINE:
         end = content.rfind(b"\n", at, at + _LINE)
         if end < 0:
-            raise files.Unreadable("it is no journal: it has a line of more than a million letters")
+            raise UserError("it is no journal: it has a line of more than a million letters")
         at = end + 1
 
 

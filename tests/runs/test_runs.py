@@ -438,3 +438,68 @@ def test_the_winner_on_fresh_seeds_is_the_best(tmp_path):
     (root / "sweep.json").write_text(json.dumps({**record, "top_k": {"seeds": [7, 8], "values": {"0": [19.0, 21.0]}}}))
     (sweep,) = collect(["sweep"]).sweeps
     assert sweep.best == "trial 0, val/psnr 20 [7.294, 32.71] on 2 fresh seeds"
+
+
+# --- damaged studies --------------------------------------------------------------------------------------------------
+
+
+def journal(tmp_path, *states):
+    """A study with runs of its trials, which ended so."""
+    storage = f"journal://{tmp_path}/s.journal"
+    study = optuna.create_study(study_name="s", storage=open_storage(storage), direction="maximize")
+    for number, state in enumerate(states):
+        trial = study.ask({"lr": FloatDistribution(1e-4, 1e-2)})
+        fake_run(
+            tmp_path / "sweep" / str(number), lr=1e-3 * (number + 1), trial={"number": number, "study": "s", "storage": storage}
+        )
+        study.tell(trial, 20.0 + number if state == "complete" else None, TrialState[state.upper()])
+    return study, tmp_path / "s.journal"
+
+
+def test_a_flip_in_a_journal_is_named(tmp_path):
+    _, path = journal(tmp_path, "complete", "complete")
+    whole = path.read_bytes()
+    for place in range(3, len(whole), len(whole) // 40):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1
+        path.write_bytes(flipped)
+        found = collect(["sweep"])
+        assert found.sweeps == []
+        assert [line.startswith("s.journal: is damaged in line") for line in found.problems] == [True], place
+        assert "head -n" not in found.problems[0]  # of a file that a stranger names
+
+
+def test_a_journal_that_was_cut_at_a_line_s_end_names_the_runs_that_it_does_not_know(tmp_path):
+    _, path = journal(tmp_path, "complete", "complete", "complete")
+    lines = path.read_bytes().splitlines(keepends=True)
+    (last,) = [index for index, line in enumerate(lines) if b'"op_code":4' in line][2:]
+    path.write_bytes(b"".join(lines[:last]))
+    found = collect(["sweep"])
+    assert found.problems == ["sweep/2: the study s does not know this run: its journal may be cut"]
+    path.write_bytes(b"")
+    assert collect(["sweep"]).problems == ["s.journal: it has no study s: it may be cut, or another's"]
+
+
+def test_a_trial_that_was_retried_counts_and_is_drawn_once(tmp_path):
+    study, _ = journal(tmp_path, "fail", "complete", "complete")
+    for value, before in ((None, [0]), (25.0, [0, 3])):
+        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+        lr = {"lr": FloatDistribution(1e-4, 1e-2)}
+        attributes = {"retry_history": before}
+        again = optuna.trial.create_trial(
+            state=state,
+            value=value,
+            params={"lr": 1e-3},
+            distributions=lr,
+            system_attrs=attributes,
+            intermediate_values={1: 2.0},
+        )
+        study.add_trial(again)
+    found = collect(["sweep"])
+    (sweep,) = found.sweeps
+    assert sweep.summary == "3 complete, 0 pruned, 0 failed, 2 retried"
+    assert [run.state for run in found.runs] == ["finished"] * 3
+    (shown,) = page_data(found, "", "", 0, False)["sweeps"]
+    assert (shown["best_run"], shown["best"].split(",")[0]) == (0, "trial 4")
+    curves = [figure for figure in shown["figures"] if figure["title"] == "Curves"]
+    assert [trace["name"] for trace in curves[0]["figure"]["data"]] == ["trial 1", "trial 2", "trial 4"]
