@@ -7,6 +7,7 @@ says what its run computes, and which data it read.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,18 @@ def run_folder(words: Sequence[str]) -> Path:
     folder = expanded(override_values(words)["resume"].strip("'\""), "resume")
     if not (folder / ".hydra" / "config.yaml").is_file():
         raise UserError(f"{folder} is not a run folder: it has no .hydra/config.yaml; runs are in multirun/single/")
+    _refuse_links_out(folder)
     return folder
+
+
+def _refuse_links_out(folder: Path) -> None:
+    """A run writes into its own folder only, and a link in a stranger's folder may lead anywhere."""
+    own = os.path.realpath(folder)
+    for here, folders, files in os.walk(folder):
+        for path in (Path(here, name) for name in (*folders, *files)):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(own):
+                raise UserError(f"{path} leads out of its run folder: put there what it leads to, or remove it")
+        folders[:] = [name for name in folders if name != "wandb"]  # it links to its own logs
 
 
 def reopen(words: Sequence[str]) -> tuple[DictConfig, Path]:
