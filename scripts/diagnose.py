@@ -45,7 +45,10 @@ def diagnose(run: Path, samples: int, split_name: str, checkpoint: str, allow_ta
     copy, _ = score_copy(split, cfg.n_past, length)
     scores = validate(model, split, length, samples, cfg.seed, device)
     shuffled = validate(model, split, length, 1, cfg.seed, device, shuffled=True)
-    rows = read_metrics(run / "metrics.jsonl")
+    try:
+        rows = read_metrics(run / "metrics.jsonl")
+    except ValueError as error:
+        raise UserError(f"{run / 'metrics.jsonl'} is damaged ({error}): {damage.way_on(run)}") from error
     print(f"{split_name} split, {len(split)} videos, {cfg.n_past} past -> {cfg.n_future} future frames, {checkpoint}.pt")
     for name, value, against in [
         ("one sample", scores["psnr"], copy),
