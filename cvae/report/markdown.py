@@ -38,7 +38,7 @@ def markdown_blocks(found: Collection, title: str, command: str, bair: bool) -> 
         blocks += [Text(f"{run.name}: {run.left_out}") for run in runs if run.left_out]
     if notes := [[run.name, run.note] for run in runs if run.problems or (run.note and run.state == "failed")]:
         blocks += [Heading(2, "Notes on the runs"), Table(["run", "note"], notes)]
-    for title, listed in (("Starts that failed", found.failed), ("Folders and files that cannot be read", found.unreadable)):
+    for title, listed in (("Starts that failed", found.failed), ("Unreadable folders and files", found.unreadable)):
         if listed:
             blocks += [Heading(2, title), Table(["folder", "reason"], [[short(path), reason] for path, reason in listed])]
     return blocks

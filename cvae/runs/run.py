@@ -75,7 +75,9 @@ class Run:
         return (self.sweep, self.storage) if self.sweep is not None and self.trial is not None else None
 
     def best(self, key: str) -> tuple[float, int] | None:
-        """A metric's best value and its epoch."""
+        """A metric's best value and its epoch; None of a damaged run, which is not ranked."""
+        if self.state == "damaged":
+            return None
         rows, metric = [row for row in self.rows if key in row], self.metric(key)
         best = min(rows, key=lambda row: metric.rank(row[key]), default=None)  # the first of equals
         return (best[key], int(best["epoch"])) if best else None

@@ -17,14 +17,14 @@ FLOORS = [
     ("metrics, validation", [("evaluation/", GREY)]),
     ("nets and objective", [("model/", BATCH[2])]),
     ("before a run folder", [("resume.py", GREY), ("damage.py", GREY), ("start.py", GREY)]),
-    ("around Hydra", [("cli.py", GREY)]),
+    ("around Hydra", [("cli.py", GREY), ("strangers.py", GREY)]),
     ("settings into objects", [("config.py", GREY)]),
     ("frames; pure functions", [("data/", BATCH[0]), ("schedules.py", GREY), ("metrics.py", GREY), ("pictures.py", GREY)]),
     (
         "small things",
         [("owner.py", GREY), ("console.py", GREY), ("trial.py", GREY), ("process.py", GREY), ("integrity.py", GREY)],
     ),
-    ("bad input", [("errors.py", GREY)]),
+    ("bad input", [("errors.py", GREY), ("files.py", GREY)]),
 ]
 WALKS = [
     ("A batch", [("store", BATCH[0]), ("feed", BATCH[1]), ("trainer", BATCH[1]), ("model", BATCH[2]), ("objective", BATCH[2])]),

@@ -126,7 +126,7 @@ def wide(page) -> bool:
 def test_head_counts_the_runs(study):
     assert study.title() == "course_study"
     assert study.locator("#counts").inner_text() == (
-        "24 runs: 19 finished, 1 running, 1 stopped, 1 pruned, 1 failed, 1 diverged, 1 unreadable folder"
+        "24 runs: 19 finished, 1 running, 1 stopped, 1 pruned, 1 failed, 1 diverged, 1 failed start, 1 unreadable"
     )
 
 
