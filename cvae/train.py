@@ -8,6 +8,15 @@ from os import EX_TEMPFAIL
 from pathlib import Path
 from typing import NoReturn
 
+
+def _start_again(*_: object) -> NoReturn:
+    """SIGTERM before the training loop listens for it: nothing is lost, and a scheduler may run the command again."""
+    raise SystemExit(EX_TEMPFAIL)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _start_again)  # the imports below take a while
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -50,7 +59,9 @@ def _job(cfg: DictConfig) -> float | list[float]:
     again = current_trial().number is not None and (folder / "run.json").exists()
     try:
         return train(cfg, folder, group, resumed=again)
-    except cli.USER_ERRORS as error:
+    except Exception as error:
+        if not cli.is_users(error):
+            raise
         if alone:
             cli.fail(error)
         say(f"error: job {job.job.num} failed: {cli.explain(error)}", style="red")
@@ -69,11 +80,6 @@ def _main() -> None:
         if start.check_start(words):
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # sweepers and launchers have handlers of their own
         _job()
-
-
-def _start_again(*_: object) -> NoReturn:
-    """SIGTERM before the training loop listens for it: nothing is lost, and a scheduler may run the command again."""
-    raise SystemExit(EX_TEMPFAIL)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
 from cvae.console import warn
-from cvae.errors import UserError
+from cvae.errors import UserError, named
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -160,8 +160,9 @@ class _Journal(JournalFileBackend):
         self._repair()
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        self._repair()
-        super().append_logs(logs)
+        with named(self._path):
+            self._repair()
+            super().append_logs(logs)
 
     def _repair(self) -> None:
         """Remove an incomplete last line: Optuna would append to it, and nobody could read the study any more."""
@@ -198,8 +199,9 @@ class _Flock:
         self._descriptor = -1
 
     def acquire(self) -> bool:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with named(self._path):
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         self._descriptor = descriptor
         return True
 

@@ -25,7 +25,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cvae.config import flat
-from cvae.errors import UserError
+from cvae.errors import UserError, named
 from cvae.process import Process
 from cvae.sweep.storage import absolute, hidden, open_storage, patient
 
@@ -208,7 +208,8 @@ def locked(url: str, name: str) -> Iterator[None]:
         yield from _locked_in_database(storage, url, name)
         return
     with path.with_name(path.name + ".claim").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with named(file.name):
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
