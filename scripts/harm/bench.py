@@ -197,9 +197,7 @@ class Known:
     def trials(self) -> dict[str, tuple[Any, ...]]:
         """The trials of a sweep, with the copies of their folders."""
         found = trials_of(self.snap / "work/sweep")
-        return {
-            key: (*rest, str(self.snap / Path(folder).relative_to(self._place))) for key, (*rest, folder) in found.items()
-        }
+        return {key: (*rest, str(self.snap / Path(folder).relative_to(self._place))) for key, (*rest, folder) in found.items()}
 
     def writes(self, what: str) -> int:
         """How many events there were on what ``WRITES`` calls so."""

@@ -117,7 +117,9 @@ def _work(
         if case.control:
             outcome = _controlled(outcome)
         if outcome.broken:
-            shutil.copytree(bench.place.root, kept / case.id.replace("/", "_"), symlinks=True, ignore=_special, dirs_exist_ok=True)
+            shutil.copytree(
+                bench.place.root, kept / case.id.replace("/", "_"), symlinks=True, ignore=_special, dirs_exist_ok=True
+            )
         outcome.broken = outcome.broken[:1500]
         os.write(outcomes, (json.dumps(asdict(outcome)) + "\n").encode())
 

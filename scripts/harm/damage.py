@@ -182,7 +182,7 @@ def _lost_folders(folder: Path, journal: Path) -> list[str]:
     """The run folders of a sweep that its journal does not know any more, as messages may name them."""
     text = journal.read_bytes().decode(errors="replace")
     runs = sorted(path.parent for path in folder.glob("*/run.json"))
-    return [f"sweep/{run.name}" for run in runs if f"{run}\"" not in text]
+    return [f"sweep/{run.name}" for run in runs if f'{run}"' not in text]
 
 
 def _best(bench: Bench, file: Path) -> Outcome:
