@@ -32,14 +32,14 @@ WRITES = {  # what is written, by the paths
     "cache": r"/cache/packed",
     "world": r"/cache/synthetic",
 }
-_SHORT = (
-    "model=tiny likelihood=mse kl_schedule=cyclical beta=1.0 batch_size=2 n_future=2 n_eval=8 precision=fp32 device=cpu "
-    "logger=none"
-).split()
-_SWEEPER = (
-    "hydra/sweeper=optuna hydra/sweeper/sampler=grid hydra/launcher=basic hydra.sweeper.n_jobs=1 "
-    "hydra.sweeper.study_name=study hydra.sweep.dir=sweep"
-).split()
+_SHORT = [
+    *("model=tiny", "likelihood=mse", "kl_schedule=cyclical", "beta=1.0", "batch_size=2"),
+    *("n_future=2", "n_eval=8", "precision=fp32", "device=cpu", "logger=none"),
+]
+_SWEEPER = [
+    *("hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra/launcher=basic"),
+    *("hydra.sweeper.n_jobs=1", "hydra.sweeper.study_name=study", "hydra.sweep.dir=sweep"),
+]
 JOURNAL = "work/multirun/studies/study.journal"
 
 
