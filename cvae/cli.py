@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import io
+import logging
 import os
 import re
 import signal
@@ -36,6 +38,9 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
     _asked_for_tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Without it Hydra prints its own traceback of what goes wrong before a job; with it the exception comes here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback on the screen
+    # There is none where the shell closed it.
+    sys.stdout, sys.stderr = (each or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w") for each in (sys.stdout, sys.stderr))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter shows its number
@@ -43,11 +48,8 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
         code = main()
         sys.stdout.flush()
         sys.exit(code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
-        sys.exit(128 + signal.SIGPIPE)
-    except (*USER_ERRORS, OSError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _out_of_memory(error):
+    except Exception as error:
+        if not is_users(error):
             raise
         fail(error)
     except KeyboardInterrupt:
@@ -55,8 +57,17 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(130)
 
 
+def is_users(error: BaseException) -> bool:
+    """Whether an error is one line: it is the user's to put right, or what the system refuses."""
+    shown = isinstance(error, (*USER_ERRORS, OSError, MemoryError))
+    return shown or bool(_out_of_memory(error) or _circle_of_links(error))
+
+
 def fail(error: BaseException) -> NoReturn:
     """Print an error's line and exit 1. Call it within a single Hydra job: Hydra adds lines to exceptions, not to exits."""
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        raise SystemExit(128 + signal.SIGPIPE) from None
     if _asked_for_tracebacks:
         traceback.print_exception(error)
     with contextlib.suppress(OSError):  # which may be the error
@@ -73,7 +84,7 @@ def explain(error: BaseException) -> str:
     if not isinstance(error, UserError):
         readers = (
             *(_no_such_option, _no_such_key, _wrong_value, _several_values, _unreadable_override, _missing_value),
-            *(_of_a_resolver, _out_of_memory, _system_error),
+            *(_of_a_resolver, _out_of_memory, _circle_of_links, _system_error),
         )
         if line := next(filter(None, (read(error) for read in readers)), None):
             return printable(line)
@@ -133,14 +144,17 @@ def _missing_value(error: BaseException) -> str | None:
 
 def _of_a_resolver(error: BaseException) -> str | None:
     """A UserError of a resolver of ours: OmegaConf keeps its text, and no cause."""
-    found = re.match(r"(?s)UserError raised while resolving interpolation: (.*?)(?:\n    full_key|\Z)", str(error))
-    return found[1] if found else None
+    found = re.match(r"(?s)(\w+) raised while resolving interpolation: (.*?)(?:\n    full_key|\Z)", str(error))
+    if not found:
+        return None
+    return found[2] if found[1] in ("UserError", "Diverged") else f"{found[2]}; check the path, or what the key refers to"
 
 
 def _out_of_memory(error: BaseException) -> str | None:
     text = str(error)
     allocators = "CUDA out of memory" in text or "not enough memory" in text or "allocate memory" in text
-    if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and allocators):
+    library = isinstance(error, ImportError) and ("failed to map segment" in text or "cannot allocate memory" in text.lower())
+    if not (isinstance(error, MemoryError) or library or (isinstance(error, RuntimeError) and allocators)):
         return None
     said = f" ({text.split('.')[0]})" if text else ""
     return f"out of memory{said}: lower batch_size, n_samples or model.backbone.width, or set model.backbone.checkpointing=true"
@@ -149,8 +163,21 @@ def _out_of_memory(error: BaseException) -> str | None:
 def _system_error(error: BaseException) -> str | None:
     if not isinstance(error, OSError) or error.strerror is None:
         return None
-    place = f"{error.filename}: " if error.filename else ""
-    return f"{place}{error.strerror}; check the path, its permissions and the space that is left"
+    place = error.filename
+    if not place:  # a write, and not by us: Hydra's functions know where they write to
+        frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+        place = next(
+            (each[name] for each in reversed(frames) for name in ("output_dir", "sweep_dir", "path") if name in each), None
+        )
+    hint = "check the path, its permissions and the space that is left"
+    if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+        hint = "its file system has no locks (flock): choose another place"
+    return f"{place or 'a file of this command'}: {error.strerror}; {hint}"
+
+
+def _circle_of_links(error: BaseException) -> str | None:
+    found = re.fullmatch(r"Symlink loop from '(.*)'", str(error)) if isinstance(error, RuntimeError) else None  # of pathlib's
+    return f"{found[1]}: a link that leads back to itself; remove it, or choose another path" if found else None
 
 
 def _meant(word: str, choices: Sequence[Any], prefix: str = "") -> str:

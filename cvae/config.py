@@ -170,7 +170,8 @@ def build(node: DictConfig, allow_targets: Sequence[str] = (), kind: Any = objec
         if isinstance(cause, UserError):
             raise cause from None
         reason = " ".join(str(cause).replace(".__init__()", "").replace("__init__() ", "").split()) or type(cause).__name__
-        raise UserError(f"{key}: {reason}; --cfg job shows its keys") from error
+        hint = "check the path and the space that is left" if isinstance(cause, OSError) else "--cfg job shows its keys"
+        raise UserError(f"{key}: {reason}; {hint}") from error
     if lacking := _lacking(found, kind):
         raise UserError(f"{key}: {node._target_} makes a {type(found).__name__}, which {lacking}: a {kind.__name__} is needed")
     return found

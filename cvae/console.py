@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cvae.errors import named
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -43,15 +45,20 @@ def silence() -> None:
 def say(text: str, style: str | None = None) -> None:
     """Print a line above any live bar, and log it (a run's folder keeps the log)."""
     text = printable(text)
-    console().print(text, style=style, markup=False)
+    _print(text, style)
     _log.info(text)
 
 
 def warn(text: str) -> None:
     """Say a line that begins with ``warning:``."""
     text = printable(text)
-    console().print(f"warning: {text}", style="yellow", markup=False)
+    _print(f"warning: {text}", "yellow")
     _log.warning(text)
+
+
+def _print(text: str, style: str | None) -> None:
+    with named("standard output"):
+        console().print(text, style=style, markup=False)
 
 
 def printable(text: str) -> str:

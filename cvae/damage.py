@@ -20,6 +20,7 @@ from cvae.integrity import Damaged, Facts
 from cvae.start import resume_command
 
 _COPY = "restore it from a copy, or start a new run"
+_RECORD = 16 << 20  # bytes of run.json that are read
 _LINE = 1 << 20  # bytes; no row of metrics.jsonl is nearly as long
 
 
@@ -39,7 +40,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     path = folder / "run.json"
     try:
         with integrity.opened(path) as file:
-            record = json.loads(file.read())
+            record = json.loads(file.read(_RECORD))
         record["id"], record["signature"], record["group"]
         integrity.check_record(record)
     except FileNotFoundError:
@@ -64,7 +65,7 @@ def config_hash(folder: Path) -> str | None:
     """The hash of .hydra/config.yaml as it lies; None if there is none."""
     try:
         return integrity.sha256_of(folder / ".hydra" / "config.yaml")
-    except OSError:
+    except (Damaged, OSError):
         return None
 
 
@@ -94,7 +95,7 @@ def note_config(folder: Path) -> None:
         path = folder / "run.json"
         path.replace(_beside(path))
         return
-    if record is not None and record.get("config_sha256", now := config_hash(folder)) != now:
+    if record is not None and record.get("config_sha256") != (now := config_hash(folder)):
         write_record(folder, {**record, "config_sha256": now}, "free some space, then start again")
 
 
@@ -149,7 +150,7 @@ def way_on(folder: Path) -> str:
 def go_back(folder: Path) -> None:
     """Let a run go on from best.pt: it becomes last.pt. What it replaces is kept beside it.
 
-    Lines of metrics.jsonl after its epoch go when the run is resumed, as those after any checkpoint; a copy of all is kept.
+    Lines of metrics.jsonl after its epoch go, at the latest when the run is resumed.
 
     Raises:
         Damage: best.pt is damaged too, or the lines up to it are.
@@ -167,8 +168,12 @@ def go_back(folder: Path) -> None:
         raise Damage(f"{lines} is damaged ({why}), before best.pt already: {_COPY}")
     aside = []
     with writing(folder):
-        if lines.exists() and (facts is None or lines.stat().st_size > facts["bytes"]):
+        if facts is None and lines.exists():  # how many lines best.pt stands for shows when it is loaded
             aside.append(shutil.copyfile(lines, _beside(lines)))
+        elif facts is not None and lines.exists() and lines.stat().st_size > facts["bytes"]:
+            aside.append(_kept_aside(lines))
+            with integrity.opened(lines) as file, whole(lines) as scratch:
+                scratch.write_bytes(file.read(facts["bytes"]))
         if last.exists():
             aside.append(last.replace(_beside(last)))
         with whole(last) as scratch, best.open("rb") as source, scratch.open("wb") as file:
@@ -233,6 +238,15 @@ def _lines_damaged(folder: Path, facts: Facts | None) -> str:
     return ""
 
 
+def lines_damaged(folder: Path) -> str:
+    """How metrics.jsonl differs from what the run's last checkpoint knows of it; empty if it does not, or nothing is known."""
+    for name in ("last", "best"):
+        with contextlib.suppress(OSError, Damaged):
+            if (facts := integrity.facts(_checkpoint(folder, name))) is not None:
+                return _lines_damaged(folder, facts)
+    return ""
+
+
 def _is_row(line: bytes, epoch: int) -> bool:
     try:
         row = json.loads(line)
@@ -247,7 +261,7 @@ def _is_new(folder: Path) -> bool:
         if ((integrity.facts(_checkpoint(folder, "best")) or {}).get("epoch") or 0) > 1:
             return False
     with contextlib.suppress(FileNotFoundError), integrity.opened(folder / "metrics.jsonl") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_LINE), b"")) <= 1
+        return file.read(2 * _LINE).count(b"\n") <= 1
     return True
 
 
@@ -261,6 +275,16 @@ def _beside(path: Path) -> Path:
     while aside.exists():
         number += 1
         aside = path.with_name(f"{path.name}.damaged-{number}")
+    return aside
+
+
+def _kept_aside(path: Path) -> Path:
+    """A second name for a file that is about to be replaced; a copy where the file system has no links."""
+    aside = _beside(path)
+    try:
+        os.link(path, aside)
+    except OSError:
+        shutil.copyfile(path, aside)
     return aside
 
 

@@ -43,8 +43,24 @@ def writing(path: Path, hint: str = "free some space, then go on with resume=") 
 
 
 @contextlib.contextmanager
+def named(what: str | os.PathLike[str]) -> Iterator[None]:
+    """Have an error of the system say what it is about, where it does not: a failed write or lock names no file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(what)
+        raise
+
+
+@contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yield a file to write that then becomes ``path``: it is there as a whole or as it was before, however this ends."""
+    """Yield a file to write that then becomes ``path``: it is there as a whole or as it was before, however this ends.
+
+    A device or a pipe (``/dev/stdout``) is written to as it is.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
     scratch = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")  # another process may write the same
     try:
         yield scratch

@@ -139,12 +139,17 @@ def _content(record: dict[str, Any]) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a small file as it lies.
+    """The hash of a file as it lies.
 
     Raises:
+        Damaged: it is not a regular file.
         OSError: it cannot be read.
     """
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with opened(path) as file:
+        for chunk in _chunks(file, os.fstat(file.fileno()).st_size):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

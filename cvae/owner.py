@@ -29,6 +29,7 @@ NAME = "owner.json"
 LEASE = 120.0  # seconds without a sign of life after which an owner on another host counts as lost
 _BEAT = 20.0  # seconds between two signs of life
 _SIZE = 512  # bytes of the file, so that it is rewritten in one piece
+_TRIES = 300
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -108,7 +109,12 @@ _held: dict[Path, Owner] = {}
 
 def held(folder: Path) -> Owner | None:
     """This process as the owner of ``folder``, if it is."""
-    return _held.get(folder.resolve())
+    return _held.get(_place(folder))
+
+
+def _place(folder: Path) -> Path:
+    """A folder by its one name; ``Path.resolve`` raises where links lead round in a circle."""
+    return Path(os.path.realpath(folder))
 
 
 @contextlib.contextmanager
@@ -122,7 +128,7 @@ def hold(folder: Path, patient: bool = False) -> Iterator[Owner]:
         InUse: another process owns it.
         UserError: it cannot be written to.
     """
-    place = folder.resolve()
+    place = _place(folder)
     if place in _held:
         yield _held[place]
         return
@@ -162,12 +168,13 @@ def _take(folder: Path) -> Owner:
     file = scratch.open("w+b", buffering=0)
     try:
         file.write(Claim(token, time.time() + LEASE, Process.of()).text())
-        while True:
+        for _ in range(_TRIES):
             owners = _owners(folder)
             if (last := owners[-1][1]).alive():
                 raise InUse(_refusal(folder, last))
             successor = _successor(folder, last.token)
             if not _made_first(scratch, successor):
+                time.sleep(0.01)
                 continue
             if _owners(folder)[-1][1].token != token:  # another came first, and went further
                 successor.unlink(missing_ok=True)
@@ -176,6 +183,7 @@ def _take(folder: Path) -> Owner:
             for path in [*(path for path, _ in owners[1:]), successor, *_left_behind(folder)]:
                 path.unlink(missing_ok=True)
             return Owner(folder.absolute(), token, file)
+        raise UserError(f"{short(folder)} cannot be owned: remove {NAME} and .owner.* there, if no process trains in it")
     except BaseException:
         file.close()
         raise

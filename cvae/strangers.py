@@ -85,6 +85,7 @@ def refuse_links(folder: Path) -> None:
                 raise UserError(f"{path} is a link that leads out of the run folder, which a resumed run writes to: remove it")
             if not (stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise UserError(f"{path} is neither a file nor a folder: remove it")
+        folders[:] = [name for name in folders if name != "wandb"]  # W&B links to its own logs elsewhere
 
 
 # --- commands to paste ------------------------------------------------------------------------------------------------

@@ -12,6 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+
+def _start_again(*_: object) -> NoReturn:
+    """SIGTERM before the training loop listens for it: nothing is lost, and a scheduler may run the command again."""
+    raise SystemExit(os.EX_TEMPFAIL)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _start_again)  # the imports below take a while
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -65,7 +74,9 @@ def _job(cfg: DictConfig) -> float | list[float]:
             if again:
                 damage.note_config(folder)
             return train(cfg, folder, group, resumed=again)
-    except cli.USER_ERRORS as error:
+    except Exception as error:
+        if not cli.is_users(error):
+            raise
         if alone:
             cli.fail(error)
         say(f"error: job {job.job.num} failed: {cli.explain(error)}", style="red")
@@ -79,7 +90,7 @@ def _reason_left(folder: Path, log: bool) -> Iterator[None]:
         yield
     except Exception as error:
         reason = cli.explain(error) or type(error).__name__
-        told = isinstance(error, cli.USER_ERRORS)
+        told = cli.is_users(error)
         if log:
             _log.error(reason)
         with contextlib.suppress(OSError, UserError):  # which may be the error
@@ -121,11 +132,6 @@ def _main() -> None:
         _resume(words)
     else:
         _start(words)
-
-
-def _start_again(*_: object) -> NoReturn:
-    """SIGTERM before the training loop listens for it: nothing is lost, and a scheduler may run the command again."""
-    raise SystemExit(os.EX_TEMPFAIL)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from cvae import damage
 from cvae.cli import fail
 from cvae.errors import UserError
 from cvae.evaluation.validation import score_copy, validate
@@ -35,6 +36,8 @@ def main() -> None:
 
 def diagnose(run: Path, samples: int, split_name: str, checkpoint: str, allow_targets: list[str]) -> None:
     model, data, cfg = load_model(run, checkpoint, allow_targets)
+    if why := damage.lines_damaged(run):
+        raise UserError(f"{run / 'metrics.jsonl'} is damaged ({why}): {damage.way_on(run)}")
     split = getattr(data, split_name)
     length = cfg.n_past + cfg.n_future
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -42,7 +45,10 @@ def diagnose(run: Path, samples: int, split_name: str, checkpoint: str, allow_ta
     copy, _ = score_copy(split, cfg.n_past, length)
     scores = validate(model, split, length, samples, cfg.seed, device)
     shuffled = validate(model, split, length, 1, cfg.seed, device, shuffled=True)
-    kld = read_metrics(run / "metrics.jsonl")[-1]["train/kld"]
+    try:
+        rows = read_metrics(run / "metrics.jsonl")
+    except ValueError as error:
+        raise UserError(f"{run / 'metrics.jsonl'} is damaged ({error}): {damage.way_on(run)}") from error
     print(f"{split_name} split, {len(split)} videos, {cfg.n_past} past -> {cfg.n_future} future frames, {checkpoint}.pt")
     for name, value, against in [
         ("one sample", scores["psnr"], copy),
@@ -51,7 +57,8 @@ def diagnose(run: Path, samples: int, split_name: str, checkpoint: str, allow_ta
         ("conditions of another sequence", shuffled["psnr"], scores["psnr"]),
     ]:
         print(f"  {name:32}{value:6.2f} dB" + ("" if against is None else f"  {value - against:+.2f}"))
-    print(f"  {'KL in the last epoch':32}{kld:6.2f} nats a step")
+    if rows:
+        print(f"  {'KL in the last epoch':32}{rows[-1]['train/kld']:6.2f} nats a step")
 
 
 if __name__ == "__main__":

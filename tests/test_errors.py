@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,6 +17,7 @@ from conftest import draw_course, draw_sequence, tiny
 from PIL import Image
 
 from cvae import cli, start
+from cvae.errors import named, whole
 
 SEQUENCE = Path("train/take 0/00")
 SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"  # whether installed or not
@@ -241,6 +245,9 @@ def test_a_traceback_is_there_for_those_who_ask(monkeypatch, capfd):
         (OSError(36, "File name too long", "x" * 9), "xxxxxxxxx: File name too long"),
         (MemoryError(), "out of memory: lower batch_size"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB."), "out of memory (CUDA out of memory): lower batch_size"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "out of memory (libtorch_cpu)"),
+        (RuntimeError("Symlink loop from '/runs'"), "/runs: a link that leads back to itself"),
+        (OSError(37, "No locks available", "/nfs/x"), "/nfs/x: No locks available; its file system has no locks (flock)"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes."), "out of memory"),
     ],
 )
@@ -299,3 +306,87 @@ def test_sigterm_before_the_training_loop_asks_to_be_run_again(train, drawn, mon
 def test_other_logs_of_hydras_work(train, drawn, choice):
     assert train(*tiny(drawn, "epochs=1"), f"hydra/job_logging={choice}", "hydra.run.dir=run").code == 0
     assert not Path("run/train.log").exists()
+
+
+@pytest.mark.parametrize("choice", ["run", "sweep", "resume", "report"])
+def test_names_that_are_too_long_and_links_in_a_circle_are_one_line(train, command, choice):
+    long = "x" * 300
+    Path("loop").symlink_to("loop")
+    root = [f"data.root={tree}" for tree in (long, "loop")]
+    sweep = ["-m", "hydra/sweeper=optuna", "lr=interval(1e-4,1e-3)"]
+    calls = {
+        "run": [
+            *(["data=course", word] for word in root),
+            [f"data.root={long}", "model=tiny"],
+            [f"hydra.run.dir={long}"],
+            ["hydra.run.dir=loop/x"],
+            [f"--config-dir={long}"],
+            ["--config-dir", "loop", "show=schedules"],
+            [f"experiment={long}.yaml"],
+            ["experiment=loop"],
+            ["data.cache_dir=loop", "model=tiny"],
+        ],
+        "sweep": [
+            *([*sweep, "data=course", word] for word in root),
+            [*sweep, f"hydra.sweeper.study_name={long}"],
+            [*sweep, "hydra.sweeper.storage=journal://loop"],
+        ],
+        "resume": [[f"resume={long}"], ["resume=loop"]],
+        "report": [[f"runs={long}"], ["runs=loop"], ["runs=.", f"out={long}.html"]],
+    }
+    for words in calls[choice]:
+        one_line(command("report" if choice == "report" else "train", *words))
+
+
+def test_a_file_system_without_locks_is_one_line(train, drawn, monkeypatch):
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    one_line(train(*tiny(drawn)), "No locks available", "data.cache_dir")
+    words = ["-m", "hydra/sweeper=optuna", "lr=interval(1e-4,1e-3)", *tiny(drawn)]
+    one_line(train(*words), "No locks available", ".journal")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["0", "8"])
+def test_a_full_disk_is_one_line_from_the_first_write_on(drawn, size):
+    sweep = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "lr=interval(1e-4,1e-3)"]
+    for words in (tiny(drawn), [*sweep, *tiny(drawn)], ["-m", "lr=1e-3,2e-3", *tiny(drawn)], ["show=schedules"]):
+        call = f"ulimit -f {size}; {shlex.join([sys.executable, '-m', 'cvae.train', *words])}"
+        done = subprocess.run(["bash", "-c", call], capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr + done.stdout
+        assert done.returncode == 1
+        if size == "0":
+            assert done.stderr.count("\n") == 1
+            assert "File too large" in done.stderr
+            assert "a file of this command" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_closed_output_and_one_that_nobody_reads(drawn):
+    call = shlex.join([sys.executable, "-m", "cvae.train", "show=schedules"])
+    done = subprocess.run(["bash", "-c", f"{call} >&-"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    many = shlex.join([sys.executable, "-m", "cvae.train", "-m", "seed=1,2", *tiny(drawn, "epochs=1")])
+    done = subprocess.run(["bash", "-c", f"{many} | head -1"], capture_output=True, text=True, check=True)
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
+def test_a_report_goes_into_a_device_as_it_is(command):
+    Path("runs").mkdir()
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 1 << 20)
+    with named("x"), whole(Path("pipe")) as target:
+        target.write_text("all")
+    assert (os.read(reader, 9), Path("pipe").is_fifo()) == (b"all", True)
+    os.close(reader)
+
+
+def test_sigterm_is_listened_for_before_the_imports():
+    code = "import os, runpy, signal, sys\n"
+    code += "class Stop:\n    def find_spec(self, name, *_):\n        if name == 'omegaconf':\n"
+    code += "            os.kill(os.getpid(), signal.SIGTERM)\n"
+    code += "sys.meta_path.insert(0, Stop()); runpy.run_module('cvae.train', run_name='__main__')\n"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 75

@@ -204,6 +204,14 @@ def test_an_owner_that_cannot_be_read_expires_too(tmp_path, content):
     owner._take(tmp_path / "run").release()
 
 
+def test_a_link_that_leads_nowhere_does_not_hold_it_up_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(owner, "_TRIES", 3)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/.owner.after-nobody").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"cannot be owned: remove owner\.json and \.owner\.\* there"):
+        owner._take(tmp_path / "run")
+
+
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*owner\.json"), hold(tmp_path / "file" / "run"):

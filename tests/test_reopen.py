@@ -168,6 +168,17 @@ def test_a_damaged_config_is_one_line(tmp_path, text):
         recorded_config(tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples", "checkpoints", "samples/epoch_0001.png", "wandb"])
+def test_a_folder_that_leads_out_of_itself_is_refused(tmp_path, name):
+    folder = folder_with(tmp_path)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / "inside").symlink_to(folder / ".hydra")
+    reopen([f"resume={folder}"])
+    (folder / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match=f"{name} leads out of its run folder"):
+        reopen([f"resume={folder}"])
+
+
 def test_what_is_not_a_run_folder_is_said(tmp_path):
     with pytest.raises(UserError, match="is not a run folder"):
         reopen([f"resume={tmp_path}"])

@@ -105,10 +105,10 @@ class _Checked(_Rows):
         frames_THWC = super().__getitem__(index)
         if not self._seen[index]:
             if zlib.crc32(frames_THWC.data) != self._checksums[index]:
-                folder = self._split.folder
+                command = shlex.join(["rm", "-r", str(self._split.folder)])
                 raise UserError(
-                    f"{folder / 'frames.npy'} is damaged in sequence {self._split.name(index)}: remove the copy "
-                    f"({shlex.join(['rm', '-r', str(folder)])}) and start or resume again: it is packed anew from the dataset"
+                    f"{self._split.folder / 'frames.npy'} is damaged in sequence {self._split.name(index)}: remove the copy "
+                    f"({command}) and start or resume again: it is packed anew from the files of the dataset"
                 )
             self._seen[index] = True
         return frames_THWC

@@ -120,7 +120,9 @@ def _form(form: str | None, out: str | None) -> str:
 def _report(cfg: DictConfig) -> None:
     try:
         report(cfg)
-    except cli.USER_ERRORS as error:
+    except Exception as error:
+        if not cli.is_users(error):
+            raise
         cli.fail(error)
 
 

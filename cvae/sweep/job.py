@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
-from cvae.cli import USER_ERRORS, explain
+from cvae.cli import explain, is_users
 from cvae.console import say
 from cvae.errors import Diverged, UserError
 from cvae.sweep.job_trial import Job, JobTrial
@@ -74,7 +74,7 @@ def _unfinished(trial: JobTrial, error: BaseException) -> dict[str, Any]:
         trial.tell(TrialState.FAIL, reason=str(error))
     elif isinstance(error, Exception):
         # The last line is what people are shown, and OmegaConf's own says nothing.
-        last = explain(error) if isinstance(error, USER_ERRORS) else ""
+        last = explain(error) if is_users(error) else ""
         trial.release(queue=False, reason=traceback.format_exc(limit=-8) + last)
     else:  # Ctrl-C
         trial.release(queue=True)

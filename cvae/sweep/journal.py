@@ -21,7 +21,7 @@ from typing import Any
 from optuna.storages.journal import BaseJournalBackend
 
 from cvae.console import short, warn
-from cvae.errors import UserError
+from cvae.errors import UserError, named
 from cvae.sweep.filelock import FileLock
 
 _CHECK = re.compile(rb',"cvae_check":"(\d+)-([0-9a-f]{8})"\}\Z')
@@ -77,7 +77,7 @@ class Journal(BaseJournalBackend):
                 self._catch_up()
                 line = json.dumps(log, separators=(",", ":")).encode()
                 check = b',"cvae_check":"%d-%08x"}\n' % (self._ends[-1], zlib.crc32(line, self._sums[-1]))
-                with self.path.open("ab") as file:
+                with named(self.path), self.path.open("ab") as file:
                     file.write(line[:-1] + check)
                     file.flush()
                     os.fsync(file.fileno())

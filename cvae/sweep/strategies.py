@@ -35,6 +35,10 @@ def build_sampler(given: Any, space: Space, allow_targets: Sequence[str], start:
         if kind == needed and find_spec(package) is None:
             name = "cmaes" if package == "cmaes" else "qmc"
             raise UserError(f"hydra/sweeper/sampler={name} needs a package of its own: pip install {package}")
+    if kind == "CmaEsSampler" and "popsize" in spec and not (isinstance(spec["popsize"], int) and spec["popsize"] > 3):
+        raise UserError(
+            f"hydra.sweeper.sampler.popsize is {spec['popsize']!r}: CMA-ES needs at least 4, or null for its own choice"
+        )
     if kind == "GridSampler" and "search_space" not in spec:
         if not space.distributions:
             return optuna.samplers.RandomSampler()  # a grid without a parameter

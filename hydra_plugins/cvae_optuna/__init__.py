@@ -136,7 +136,9 @@ class OptunaSweeper(Sweeper):
                 )
             settings: Any = OmegaConf.to_container(OmegaConf.create(self._settings), resolve=True)
             sweep(settings, arguments, self._context, self._task, self._config)
-        except cli.USER_ERRORS as error:
+        except Exception as error:
+            if not cli.is_users(error):
+                raise
             cli.fail(error)
 
 

@@ -32,14 +32,14 @@ WRITES = {  # what is written, by the paths
     "cache": r"/cache/packed",
     "world": r"/cache/synthetic",
 }
-_SHORT = (
-    "model=tiny likelihood=mse kl_schedule=cyclical beta=1.0 batch_size=2 n_future=2 n_eval=8 precision=fp32 device=cpu "
-    "logger=none"
-).split()
-_SWEEPER = (
-    "hydra/sweeper=optuna hydra/sweeper/sampler=grid hydra/launcher=basic hydra.sweeper.n_jobs=1 "
-    "hydra.sweeper.study_name=study hydra.sweep.dir=sweep"
-).split()
+_SHORT = [
+    *("model=tiny", "likelihood=mse", "kl_schedule=cyclical", "beta=1.0", "batch_size=2"),
+    *("n_future=2", "n_eval=8", "precision=fp32", "device=cpu", "logger=none"),
+]
+_SWEEPER = [
+    *("hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra/launcher=basic"),
+    *("hydra.sweeper.n_jobs=1", "hydra.sweeper.study_name=study", "hydra.sweep.dir=sweep"),
+]
 JOURNAL = "work/multirun/studies/study.journal"
 
 
@@ -197,9 +197,7 @@ class Known:
     def trials(self) -> dict[str, tuple[Any, ...]]:
         """The trials of a sweep, with the copies of their folders."""
         found = trials_of(self.snap / "work/sweep")
-        return {
-            key: (*rest, str(self.snap / Path(folder).relative_to(self._place))) for key, (*rest, folder) in found.items()
-        }
+        return {key: (*rest, str(self.snap / Path(folder).relative_to(self._place))) for key, (*rest, folder) in found.items()}
 
     def writes(self, what: str) -> int:
         """How many events there were on what ``WRITES`` calls so."""

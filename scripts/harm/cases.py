@@ -81,7 +81,7 @@ def run_cases(
                 os.close(outcomes)
                 _work(make, cases, seed, deadline, kept, queue_end, outcomes_end)
                 os._exit(0)
-            except BaseException:  # noqa: B036 - this copy must not go on as the script
+            except BaseException:
                 traceback.print_exc()
                 os._exit(1)
         lanes.append(pid)
@@ -117,7 +117,9 @@ def _work(
         if case.control:
             outcome = _controlled(outcome)
         if outcome.broken:
-            shutil.copytree(bench.place.root, kept / case.id.replace("/", "_"), symlinks=True, ignore=_special, dirs_exist_ok=True)
+            shutil.copytree(
+                bench.place.root, kept / case.id.replace("/", "_"), symlinks=True, ignore=_special, dirs_exist_ok=True
+            )
         outcome.broken = outcome.broken[:1500]
         os.write(outcomes, (json.dumps(asdict(outcome)) + "\n").encode())
 
@@ -147,7 +149,7 @@ def _apart(case: Case, bench: Bench, generator: random.Random) -> Outcome:
         try:
             os.setpgid(0, 0)
             outcome = case.act(bench, generator)
-        except BaseException:  # noqa: B036 - a fault of this script: shown as the case's
+        except BaseException:
             outcome = Outcome("error", traceback.format_exc()[-1400:])
         finally:
             os.write(send, json.dumps(asdict(outcome)).encode())

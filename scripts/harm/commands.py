@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import os
 import pkgutil
@@ -18,19 +19,21 @@ from harm.strike import Strike
 
 LIMIT = 60.0  # seconds for a command; what takes longer hangs
 _LOADED = (
-    "cvae.train cvae.training.assembly cvae.training.runtime cvae.data.store cvae.data.synthetic cvae.sweep.sweeper "
-    "cvae.report.__main__ cvae.report.html.data cvae.report.html.render cvae.report.markdown cvae.report.serve "
-    "optuna.importance._base rich.console rich.progress matplotlib.backends.backend_agg plotly.tools PIL.GifImagePlugin "
-    "hydra._internal.core_plugins hydra._internal.hydra torch._dynamo.callback torch.utils.serialization.config"
-).split()
+    *("cvae.train", "cvae.training.assembly", "cvae.training.runtime", "cvae.data.store", "cvae.data.synthetic"),
+    *("cvae.report.__main__", "cvae.report.html.data", "cvae.report.html.render", "cvae.report.markdown", "cvae.report.serve"),
+    *("cvae.sweep.sweeper", "optuna.importance._base", "rich.console", "rich.progress", "plotly.tools"),
+    *("matplotlib.backends.backend_agg", "PIL.GifImagePlugin", "hydra._internal.core_plugins", "hydra._internal.hydra"),
+    *("torch._dynamo.callback", "torch.utils.serialization.config"),
+)
 # What belongs to the user's account must not reach a command.
 _UNSET = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "HYDRA_FULL_ERROR", "CVAE_STORAGE")
 
 
 def preload() -> None:
     """Import what commands use, so that their processes need not. No torch code runs, so no thread is started."""
-    import hydra_plugins
     from PIL import Image
+
+    import hydra_plugins
 
     plugins = [f"hydra_plugins.{found.name}" for found in pkgutil.iter_modules(hydra_plugins.__path__)]
     for name in [*_LOADED, *plugins]:
@@ -47,7 +50,8 @@ class Result:
     out: str
     err: str
     seconds: float
-    memory: float  # MiB, the most that it held; all have those of the process that they are copies of
+    memory: float = 0.0  # MiB, the most that it held; all have those of the process that they are copies of
+    processor: float = 0.0  # seconds
     hung: bool = False
 
     @property
@@ -87,12 +91,12 @@ class Running:
     def _ended(self, status: int, usage: Any, hung: bool = False) -> Result:
         texts = [path.read_text(errors="replace") for path in (self._out, self._err)]
         code, seconds = os.waitstatus_to_exitcode(status), time.monotonic() - self._began
-        self._result = Result(code, *texts, seconds, usage.ru_maxrss / 1024, hung)
+        self._result = Result(code, *texts, seconds, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime, hung)
         return self._result
 
 
 class Place:
-    """A folder in which commands run as a user's: ``work`` is their working folder, ``home`` the user's, ``logs`` holds output."""
+    """A folder in which commands run as a user's: ``work`` is their working folder, ``home`` the user's, ``logs`` has output."""
 
     def __init__(self, root: Path, cache: Path | None = None) -> None:
         self.root, self.work, self.home, self.logs = root, root / "work", root / "home", root / "logs"
@@ -143,8 +147,8 @@ class Place:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         for target, source in [(0, os.open(os.devnull, os.O_RDONLY)), (1, os.open(out, flags)), (2, os.open(err, flags))]:
             os.dup2(source if target != 1 or stdout is None else stdout, target)
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115, PTH123 - they live as long as this process
-        sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115, PTH123
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - they live as long as this process
+        sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
         for name in _UNSET:
             os.environ.pop(name, None)
         own = {"HOME": str(self.home), "CVAE_CACHE": str(self.cache), "NETRC": str(self.home / "netrc"), "COLUMNS": "200"}
@@ -171,13 +175,14 @@ def _leave(main: Callable[[], object]) -> None:
         if not isinstance(code, int):
             print(code, file=sys.stderr)
             code = 1
-    except BaseException:  # noqa: B036 - Python prints every kind
+    except BaseException:
         traceback.print_exc()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            code = 120
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # as Python says it at its end
+        print(f"Exception ignored in: {sys.stdout!r}\n{type(error).__name__}: {error}", file=sys.stderr)
+        code = 120
+    sys.stderr.flush()
     os._exit(int(code) & 255)
 
 
@@ -200,4 +205,12 @@ def _load() -> None:
 
 def _raise() -> None:
     """What no command may do, so that it is seen whether it would be noticed."""
-    raise KeyError(sys.argv[1])
+    if sys.argv[1] == "memory":
+        held, end = bytearray(300 << 20), time.process_time() + 2
+        while time.process_time() < end:
+            held[::4096] = bytes(len(held) // 4096)
+    elif sys.argv[1] == "two":
+        print("error: one line", "error: and another", sep="\n", file=sys.stderr)
+        sys.exit(1)
+    else:
+        raise getattr(builtins, sys.argv[1])("nobody catches it")

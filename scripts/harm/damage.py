@@ -14,7 +14,6 @@ from harm import judge
 from harm.bench import JOURNAL, Bench
 from harm.cases import Case, Outcome
 from harm.commands import Result
-from harm.page import view_of
 from harm.wounds import wound
 
 Reader = Callable[[Bench, Path], Outcome]
@@ -182,7 +181,7 @@ def _lost_folders(folder: Path, journal: Path) -> list[str]:
     """The run folders of a sweep that its journal does not know any more, as messages may name them."""
     text = journal.read_bytes().decode(errors="replace")
     runs = sorted(path.parent for path in folder.glob("*/run.json"))
-    return [f"sweep/{run.name}" for run in runs if f"{run}\"" not in text]
+    return [f"sweep/{run.name}" for run in runs if f'{run}"' not in text]
 
 
 def _best(bench: Bench, file: Path) -> Outcome:
@@ -228,7 +227,7 @@ def _unchecked(bench: Bench, generator: random.Random) -> Outcome:
     text = path.read_bytes()
     path.write_bytes(bytes([text[0] ^ 1]) + text[1:])
     after = sum(map(int, path.read_text().split()))
-    return _judged(Result(0, f"{after}\n", "", 0, 0), path, f"{before}\n", lambda: "other" * (before != after))
+    return _judged(Result(0, f"{after}\n", "", 0.0), path, f"{before}\n", lambda: "other" * (before != after))
 
 
 def _uncaught(bench: Bench, generator: random.Random) -> Outcome:

@@ -189,7 +189,7 @@ def _moved(folder: Path) -> Disk:
 
 def _to_full(bench: Bench, generator: random.Random) -> Outcome:
     out = os.open("/dev/full", os.O_WRONLY)
-    results = [bench.place.train(word, stdout=out) for word in ("--cfg=job", "--help")]
+    results = [bench.place.train(word, stdout=out) for word in ("--cfg=job", "--help", "--hydra-help", "--info=config")]
     results.append(bench.place.train(*bench.run_words(), stdout=out))
     return next(filter(None, map(_refusal, results)), Outcome("one line"))
 
@@ -198,7 +198,7 @@ def _to_closed(bench: Bench, generator: random.Random) -> Outcome:
     """As for ``| head -1``: it ends without a word."""
     read, write = os.pipe()
     os.close(read)
-    for word in ("--cfg=job", "--help"):
+    for word in ("--cfg=job", "--help", "--hydra-help", "--info=config"):
         result = bench.place.train(word, stdout=write)
         if result.err or result.code not in (0, 141):
             return Outcome("unclear", judge.said(result))

@@ -111,7 +111,9 @@ def trials_of(folder: Path) -> dict[str, tuple[Any, ...]]:
     """
     trials = json.loads((folder / "sweep.json").read_text())["trials"]
     counted = [trial for trial in trials if not trial.get("retried_by")]
-    return {json.dumps(trial["params"], sort_keys=True): (trial["state"], trial["values"], trial["folder"]) for trial in counted}
+    return {
+        json.dumps(trial["params"], sort_keys=True): (trial["state"], trial["values"], trial["folder"]) for trial in counted
+    }
 
 
 def study_difference(folder: Path, reference: dict[str, tuple[Any, ...]], runs: bool = True) -> str:

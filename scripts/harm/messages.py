@@ -15,7 +15,7 @@ _KEYS = {  # the words of a command; PLACE stands for the place
     "resume": ("train", "resume=PLACE"),
     "experiment": ("train", "experiment=PLACE.yaml"),
     "data.root": ("train", "data=course", "data.root=PLACE", "model=tiny", "logger=none"),
-    "a world's root": ("train", "data.root=PLACE", "data.train=1", "data.validate=1", "data.test=0", "model=tiny", "logger=none"),
+    "a world's root": ("train", "WORLD", "data.root=PLACE"),
     "data.cache_dir": ("train", "RUN", "data.cache_dir=PLACE"),
     "CVAE_CACHE": ("train", "RUN"),
     "hydra.run.dir": ("train", "RUN", "hydra.run.dir=PLACE"),
@@ -41,7 +41,7 @@ def _met(bench: Bench, generator: random.Random, key: str, place: str) -> Outcom
     bench.restore("half")
     path = _made(bench.place.work, place)
     entry, *words = _KEYS[key]
-    known = {"RUN": [*bench.run_words("new"), "epochs=1"], "SWEEP": bench.sweep_words(1)}
+    known = {"WORLD": bench.pack_words("new"), "RUN": [*bench.run_words("new"), "epochs=1"], "SWEEP": bench.sweep_words(1)}
     filled = [word.replace("PLACE", str(path)) for given in words for word in known.get(given, [given])]
     environment = {"CVAE_CACHE": str(path)} if key == "CVAE_CACHE" else {}
     result = bench.place.run(entry, *filled, **environment)

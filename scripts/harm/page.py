@@ -28,7 +28,7 @@ def view_of(page: Path) -> dict[str, Any]:
         "settings": view["settings"],
         "common settings": view["common"],
         "sweeps": sweeps,
-        "answers": view["answers"] if "answers" in view else None,
+        "answers": view.get("answers"),
         "text": "\n".join(_strings(view)),
     }
 

@@ -48,11 +48,11 @@ class Strike:
         def hooked(file: Any, mode: str = "r", *rest: Any, **further: Any) -> Any:
             if not (set(mode) & set("wax+")) or isinstance(file, int):
                 return usual(file, mode, *rest, **further)
-            path = os.path.abspath(os.fsdecode(file))
+            path = os.path.abspath(os.fsdecode(file))  # noqa: PTH100 - links are not followed
             self._meet("open", path)
             return _opened(self, path, mode, *rest, **further)
 
-        builtins.open = io.open = hooked  # type: ignore[assignment]
+        builtins.open = io.open = hooked
         self._wrap("fsync", lambda fd, *_: _path_of(fd))
         for name in ("replace", "rename"):
             self._wrap(name, lambda source, target, *_: os.fsdecode(target))
@@ -63,7 +63,7 @@ class Strike:
         usual = getattr(os, name)
 
         def hooked(*arguments: Any, **further: Any) -> Any:
-            self._meet(name, os.path.abspath(path_of(*arguments)))
+            self._meet(name, os.path.abspath(path_of(*arguments)))  # noqa: PTH100 - links are not followed
             return usual(*arguments, **further)
 
         setattr(os, name, hooked)
@@ -135,13 +135,13 @@ def _opened(
     if "b" in mode:
         return buffered
     text = io.TextIOWrapper(buffered, encoding, errors, newline, line_buffering=buffering == 1)
-    text.mode = mode  # type: ignore[misc]
+    text.mode = mode
     return text
 
 
 def _path_of(descriptor: Any) -> str:
     number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
     try:
-        return os.readlink(f"/proc/self/fd/{number}")
+        return str(Path(f"/proc/self/fd/{number}").readlink())
     except OSError:
         return ""

@@ -15,6 +15,15 @@ _TITLES = {
     "messages": "Places that cannot be",
     "hostile": "Folders of strangers",
 }
+# What must not be, named where it was not met too.
+_NEVER = ("traceback", "unclear", "hang", "died", "error")
+_NEVER_OF = {
+    "kills": ("different", "lost"),
+    "damage": ("silent", "different"),
+    "disk": ("different", "lost"),
+    "writers": ("mixed",),
+    "hostile": ("executions", "connections", "files outside", "secrets told", "words to paste", "message"),
+}
 
 
 def table(found: Sequence[Outcome]) -> str:
@@ -29,18 +38,21 @@ def table(found: Sequence[Outcome]) -> str:
         counts = _counts(outcome.verdict for outcome in outcomes)
         broken = sum(bool(outcome.broken) for outcome in outcomes)
         lines.append(f"| {_TITLES.get(kind, kind)} | {row} | {len(outcomes)} | {counts} | {broken} |")
-    totals = []
-    for kind, title in _TITLES.items():
-        of_kind = [outcome for outcome in found if outcome.case.startswith(kind + "/") and "/control" not in outcome.case]
-        controls = [outcome for outcome in found if outcome.case.startswith(kind + "/control")]
-        if of_kind or controls:
-            marks = _counts(mark for outcome in of_kind for mark in outcome.marks)
-            verdicts = _counts(outcome.verdict for outcome in of_kind)
-            counted = sum(outcome.verdict == "counted" for outcome in controls)
-            totals.append(
-                f"- {title}: {len(of_kind)}: {verdicts}{f' ({marks})' if marks else ''}; {counted} of {len(controls)} controls counted"
-            )
-    return "\n".join([*lines, "", *totals])
+    return "\n".join([*lines, "", *filter(None, (_total(kind, found) for kind in _TITLES))])
+
+
+def _total(kind: str, found: Sequence[Outcome]) -> str:
+    """What a kind's promise is about, with the words that must be 0 named; empty if no case was of this kind."""
+    of_kind = [outcome for outcome in found if outcome.case.startswith(f"{kind}/")]
+    controls = [outcome for outcome in of_kind if outcome.case.startswith(f"{kind}/control")]
+    harms = [outcome for outcome in of_kind if outcome not in controls]
+    if not of_kind:
+        return ""
+    said = collections.Counter(word for outcome in harms for word in (outcome.verdict, *outcome.marks))
+    named = dict.fromkeys((*_NEVER, *_NEVER_OF.get(kind, ()), *said))
+    counts = ", ".join(f"{said[word]} {word}" for word in named)
+    counted = sum(outcome.verdict == "counted" for outcome in controls)
+    return f"- {_TITLES[kind]}: {len(harms)} cases: {counts}; {counted} of {len(controls)} controls counted"
 
 
 def _rank(kind: str, order: list[str]) -> int:
@@ -48,5 +60,5 @@ def _rank(kind: str, order: list[str]) -> int:
 
 
 def _counts(words: object) -> str:
-    counted = collections.Counter(words)  # type: ignore[call-overload]
+    counted = collections.Counter(words)
     return ", ".join(f"{number} {word}" for word, number in counted.most_common())
