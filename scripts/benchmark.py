@@ -36,7 +36,7 @@ from PIL import Image
 from report_loop import Nets, report_loss
 from torch import Tensor
 
-from cvae import config
+from cvae import resolvers
 from cvae.cli import fail
 from cvae.data.synthetic import synthetic_push
 from cvae.errors import UserError, writing
@@ -370,7 +370,7 @@ def main() -> None:
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--first-step", nargs=2, help=argparse.SUPPRESS)
     words = parser.parse_args()
-    config.register()
+    resolvers.register()
     try:
         if words.memory:
             return print_memory(*words.memory[:2], torch.device(words.memory[2]))

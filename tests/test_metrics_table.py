@@ -131,9 +131,9 @@ def test_a_record_gives_the_rows_back_whatever_else_is_in_it():
     ],
 )
 def test_each_objective_has_its_own_direction(given, own, direction):
-    from cvae import config
+    from cvae import resolvers
 
-    config.register()
+    resolvers.register()
     assert directions(given, own) == direction
     words = [f"objective={json.dumps(given)}", *(f"+metrics.mae.{key}={value}" for key, value in own.get("mae", {}).items())]
     declared = start.compose(words).trial
@@ -305,9 +305,9 @@ def test_a_function_s_own_keys_go_to_it_and_a_resumed_run_has_it_still(train, dr
 
 
 def test_runs_without_metrics_of_their_own_are_the_same_runs_as_before():
-    from cvae import config
+    from cvae import config, resolvers
 
-    config.register()
+    resolvers.register()
     plain = start.compose([])
     assert "metrics" not in config.identity(plain)
     assert config.identity(start.compose(["+metrics.mae._target_=mypkg.mae"])) != config.identity(plain)

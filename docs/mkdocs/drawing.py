@@ -17,7 +17,7 @@ FLOORS = [
     ("metrics, validation", [("evaluation/", GREY)]),
     ("nets and objective", [("model/", BATCH[2])]),
     ("before a run folder", [("resume.py", GREY), ("damage.py", GREY), ("start.py", GREY)]),
-    ("around Hydra", [("cli.py", GREY), ("strangers.py", GREY)]),
+    ("around Hydra", [("cli.py", GREY), ("strangers.py", GREY), ("resolvers.py", GREY)]),
     ("settings into objects", [("config.py", GREY)]),
     ("frames; pure functions", [("data/", BATCH[0]), ("schedules.py", GREY), ("metrics.py", GREY), ("pictures.py", GREY)]),
     (
