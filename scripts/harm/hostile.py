@@ -46,20 +46,24 @@ def _met(bench: Bench, generator: random.Random, trap: Trap) -> Outcome:
 
 def _judged(stranger: Stranger, commands: tuple[str, ...], allowed: str = "") -> Outcome:
     before = _tree(stranger)
-    broken, refused = [], 0
+    broken: list[str] = []
+    spoke: list[str] = []
+    refused = 0
     for command in commands:
         result = _run(stranger, command, allowed)
         refused += result.code != 0
         if complaint := judge.complaint(result):
             broken.append(f"{command}: {complaint}: {judge.said(result)}")
+            spoke.append(complaint.split()[0])
         elif cost := _cost(stranger.bench, command, result):
             broken.append(f"{command}: {cost}")
         if _OBEYED.search(result.text):
             broken.append(f"{command}: escapes reach the terminal")
     reached = _reached(stranger, before)
     broken += [f"{number} {name}" for name, number in reached.items() if number]
-    marks = ["refused" if refused else "taken"] + [name for name, number in reached.items() for _ in range(number)]
-    verdict = next((name for name, number in reached.items() if number), "message" if broken else "nothing reached")
+    marks = spoke + [name for name, number in reached.items() for _ in range(number)]
+    harmless = "refused" if refused else "taken without harm"
+    verdict = "reached" if any(reached.values()) else "badly answered" if broken else harmless
     return Outcome(verdict, "; ".join(broken), marks)
 
 
