@@ -14,7 +14,7 @@ from harm import corpus_code, corpus_files, judge
 from harm.bench import Bench
 from harm.cases import Case, Outcome
 from harm.commands import Result
-from harm.stranger import SECRET, Stranger, Trap
+from harm.stranger import PRECIOUS, Stranger, Trap
 
 # What a command may cost more than the same command on a folder without a trap: seconds of a processor, MiB.
 _REPORT_COST, _COST = (1.0, 50.0), (10.0, 300.0)
@@ -79,7 +79,7 @@ def _run(stranger: Stranger, command: str, allowed: str) -> Result:
         "sweep": ["train", *_sweep_words(stranger.bench)],
     }[command]
     address = f"http://127.0.0.1:{stranger.port}"
-    environment = {"WANDB_MODE": "offline", "WANDB_BASE_URL": address, "WANDB_API_KEY": "k" * 40, "SECRET_TOKEN": SECRET}
+    environment = {"WANDB_MODE": "offline", "WANDB_BASE_URL": address, "WANDB_API_KEY": "k" * 40, "SECRET_TOKEN": PRECIOUS}
     return place.run(entry, *words, *([allowed] if allowed else []), limit=40.0, **environment)
 
 
@@ -120,7 +120,7 @@ def _reached(stranger: Stranger, before: dict[str, str]) -> dict[str, int]:
     connections = stranger.connections()
     page = stranger.place.work / "page.html"
     text = page.read_text(errors="replace") if page.exists() else ""
-    told = SECRET in text or SECRET.encode() in stranger.received or _told(stranger.run)
+    told = PRECIOUS in text or PRECIOUS.encode() in stranger.received or _told(stranger.run)
     return {
         "executions": stranger.executions(),
         "connections": connections,
@@ -133,7 +133,7 @@ def _reached(stranger: Stranger, before: dict[str, str]) -> dict[str, int]:
 def _told(run: Path) -> bool:
     """Whether the secret stands in a file that the run folder itself holds."""
     files = [path for path in run.rglob("*") if path.is_file() and not _through_link(path, run)]
-    return any(SECRET.encode() in path.read_bytes() for path in files if path.stat().st_size < 10e6)
+    return any(PRECIOUS.encode() in path.read_bytes() for path in files if path.stat().st_size < 10e6)
 
 
 def _through_link(path: Path, top: Path) -> bool:

@@ -62,7 +62,9 @@ def stopped(course: Path, train, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_second_start_in_a_live_run_s_folder_is_refused_by_process_and_host(stopped: str, train) -> None:
     """The owner is this process's parent: one that lives."""
     owner = Process.of(os.getppid())
-    Path(stopped, "owner.json").write_text(json.dumps({**asdict(owner), "until": time.time() + 100}))
+    Path(stopped, "owner.json").write_text(
+        json.dumps({**asdict(owner), "until": time.time() + 100, "token": "0" * 16}).ljust(512)
+    )
     refused = train(f"resume={stopped}")
     assert refused.code == 1
     assert refused.err.count("\n") == 1
