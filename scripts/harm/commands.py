@@ -96,7 +96,7 @@ class Running:
 
 
 class Place:
-    """A folder in which commands run as a user's: ``work`` is their working folder, ``home`` the user's, ``logs`` has output."""
+    """A folder in which commands run: ``work`` is their working folder, ``home`` the user's, ``logs`` has what they print."""
 
     def __init__(self, root: Path, cache: Path | None = None) -> None:
         self.root, self.work, self.home, self.logs = root, root / "work", root / "home", root / "logs"

@@ -9,7 +9,7 @@ from typing import Any
 
 from harm.stranger import Stranger, Trap
 
-_TOKEN = "${oc.env:SECRET_TOKEN}"
+_ASKS = "${oc.env:SECRET_TOKEN}"
 
 
 def traps() -> Iterator[Trap]:
@@ -95,10 +95,10 @@ _NODES: dict[str, tuple[str, Any]] = {
     "a target in a list": ("optim.betas", [{"_target_": "stranger.payload.fire"}, 0.999]),
     "a target in an argument": ("model.backbone.norm", {"_target_": "stranger.payload.fire"}),
     "a target in a dial": ("lr", {"_target_": "stranger.payload.fire"}),
-    "an escaped interpolation": ("optim.weight_decay", "\\" + _TOKEN),
-    "a resolver in a dial": ("data.condition", _TOKEN),
-    "a resolver in the logger": ("logger", {"_target_": "cvae.training.recorder.NoMirror", "name": _TOKEN}),
-    "a secret as the data's place": ("data.root", _TOKEN),
+    "an escaped interpolation": ("optim.weight_decay", "\\" + _ASKS),
+    "a resolver in a dial": ("data.condition", _ASKS),
+    "a resolver in the logger": ("logger", {"_target_": "cvae.training.recorder.NoMirror", "name": _ASKS}),
+    "a secret as the data's place": ("data.root", _ASKS),
     "a nested resolver": ("seed", "${oc.create:${oc.decode:'{_target_: stranger.payload.fire}'}}"),
     "W&B of the stranger's": (
         "logger",
@@ -106,7 +106,7 @@ _NODES: dict[str, tuple[str, Any]] = {
             "_target_": "cvae.training.wandb_mirror.WandbMirror",
             "entity": "mallory",
             "mode": "online",
-            "name": _TOKEN,
+            "name": _ASKS,
             "project": "cvae",
         },
     ),
@@ -195,7 +195,7 @@ _BEST: dict[str, dict[str, Any]] = {
     "targets that it allows": {"allow_targets": ["stranger", "torch"], "optim._target_": "stranger.payload.Fire"},
     "a logger": {"logger": {"_target_": "torch.load", "f": "<STRANGER>/evil.pt", "weights_only": False}},
     "W&B": {
-        "logger": {"_target_": "cvae.training.wandb_mirror.WandbMirror", "entity": "mallory", "mode": "online", "name": _TOKEN}
+        "logger": {"_target_": "cvae.training.wandb_mirror.WandbMirror", "entity": "mallory", "mode": "online", "name": _ASKS}
     },
     "a lazy import": {"optim": {"_target_": "optuna._imports._LazyImport", "name": "stranger.payload"}},
     "a cache": {"data.cache_dir": "<OUTSIDE>/cache"},
@@ -208,8 +208,8 @@ _BEST: dict[str, dict[str, Any]] = {
             "test": 0,
         }
     },
-    "a resolver": {"data.condition": _TOKEN},
-    "an escaped resolver": {"data.condition": "\\" + _TOKEN},
+    "a resolver": {"data.condition": _ASKS},
+    "an escaped resolver": {"data.condition": "\\" + _ASKS},
     "a trial": {"trial": {"number": 0, "study": "study", "storage": "postgresql://u:p@127.0.0.1:<PORT>/x"}},
     "a run to resume": {"resume": "<STRANGER>/run"},
     "something to show": {"show": "schedules"},

@@ -14,7 +14,7 @@ from harm import corpus_code, corpus_files, judge
 from harm.bench import Bench
 from harm.cases import Case, Outcome
 from harm.commands import Result
-from harm.stranger import SECRET, Stranger, Trap
+from harm.stranger import PRECIOUS, Stranger, Trap
 
 # What a command may cost more than the same command on a folder without a trap: seconds of a processor, MiB.
 _REPORT_COST, _COST = (1.0, 50.0), (10.0, 300.0)
@@ -46,20 +46,24 @@ def _met(bench: Bench, generator: random.Random, trap: Trap) -> Outcome:
 
 def _judged(stranger: Stranger, commands: tuple[str, ...], allowed: str = "") -> Outcome:
     before = _tree(stranger)
-    broken, refused = [], 0
+    broken: list[str] = []
+    spoke: list[str] = []
+    refused = 0
     for command in commands:
         result = _run(stranger, command, allowed)
         refused += result.code != 0
         if complaint := judge.complaint(result):
             broken.append(f"{command}: {complaint}: {judge.said(result)}")
+            spoke.append(complaint.split()[0])
         elif cost := _cost(stranger.bench, command, result):
             broken.append(f"{command}: {cost}")
         if _OBEYED.search(result.text):
             broken.append(f"{command}: escapes reach the terminal")
     reached = _reached(stranger, before)
     broken += [f"{number} {name}" for name, number in reached.items() if number]
-    marks = ["refused" if refused else "taken"] + [name for name, number in reached.items() for _ in range(number)]
-    verdict = next((name for name, number in reached.items() if number), "message" if broken else "nothing reached")
+    marks = spoke + [name for name, number in reached.items() for _ in range(number)]
+    harmless = "refused" if refused else "taken without harm"
+    verdict = "reached" if any(reached.values()) else "badly answered" if broken else harmless
     return Outcome(verdict, "; ".join(broken), marks)
 
 
@@ -75,7 +79,7 @@ def _run(stranger: Stranger, command: str, allowed: str) -> Result:
         "sweep": ["train", *_sweep_words(stranger.bench)],
     }[command]
     address = f"http://127.0.0.1:{stranger.port}"
-    environment = {"WANDB_MODE": "offline", "WANDB_BASE_URL": address, "WANDB_API_KEY": "k" * 40, "SECRET_TOKEN": SECRET}
+    environment = {"WANDB_MODE": "offline", "WANDB_BASE_URL": address, "WANDB_API_KEY": "k" * 40, "SECRET_TOKEN": PRECIOUS}
     return place.run(entry, *words, *([allowed] if allowed else []), limit=40.0, **environment)
 
 
@@ -116,7 +120,7 @@ def _reached(stranger: Stranger, before: dict[str, str]) -> dict[str, int]:
     connections = stranger.connections()
     page = stranger.place.work / "page.html"
     text = page.read_text(errors="replace") if page.exists() else ""
-    told = SECRET in text or SECRET.encode() in stranger.received or _told(stranger.run)
+    told = PRECIOUS in text or PRECIOUS.encode() in stranger.received or _told(stranger.run)
     return {
         "executions": stranger.executions(),
         "connections": connections,
@@ -129,7 +133,7 @@ def _reached(stranger: Stranger, before: dict[str, str]) -> dict[str, int]:
 def _told(run: Path) -> bool:
     """Whether the secret stands in a file that the run folder itself holds."""
     files = [path for path in run.rglob("*") if path.is_file() and not _through_link(path, run)]
-    return any(SECRET.encode() in path.read_bytes() for path in files if path.stat().st_size < 10e6)
+    return any(PRECIOUS.encode() in path.read_bytes() for path in files if path.stat().st_size < 10e6)
 
 
 def _through_link(path: Path, top: Path) -> bool:

@@ -16,7 +16,7 @@ import yaml
 
 from harm.bench import Bench
 
-SECRET = "s3cr3t-t0ken-of-the-user"
+PRECIOUS = "s3cr3t-t0ken-of-the-user"
 _PAYLOAD = """
 import os, socket
 __all__ = ["fire", "Fire", "connect"]
@@ -67,7 +67,7 @@ class Stranger:
         self.outside, self.mark = place.root / "outside", place.root / "mark"
         self.outside.mkdir()
         self.victim = self.outside / "victim"
-        self.victim.write_text(f"what the user wrote: {SECRET}\n")
+        self.victim.write_text(f"what the user wrote: {PRECIOUS}\n")
         self._server = socket.create_server(("127.0.0.1", 0), backlog=100)
         self.port = self._server.getsockname()[1]
         self._server.setblocking(False)

@@ -22,7 +22,7 @@ _NEVER_OF = {
     "damage": ("silent", "different"),
     "disk": ("different", "lost"),
     "writers": ("mixed",),
-    "hostile": ("executions", "connections", "files outside", "secrets told", "words to paste", "message"),
+    "hostile": ("executions", "connections", "files outside", "secrets told", "words to paste"),
 }
 
 

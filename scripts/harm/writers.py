@@ -93,8 +93,8 @@ def _two_sweeps(bench: Bench, generator: random.Random) -> Outcome:
 def _elsewhere(bench: Bench, generator: random.Random, left: float) -> Outcome:
     """A run whose folder says that a process on another host owns it for ``left`` seconds more."""
     bench.restore("half")
-    owner = {"host": "elsewhere 12345678", "pid": 4711, "started": 1.0, "until": time.time() + left}
-    (bench.place.work / "run/owner.json").write_text(json.dumps(owner))
+    owner = {"host": "elsewhere 12345678", "pid": 4711, "started": 1.0, "until": time.time() + left, "token": "0" * 16}
+    (bench.place.work / "run/owner.json").write_text(json.dumps(owner).ljust(512))
     result = bench.place.train("resume=run")
     if left > 0:
         named = "elsewhere" in result.err
