@@ -22,7 +22,8 @@ if os.path.exists("broken"):
     raise ValueError("no")
 return cfg.x
 """
-NAMED = ("hydra.sweeper.study_name=s", "hydra.sweeper.retry=0")
+ONE = "hydra.sweeper.n_trials=1"
+NAMED = ("hydra.sweeper.study_name=s", "hydra.sweeper.retry=0", ONE)
 
 
 def names() -> list[str]:
@@ -31,14 +32,14 @@ def names() -> list[str]:
 
 def test_a_second_data_set_is_a_second_study(app: App) -> None:
     app.write(BODY, DECLARED)
-    first = app()
-    second = app("data.root=B")
-    assert "0 of 3 trials done" in first.out
-    assert "0 of 3 trials done" in second.out
+    first = app(ONE)
+    second = app(ONE, "data.root=B")
+    assert "0 of 1 trials done" in first.out
+    assert "0 of 1 trials done" in second.out
     assert len(names()) == 2
     assert app.record()["data"] == "B"
     for words in ([], ["data.root=B"]):
-        assert "nothing to run" in app(*words).out
+        assert "nothing to run" in app(ONE, *words).out
     folder = Path(app.record()["trials"][0]["folder"])
     assert OmegaConf.load(folder / ".hydra/config.yaml").trial.data == "B"
     assert len(names()) == 2
@@ -47,27 +48,27 @@ def test_a_second_data_set_is_a_second_study(app: App) -> None:
 def test_a_named_study_of_other_data_is_refused(app: App) -> None:
     app.write(BODY, DECLARED)
     assert app(*NAMED).code == 0
-    done = app(*NAMED, "data.root=B", "hydra.sweeper.n_trials=4")
+    done = app(*NAMED, "data.root=B", "hydra.sweeper.n_trials=2")
     assert done.code == 1
     (line,) = done.err.splitlines()
     assert "data: A there, B here" in line
     assert "hydra.sweeper.study_name" in line
-    assert app(*NAMED, "hydra.sweeper.n_trials=4").code == 0
+    assert app(*NAMED, "hydra.sweeper.n_trials=2").code == 0
 
 
 @pytest.mark.parametrize("config", [CONFIG, CONFIG + "trial: {data: null}\n"], ids=["not declared", "not visible here"])
 def test_where_the_data_are_unknown_the_first_job_settles_them(app: App, config: str) -> None:
     app.write(BODY, config)
     assert app(*NAMED).code == 0
-    done = app(*NAMED, "data.root=B", "hydra.sweeper.n_trials=4")
+    done = app(*NAMED, "data.root=B", "hydra.sweeper.n_trials=2")
     assert done.code == 0
     last = app.record()["trials"][-1]
     assert last["state"] == "fail"
     assert "study s ran on other data (A there, B here)" in last["failure"]
     # Once they are known, the study is found by them.
     app.write(BODY, DECLARED)
-    assert app(*NAMED, "hydra.sweeper.n_trials=4").code == 0
-    assert app(*NAMED, "data.root=B", "hydra.sweeper.n_trials=5").code == 1
+    assert app(*NAMED, "hydra.sweeper.n_trials=2").code == 0
+    assert app(*NAMED, "data.root=B", "hydra.sweeper.n_trials=3").code == 1
 
 
 def test_trials_that_only_failed_tie_a_study_to_no_data(app: App) -> None:
@@ -78,14 +79,14 @@ def test_trials_that_only_failed_tie_a_study_to_no_data(app: App) -> None:
     Path("broken").unlink()
     done = app(*NAMED, "data.root=B")
     assert (done.code, done.err) == (0, "")
-    assert "3 complete, 0 pruned, 0 failed, 3 retried" in done.out
-    assert app(*NAMED, "data.root=A", "hydra.sweeper.n_trials=4").code == 1
+    assert "1 complete, 0 pruned, 0 failed, 1 retried" in done.out
+    assert app(*NAMED, "data.root=A", "hydra.sweeper.n_trials=2").code == 1
 
 
 def test_where_the_data_are_searched_each_trial_holds_its_own(app: App) -> None:
     app.write(BODY, DECLARED, "{x: 'interval(-1.0, 1.0)', data.root: 'choice(A, B)'}")
     points = "hydra.sweeper.enqueue=[{x: 0.5, data.root: A}, {x: 0.25, data.root: B}, {x: 0.75, data.root: A}]"
-    done = app(*NAMED, points)
+    done = app(*NAMED[:2], points)
     assert (done.code, done.err) == (0, "")
     assert "data       2 data sets, whose values may not be comparable: B (1 trials, as 1), A (2 trials, as 0)" in done.out
     trials = open_storage(absolute("journal://multirun/studies/s.journal")).get_all_trials(0)
@@ -104,21 +105,21 @@ def test_a_study_without_data_takes_those_that_its_runs_recorded(app: App) -> No
     return cfg.x
     """
     app.write(record, CONFIG)
-    assert app().code == 0
+    assert app(ONE).code == 0
     (old,) = names()
     app.write(record, DECLARED)
-    assert f"study      {old} is complete" in app().out
-    assert "0 of 3 trials done" in app("data.root=B").out, "they are others"
+    assert f"study      {old} is complete" in app(ONE).out
+    assert "0 of 1 trials done" in app(ONE, "data.root=B").out, "they are others"
     assert len(names()) == 2
-    more = app("hydra.sweeper.n_trials=4")
-    assert f"study      {old}: 3 of 4 trials done" in more.out
+    more = app("hydra.sweeper.n_trials=2")
+    assert f"study      {old}: 1 of 2 trials done" in more.out
     study = open_storage(absolute(f"journal://multirun/studies/{old}.journal"))
     assert study.get_study_user_attrs(0)["cvae:data"] == "A"
 
 
 def test_top_trials_run_on_the_same_data(app: App) -> None:
     app.write(BODY, DECLARED + "seed: 1\n")
-    words = (*NAMED, "hydra.sweeper.n_trials=2", "hydra.sweeper.top_k=1", "hydra.sweeper.top_k_seeds=2")
+    words = (*NAMED, "hydra.sweeper.top_k=1", "hydra.sweeper.top_k_seeds=2")
     done = app(*words)
     assert (done.code, done.err) == (0, "")
     assert [len(values) for values in app.record()["top_k"]["values"].values()] == [2]
