@@ -119,6 +119,7 @@ class JobTrial(NoTrial):
     def record(self, facts: Mapping[str, float]) -> None:
         self._facts |= facts
 
+    @patient
     def use_data(self, fingerprint: str) -> None:
         if self.job.one_data:
             with locked(self._url, self.study.study_name):

@@ -89,6 +89,7 @@ class SweepStudy:
 
     # --- the beginning of a sweep -----------------------------------------------------------------------------------------
 
+    @patient
     def retry_failed(self) -> dict[int, int]:
         """Queue each failed trial anew, as a trial of its own; return the old numbers with the new ones."""
         with self._locked():
@@ -99,6 +100,7 @@ class SweepStudy:
                     self.study.add_trial(again(trial))  # this one write is both the new trial and the old one's mark
             return {old: new for old, new in retried(self.trials).items() if old not in gone}
 
+    @patient
     def next_start(self) -> int:
         """The number of this start: of all sweepers that sample for this study none has the same; the first has 0."""
         with self._locked():

@@ -167,7 +167,7 @@ def test_a_journal_of_an_earlier_version_has_no_checks() -> None:
 
 
 def test_damage_ends_a_sweep_in_one_line(app) -> None:
-    words = ("hydra.sweeper.study_name=s", "hydra.sweeper.n_trials=2")
+    words = ("hydra.sweeper.study_name=s", "hydra.sweeper.n_trials=1")
     assert app.write()(*words).code == 0
     path = Path("multirun/studies/s.journal")
     whole = path.read_bytes()
@@ -184,26 +184,26 @@ def test_damage_ends_a_sweep_in_one_line(app) -> None:
 
 
 def test_trials_that_a_cut_journal_does_not_know_are_named(app) -> None:
-    words = ("hydra.sweeper.study_name=s", "hydra.sweep.dir=multirun/a")
+    words = ("hydra.sweeper.study_name=s", "hydra.sweep.dir=multirun/a", "hydra.sweeper.n_trials=2")
     assert app.write()(*words).code == 0
     path = Path("multirun/studies/s.journal")
     lines = path.read_bytes().splitlines(keepends=True)
     kept = {each: each.stat().st_mtime_ns for each in Path("multirun/a").rglob("*.yaml")}
-    begun = [index for index, line in enumerate(lines) if b'"op_code":4' in line][2]
+    begun = [index for index, line in enumerate(lines) if b'"op_code":4' in line][1]
     for length in (begun + 3, begun + 1, begun):  # until its parameters were known, and before it was begun
         path.write_bytes(b"".join(lines[:length]))
         open_storage.cache_clear()
         done = app(*words)
         assert done.code == 1, (length, done.out)
         (line,) = done.err.splitlines()
-        assert "has lost trials 2: multirun/a/2 holds the first of them" in line
+        assert "has lost trials 1: multirun/a/1 holds the first of them" in line
     assert {each: each.stat().st_mtime_ns for each in Path("multirun/a").rglob("*.yaml")} == kept
     subprocess.run(line.split("go on without them: ")[1], shell=True, check=True)
-    assert Path("multirun/a.lost/2/.hydra").is_dir()
+    assert Path("multirun/a.lost/1/.hydra").is_dir()
     open_storage.cache_clear()
     done = app(*words)
     assert (done.code, done.err) == (0, "")
-    assert len(app.record()["trials"]) == 3
+    assert len(app.record()["trials"]) == 2
 
 
 def test_a_study_that_is_gone_begins_anew_with_a_warning(app) -> None:

@@ -98,7 +98,7 @@ def test_a_forked_process_neither_holds_nor_releases_a_lock() -> None:
 
 
 @pytest.mark.parametrize("how", ["claimed", "asked for"])
-@pytest.mark.parametrize("url", ["journal://one.journal", "sqlite:///one.db"])
+@pytest.mark.parametrize("url", ["journal://one.journal", pytest.param("sqlite:///one.db", marks=pytest.mark.slow)])
 def test_forked_workers_get_each_trial_once(url: str, how: str) -> None:
     """Also by Optuna's own means: with their parent's worker id two of them get the same one."""
     run(WORKERS, absolute(url), how)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from conftest import App
 from optuna.trial import TrialState
 
 from cvae.sweep.records import read_sweep
-from cvae.sweep.storage import absolute, open_storage
+from cvae.sweep.storage import absolute
 from cvae.sweep.study import SweepStudy
 from cvae.sweep.trials import FAILURE, FOLDER, PLACE, SEEDS, counted, retried
 
@@ -57,18 +56,8 @@ def test_failed_trials_run_anew_in_their_folders(app: App) -> None:
     # In the same folders, and in no others.
     assert sorted(path.name for path in Path("multirun/a").iterdir() if path.is_dir()) == ["0", "1", "2"]
     assert Path("multirun/a/2/attempts.txt").read_text() == "2 0.75\n4 0.75\n"
-    third = app(*WORDS, POINTS)
-    assert "study      s is complete: 3 trials; nothing to run" in third.out
-
-
-def test_what_the_report_reads_of_them(app: App) -> None:
-    Path("broken").touch()
-    app.write(BODY)
-    app(*WORDS, POINTS)
-    Path("broken").unlink()
-    app(*WORDS, POINTS)
-    url = absolute("journal://multirun/studies/s.journal")
-    for storage in (url, "journal:///nowhere"):  # from the journal, or from sweep.json
+    # The report reads the same from the journal and from sweep.json.
+    for storage in (absolute("journal://multirun/studies/s.journal"), "journal:///nowhere"):
         sweep = read_sweep("s", storage, [Path("multirun/a")], "value", [])
         assert sweep is not None
         assert sweep.summary == "3 complete, 0 pruned, 0 failed, 2 retried"
@@ -76,16 +65,21 @@ def test_what_the_report_reads_of_them(app: App) -> None:
         assert sweep.best_trial == 1
 
 
-def test_they_are_tried_once_a_start(app: App) -> None:
-    Path("broken").touch()
-    app.write(BODY)
-    for turn in range(3):
-        done = app(*WORDS, POINTS)
-        assert done.code == 0
-        assert ("retried" in done.out) == (turn > 0)
-    assert [trial["number"] for trial in app.record()["trials"]] == [1, 5, 6]
-    assert Path("multirun/a/0/attempts.txt").read_text() == "0 0.5\n3 0.5\n5 0.5\n"
-    assert [(trial["number"], trial["retried_by"]) for trial in app.record()["retried"]] == [(0, 3), (2, 4), (3, 5), (4, 6)]
+def test_they_are_tried_once_a_start() -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    found = []
+    for _ in range(3):
+        study = SweepStudy("s", absolute("journal://one.journal"), {}, ["maximize"], optuna.samplers.RandomSampler())
+        found.append(study.retry_failed())
+        assert study.retry_failed() == {}
+        trial = study.claim(1)
+        trial.suggest_float("x", 0, 1)
+        study.study.tell(trial, state=TrialState.FAIL)
+        assert study.claim(1) is None
+    assert found == [{}, {0: 1}, {1: 2}]
+    assert [trial.number for trial in study.finished()] == [2]
+    assert len({trial.params["x"] for trial in study.trials}) == 1
+    assert study.trials[2].system_attrs["failed_trial"] == 0
 
 
 def test_a_folder_named_by_overrides_is_found_again(app: App) -> None:
@@ -99,6 +93,7 @@ def test_a_folder_named_by_overrides_is_found_again(app: App) -> None:
     assert (folder / "attempts.txt").read_text() == "0 0.5\n1 0.5\n"
 
 
+@pytest.mark.slow
 def test_the_best_on_fresh_seeds_are_retried_too(app: App) -> None:
     body = 'import os\nif cfg.seed > 4 and os.path.exists("broken"):\n    raise ValueError("no")\nreturn cfg.x + cfg.seed'
     words = (*WORDS, "hydra.sweeper.top_k=1", "hydra.sweeper.top_k_seeds=2", "hydra.sweeper.n_trials=1")
@@ -121,7 +116,7 @@ print(SweepStudy("s", sys.argv[1], {}, ["maximize"], optuna.samplers.RandomSampl
 """
 
 
-@pytest.mark.parametrize("url", ["journal://one.journal", "sqlite:///one.db"])
+@pytest.mark.parametrize("url", ["journal://one.journal", pytest.param("sqlite:///one.db", marks=pytest.mark.slow)])
 def test_sweepers_that_start_at_once_retry_each_trial_once(url: str) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = SweepStudy("s", absolute(url), {}, ["maximize"], optuna.samplers.RandomSampler())
@@ -153,13 +148,3 @@ def test_sweepers_that_start_at_once_retry_each_trial_once(url: str) -> None:
     again = study.claim(9)
     assert again.suggest_float("x", 0, 1) == trials[1].params["x"]
     assert again.number == told[0].get(1, told[1].get(1))
-
-
-def test_a_trial_that_failed_in_its_sweep_is_not_retried_by_it(app: App) -> None:
-    Path("broken").touch()
-    app.write(BODY)
-    done = app(*WORDS, POINTS, "hydra.sweeper.max_failures=2", "hydra.sweeper.n_trials=9")
-    trials = open_storage(absolute("journal://multirun/studies/s.journal")).get_all_trials(0)
-    assert not any(retried(trials))
-    assert done.code in (0, 1)
-    assert json.loads(Path("multirun/a/sweep.json").read_text()).get("retried") is None

@@ -10,6 +10,7 @@ import pytest
 from conftest import App
 
 import hydra_plugins.cvae_optuna as plugin
+from cvae.sweep.space import written
 
 PAGE = Path(__file__).parents[2].joinpath("docs", "sweeper.md").read_text()
 
@@ -48,7 +49,7 @@ def test_conditions_hold_on_the_page(page: App) -> None:
 def test_the_table_is_the_plugin_s() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", PAGE, re.MULTILINE)
     apart = ("_target_", "_recursive_", "defaults", "search_space")  # the last is refused
-    defaults = {key: "null" if value is None else str(value) for key, value in plugin._SWEEPER.items() if key not in apart}
+    defaults = {key: written(value) for key, value in plugin._SWEEPER.items() if key not in apart}
     assert dict(rows) == defaults
     assert len(rows) == len(defaults)
 
@@ -64,5 +65,5 @@ def test_what_a_job_may_do_exists() -> None:
     from cvae.trial import NoTrial
 
     used = set(re.findall(r"^trial\.(\w+)", blocks("python")[1], re.MULTILINE))
-    assert used == {"report", "stopping", "record"}
+    assert used == {"report", "stopping", "record", "use_data"}
     assert all(hasattr(NoTrial, name) for name in used)
