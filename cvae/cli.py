@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import errno
 import io
@@ -22,7 +21,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from cvae.console import printable
-from cvae.errors import UserError
+from cvae.errors import UserError, named
 
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)  # shown in one line
 
@@ -45,9 +44,14 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter shows its number
     try:
-        code = main()
-        sys.stdout.flush()
-        sys.exit(code)
+        code: object = None
+        try:
+            code = main()
+        except SystemExit as end:  # Hydra's after --help, which it has not flushed; or that of an error
+            code = end.code
+        with named("standard output"):
+            sys.stdout.flush()
+        sys.exit(code)  # type: ignore[arg-type]  # whatever was given to an exit
     except Exception as error:
         if not is_users(error):
             raise
@@ -66,14 +70,21 @@ def is_users(error: BaseException) -> bool:
 def fail(error: BaseException) -> NoReturn:
     """Print an error's line and exit 1. Call it within a single Hydra job: Hydra adds lines to exceptions, not to exits."""
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        _print_no_more()
         raise SystemExit(128 + signal.SIGPIPE) from None
     if _asked_for_tracebacks:
         traceback.print_exception(error)
-    with contextlib.suppress(OSError):  # which may be the error
+    try:
         sys.stdout.flush()
+    except OSError:  # which may be the error
+        _print_no_more()
     print(f"error: {explain(error)}", file=sys.stderr)
     raise SystemExit(1) from None
+
+
+def _print_no_more() -> None:
+    """Drop what is left to print, and what follows: Python flushes once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def explain(error: BaseException) -> str:
