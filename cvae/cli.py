@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import io
@@ -16,6 +17,7 @@ from dataclasses import is_dataclass
 from typing import Any, NoReturn
 
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -26,6 +28,7 @@ from cvae.errors import UserError, named
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)  # shown in one line
 
 _asked_for_tracebacks = False
+_hydras_outcome: Any = JobReturn.return_value
 
 
 def guarded(main: Callable[[], int | None]) -> NoReturn:
@@ -37,6 +40,7 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
     _asked_for_tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Without it Hydra prints its own traceback of what goes wrong before a job; with it the exception comes here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    JobReturn.return_value = property(_outcome, _hydras_outcome.fset)  # type: ignore[assignment]  # a property, as it was
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback on the screen
     # There is none where the shell closed it.
     sys.stdout, sys.stderr = (each or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w") for each in (sys.stdout, sys.stderr))
@@ -76,10 +80,18 @@ def fail(error: BaseException) -> NoReturn:
         traceback.print_exception(error)
     try:
         sys.stdout.flush()
-    except OSError:  # which may be the error
+    except OSError as failed:
+        if isinstance(error, OSError) and error.errno == failed.errno:
+            error.filename = error.filename or "standard output"
         _print_no_more()
     print(f"error: {explain(error)}", file=sys.stderr)
     raise SystemExit(1) from None
+
+
+def _outcome(job: JobReturn) -> Any:
+    """A job's value, or its error without the line that Hydra prints before it: an error is one line, of ours."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        return _hydras_outcome.fget(job)
 
 
 def _print_no_more() -> None:
