@@ -17,16 +17,18 @@ from dataclasses import is_dataclass
 from typing import Any, NoReturn
 
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from cvae.console import printable
-from cvae.errors import UserError
+from cvae.errors import UserError, named
 
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)  # shown in one line
 
 _asked_for_tracebacks = False
+_hydras_outcome: Any = JobReturn.return_value
 
 
 def guarded(main: Callable[[], int | None]) -> NoReturn:
@@ -38,6 +40,7 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
     _asked_for_tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Without it Hydra prints its own traceback of what goes wrong before a job; with it the exception comes here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    JobReturn.return_value = property(_outcome, _hydras_outcome.fset)  # type: ignore[assignment]  # a property, as it was
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback on the screen
     # There is none where the shell closed it.
     sys.stdout, sys.stderr = (each or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w") for each in (sys.stdout, sys.stderr))
@@ -45,9 +48,14 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter shows its number
     try:
-        code = main()
-        sys.stdout.flush()
-        sys.exit(code)
+        code: object = None
+        try:
+            code = main()
+        except SystemExit as end:  # Hydra's after --help, which it has not flushed; or that of an error
+            code = end.code
+        with named("standard output"):
+            sys.stdout.flush()
+        sys.exit(code)  # type: ignore[arg-type]  # whatever was given to an exit
     except Exception as error:
         if not is_users(error):
             raise
@@ -66,14 +74,29 @@ def is_users(error: BaseException) -> bool:
 def fail(error: BaseException) -> NoReturn:
     """Print an error's line and exit 1. Call it within a single Hydra job: Hydra adds lines to exceptions, not to exits."""
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        _print_no_more()
         raise SystemExit(128 + signal.SIGPIPE) from None
     if _asked_for_tracebacks:
         traceback.print_exception(error)
-    with contextlib.suppress(OSError):  # which may be the error
+    try:
         sys.stdout.flush()
+    except OSError as failed:
+        if isinstance(error, OSError) and error.errno == failed.errno:
+            error.filename = error.filename or "standard output"
+        _print_no_more()
     print(f"error: {explain(error)}", file=sys.stderr)
     raise SystemExit(1) from None
+
+
+def _outcome(job: JobReturn) -> Any:
+    """A job's value, or its error without the line that Hydra prints before it: an error is one line, of ours."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        return _hydras_outcome.fget(job)
+
+
+def _print_no_more() -> None:
+    """Drop what is left to print, and what follows: Python flushes once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def explain(error: BaseException) -> str:

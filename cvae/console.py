@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -33,7 +34,14 @@ def console() -> Console:
     """The one console, on standard output. It is made late: rich costs a tenth of a second that --help need not pay."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    class Quiet(Console):
+        def on_broken_pipe(self) -> None:
+            """Nobody reads any more: end as other programs do. Rich exits with 1, as if there were an error."""
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(128 + signal.SIGPIPE)
+
+    return Quiet(highlight=False, soft_wrap=True)
 
 
 def silence() -> None:

@@ -28,6 +28,7 @@ _DEFAULTS: Facts = {"epoch": 0, "iteration": 0, "crc32": "", "lines": 0, "bytes"
 _END = b"PK\x05\x06"  # the end record of an archive: 22 bytes, the last two of them the length of the comment that follows
 _TAIL = 4096  # more than the end record and a seal
 _CHUNK = 1 << 20
+_SETTINGS = 1 << 20  # bytes; no config is nearly as long
 
 
 class Damaged(ValueError):
@@ -94,6 +95,8 @@ def verify(path: Path) -> Facts | None:
             _check_archive(file)
         elif f"{_crc32(file, found['size']):08x}" != found["crc32"]:
             raise Damaged("its checksum is another")
+        else:
+            _open_archive(file)
         return found
 
 
@@ -139,17 +142,16 @@ def _content(record: dict[str, Any]) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a file as it lies.
+    """The hash of a file of settings as it lies.
 
     Raises:
-        Damaged: it is not a regular file.
+        Damaged: it is not a regular file, or too large.
         OSError: it cannot be read.
     """
-    digest = hashlib.sha256()
     with opened(path) as file:
-        for chunk in _chunks(file, os.fstat(file.fileno()).st_size):
-            digest.update(chunk)
-    return digest.hexdigest()
+        if len(content := file.read(_SETTINGS + 1)) > _SETTINGS:
+            raise Damaged(f"it is larger than {_SETTINGS >> 20} MiB")
+    return hashlib.sha256(content).hexdigest()
 
 
 @contextlib.contextmanager
@@ -189,13 +191,31 @@ def _mark(text: bytes) -> bytes:
 def _check_archive(file: BinaryIO) -> None:
     """The archive's own checksums; those of a version before seals."""
     try:
-        with zipfile.ZipFile(file) as archive:
+        with _open_archive(file) as archive:
             if broken := archive.testzip():
                 raise Damaged(f"the checksum of {broken[:60]!r} is another")
     except Damaged:
         raise
     except Exception as error:  # a damaged archive can raise nearly anything
         raise Damaged(" ".join(str(error).split())[:80] or type(error).__name__) from error
+
+
+def _open_archive(file: BinaryIO) -> zipfile.ZipFile:
+    """An archive that takes no more in memory than on the disk: a stranger's few kB might unpack to gigabytes.
+
+    Raises:
+        Damaged: it is none, or larger than it looks.
+    """
+    try:
+        archive = zipfile.ZipFile(file)
+    except Exception as error:  # a damaged archive can raise nearly anything
+        raise Damaged(" ".join(str(error).split())[:80] or type(error).__name__) from error
+    records = archive.infolist()
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise Damaged("its records are compressed, and those of a checkpoint are not")
+    if sum(record.file_size for record in records) > file.seek(0, os.SEEK_END):
+        raise Damaged("its records are larger than the file")
+    return archive
 
 
 def _crc32(file: BinaryIO, size: int) -> int:

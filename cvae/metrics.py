@@ -16,6 +16,7 @@ from typing import Any
 
 from cvae.errors import UserError
 
+KEY = 40  # letters of a key or a label
 _MOST = 200  # rows of a foreign record that are taken
 OWN_KEYS = ("label", "unit", "form", "better")  # of a metric in the config; its other keys are its function's
 
@@ -38,8 +39,8 @@ class Metric:
     def __post_init__(self) -> None:
         for name in ("key", "label", "unit", "short", "beside"):
             text = getattr(self, name)
-            if not (isinstance(text, str) and text.isprintable() and len(text) <= 40):
-                raise ValueError(f"{name} is {text!r}: give a text of at most 40 letters, in quotes")
+            if not (isinstance(text, str) and text.isprintable() and len(text) <= KEY):
+                raise ValueError(f"{name} is {text!r}: give a text of at most {KEY} letters, in quotes")
         if self.better not in ("max", "min", None):
             raise ValueError(f"better is {self.better!r}: choose max or min, or leave it out")
         if self.shown not in ("table", "curve", "more", "baseline", "fact"):

@@ -47,6 +47,30 @@ def test_every_bit_of_every_byte_counts(sealed):
             integrity.verify(sealed)
 
 
+@pytest.mark.parametrize("with_seal", [True, False])
+@pytest.mark.parametrize("kind", ["compressed", "records one over another"])
+def test_an_archive_that_takes_more_than_its_file_is_damaged(with_seal, kind, tmp_path):
+    """A few kilobytes that would become gigabytes once they are loaded."""
+    path = tmp_path / "last.pt"
+    with path.open("w+b") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED if kind == "compressed" else zipfile.ZIP_STORED) as archive:
+            archive.writestr("archive/data/0", bytes(10_000))
+            if kind != "compressed":
+                archive.filelist += archive.filelist * 9
+        if with_seal:
+            integrity.seal(file, {"epoch": 1})
+    with pytest.raises(Damaged, match="its records are"):
+        integrity.verify(path)
+
+
+def test_settings_are_read_within_bounds(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.touch()
+    os.truncate(path, 20 << 30)
+    with pytest.raises(Damaged, match="larger than"):
+        integrity.sha256_of(path)
+
+
 def test_every_cut_counts(sealed):
     content = sealed.read_bytes()
     for length in range(len(content)):

@@ -13,8 +13,8 @@ from typing import Any
 from cvae import __version__, files, integrity
 from cvae.cli import quoted
 from cvae.config import flat, identity
-from cvae.console import short
-from cvae.metrics import Metric, from_record
+from cvae.console import printable, short
+from cvae.metrics import KEY, Metric, from_record
 from cvae.runs.evaluations import Evaluation, read_evaluations
 from cvae.runs.rows import Row, read_rows
 from cvae.runs.state import failure_of, state_of
@@ -146,7 +146,8 @@ def read_run(folder: Path) -> Run:
     rows = read_rows(folder)
     metrics = from_record(record.get("metrics"))
     objectives = config.get("objective")
-    objective = str((next(iter(objectives), None) if isinstance(objectives, list) else objectives) or "val/psnr")
+    first = next(iter(objectives), None) if isinstance(objectives, list) else objectives
+    objective = printable(str(first or "val/psnr"))[:KEY]
     trial = config["trial"] if isinstance(config.get("trial"), dict) else {}
     number = trial.get("number")
     overrides, unknown = _overrides(folder)

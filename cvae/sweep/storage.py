@@ -162,6 +162,8 @@ class _Patient(RDBStorage):
 
 
 def _open_journal(path: Path) -> JournalStorage:
+    if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+        raise UserError(f"storage=journal://{path} is not a regular file: choose another file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return _storage_of(Journal(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -52,7 +53,9 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """
     try:
         integrity.verify(path)
-        state = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of archives that are programs; what follows is an error
+            state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: the run stopped before its first checkpoint; start a new run") from error
     except Exception as error:  # a damaged file can raise nearly anything

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from cvae import integrity
 from harm.bench import Bench
 
 PRECIOUS = "s3cr3t-t0ken-of-the-user"
@@ -144,6 +145,27 @@ class Stranger:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(target)
 
+    def seal(self) -> None:
+        """Let the hashes in run.json and the checkpoints fit the files as they are now: a stranger knows how to make them."""
+        config, lines = self.run / ".hydra/config.yaml", self.run / "metrics.jsonl"
+        facts: dict[str, Any] = {}
+        if _plain(config, 1e6):
+            facts["config_sha256"] = integrity.sha256_of(config)
+        if _plain(lines, 2e9):
+            facts |= integrity.Lines(lines.read_bytes()).facts()
+        record = self.run / "run.json"
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            if _plain(record, 1e6) and "config_sha256" in (known := json.loads(record.read_text())):
+                record.write_text(integrity.stamped({**known, "config_sha256": facts.get("config_sha256")}))
+        for path in (self.run / "checkpoints").resolve().glob("*.pt"):
+            with contextlib.suppress(integrity.Damaged):
+                if _plain(path, 1e8) and (known := integrity.facts(path)) is not None:
+                    with path.open("r+b") as file:
+                        file.truncate(known["size"])
+                        file.seek(known["size"] - 2)
+                        file.write(b"\0\0")  # without the seal that it had
+                        integrity.seal(file, {**known, **facts})
+
     # --- what came of it ----------------------------------------------------------------------------------------------------
 
     def executions(self) -> int:
@@ -162,3 +184,8 @@ class Stranger:
                 connection.settimeout(0.2)
                 with contextlib.suppress(OSError):
                     self.received += connection.recv(65536)
+
+
+def _plain(path: Path, most: float) -> bool:
+    """Whether it is a regular file, no link, of at most so many bytes."""
+    return path.is_file() and not path.is_symlink() and path.stat().st_size <= most

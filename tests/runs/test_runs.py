@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from cvae.errors import UserError
 from cvae.process import Process
 from cvae.report.html.data import page_data
-from cvae.runs.collection import collect, differing, setting_order
+from cvae.runs.collection import collect, differing, main_objective, setting_order
 from cvae.runs.rows import Rows
 from cvae.sweep import figures, records
 from cvae.sweep.storage import open_storage
@@ -196,6 +196,16 @@ def test_settings_that_a_run_should_not_have_cost_nothing(tmp_path):
     read, _ = collect(["run", "other"]).runs
     assert (read.objective, read.settings["model"], read.best("val/psnr")) == ("val/psnr", "<script>", (20.0, 3))
     assert "kl_schedule" in differing(collect(["run", "other"]).runs)
+
+
+@pytest.mark.parametrize("objective", ["\x1b]0;owned\x07", "x" * 5000, ["\u202e"], [{"a": "\n"}]])
+def test_an_objective_that_is_none_of_ours_is_a_short_text(tmp_path, objective):
+    fake_run(tmp_path / "run", objective=objective)
+    found = collect(["run"])
+    (read,) = found.runs
+    assert main_objective(found.runs).key == read.objective
+    assert read.objective.isprintable()
+    assert 0 < len(read.objective) <= 40
 
 
 def test_the_best_value_is_the_objective_s(tmp_path):

@@ -160,6 +160,7 @@ def test_a_password_that_is_not_known_is_asked_for(monkeypatch: pytest.MonkeyPat
         ("journal://", ("names no file",)),
         ("journal:///proc/1/nowhere/a", ("journal:///proc/1/nowhere/a",)),
         ("sqlite:////nowhere/at/all.db", ("sqlite:////nowhere/at/all.db",)),
+        ("journal:///dev/full", ("journal:///dev/full", "not a regular file")),
         ("oddsql://host/db", ("oddsql://host/db",)),
     ],
 )
