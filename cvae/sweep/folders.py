@@ -1,4 +1,4 @@
-"""Run folders that a study does not know: its storage lost trials, since a journal was cut or an older copy put back."""
+"""Which folders are a study's: those that its storage lost trials of, and those that it names but that another sweep made."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
+from cvae import files
 from cvae.cli import quoted
 from cvae.console import short, warn
 from cvae.errors import UserError
@@ -19,6 +20,16 @@ from cvae.sweep.trials import PLACE
 
 _LARGEST = 1_000_000  # bytes of an overrides.yaml
 _WORD = re.compile(r"^- \+*([^=\s]+)=(.*)$", re.MULTILINE)
+
+
+def is_of(storage: str, place: Path) -> bool:
+    """Whether a folder was made by a sweep with this storage (without password), as its multirun.yaml tells.
+
+    A study may come from a stranger: what it calls its folder can be anybody's.
+    """
+    with contextlib.suppress(FileNotFoundError, files.Unreadable, KeyError, TypeError):
+        return bool(files.read_yaml(place, "multirun.yaml", _LARGEST)["hydra"]["sweeper"]["storage"] == storage)
+    return False
 
 
 def refuse_unknown(study: SweepStudy, keys: Iterable[str], sweep: Path) -> None:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cvae.cli import quoted
 from cvae.errors import writing
+from cvae.sweep.folders import is_of
 from cvae.sweep.plan import Plan
 from cvae.sweep.space import Value
 from cvae.sweep.storage import hidden
@@ -44,7 +45,8 @@ class Place:
 
     def of(self, trial: optuna.Trial, attributes: dict[str, Any], first: int) -> str:
         """The sweep folder of a trial: where it began, if it goes on."""
-        if (place := attributes.get(PLACE)) and Path(place, "multirun.yaml").is_file():  # a study may come from a stranger
+        place = attributes.get(PLACE)
+        if place == str(self._folder) or (place and is_of(hidden(self._study.url), Path(place))):
             return str(place)
         # By Hydra's default two sweeps that start in the same second have the same folder.
         stem, copies = self._folder, itertools.count(2)

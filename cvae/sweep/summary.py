@@ -20,6 +20,7 @@ from cvae.config import flat
 from cvae.console import command, program, say, short
 from cvae.errors import write_whole
 from cvae.sweep.board import counts, numbers
+from cvae.sweep.folders import is_of
 from cvae.sweep.plan import Plan
 from cvae.sweep.storage import hidden
 from cvae.sweep.top import Top
@@ -61,13 +62,18 @@ class Summary:
             winner = trials[next(iter(top.values))]
         if winner is not None:
             say(f"again      {shlex.join([*program(), *_config_flags(), *self._again(winner)])}")
-        folders = [Path(trial.system_attrs[PLACE]) for trial in trials if PLACE in trial.system_attrs]
-        folder = next((each for each in reversed(folders) if each.is_dir()), None)
+        folder = self._folder(trials)
         if folder is not None:
             self._write_files(folder, best, winner, top, importances)
             say(f"results    {short(folder / 'sweep.json')}" + (f", {short(folder / 'best.yaml')}" if winner else ""))
         place = '"$CVAE_STORAGE"' if "***" in self.storage else shlex.quote(self.storage.removeprefix("journal://"))
         say(f"look       optuna-dashboard {place}")
+
+    def _folder(self, trials: Sequence[FrozenTrial]) -> Path | None:
+        """The folder of the last trial that has one of this study's."""
+        own = Path(self.config.hydra.sweep.dir).absolute()
+        named = dict.fromkeys(Path(trial.system_attrs[PLACE]) for trial in reversed(trials) if PLACE in trial.system_attrs)
+        return next((each for each in named if each.is_dir() and (each == own or is_of(self.storage, each))), None)
 
     def _write_files(
         self, folder: Path, best: list[FrozenTrial], winner: FrozenTrial | None, top: Top | None, importances: dict[str, float]

@@ -219,14 +219,34 @@ def _cmaes_pickle(stranger: Stranger) -> None:
         study.add_trial(_finished_trial(stranger, {"cma:optimizer:0": stranger.pickle().hex(), "cma:generation": 0}))
 
 
-def _study_elsewhere(stranger: Stranger) -> None:
-    """A queued trial that says where its folder is, and parameters that are none of the sweep's."""
+def _study_elsewhere(stranger: Stranger, kept: str = "", done: int = 1) -> None:
+    """Queued trials that say where their folder is, in a sweep's folder of the user's own; and parameters that are none."""
+    if kept:
+        (stranger.outside / "2").mkdir()
+        (stranger.outside / "2" / "kept").write_text("the user's own trial\n")
+        (stranger.outside / "multirun.yaml").write_text(kept)
     study = stranger.study()
-    study.add_trial(_finished_trial(stranger, {"cvae:sweep_dir": str(stranger.outside)}))
-    queued = {"lr": 1e-3, "beta": 0.7, "+hydra.callbacks.x._target_": "stranger.payload.Fire"}
-    study.enqueue_trial(queued, user_attrs={"folder": str(stranger.outside / "trial")})
-    trial = study.trials[-1]
-    study._storage.set_trial_system_attr(trial._trial_id, "cvae:sweep_dir", str(stranger.outside))
+    for _ in range(done):
+        study.add_trial(_finished_trial(stranger, {"cvae:sweep_dir": str(stranger.outside)}))
+    queued = {"lr": 1e-3, "beta": 0.7} | ({} if kept else {"+hydra.callbacks.x._target_": "stranger.payload.Fire"})
+    for _ in range(2):
+        study.enqueue_trial(queued, user_attrs={"folder": str(stranger.outside / "trial")})
+    for trial in study.trials[done:]:
+        study._storage.set_trial_system_attr(trial._trial_id, "cvae:sweep_dir", str(stranger.outside))
+
+
+def _slow_journal(stranger: Stranger, long: bool) -> None:
+    """A journal whose lines take long to apply: reports, of which each copies those before it; or as many as are read."""
+    stranger.study().ask()
+    path = stranger.folder / "study.journal"
+    worker = json.loads(path.read_text().splitlines()[0])["worker_id"]
+    with path.open("a") as file:
+        for step in range(180_000 if long else 60_000):
+            place = {"user_attr": {"a": step}} if long else {"step": step, "intermediate_value": 1.0}
+            log = {"op_code": 8 if long else 7, "worker_id": worker, "trial_id": 0, **place}
+            file.write(json.dumps(log, separators=(",", ":")) + "\n")
+    stranger.sweep_json(storage=f"journal://{path}")
+    (stranger.folder / "sweep.json").unlink()
 
 
 def _sweep_record(stranger: Stranger) -> None:
@@ -245,6 +265,10 @@ _OTHERS: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "values of wrong types": ("names and values", _wrong_types, ("report", "resume")),
     "links in circles": ("links", _link_loop, ("report",)),
     "a study with a pickle": ("studies", _cmaes_pickle, ("sweep",)),
-    "a study with trials elsewhere": ("studies", _study_elsewhere, ("sweep",)),
+    "a study with trials elsewhere": ("studies", _study_elsewhere, ("sweep by chance", "report")),
+    "a study with trials in another sweep": ("studies", partial(_study_elsewhere, kept="hydra: {}\n"), ("sweep by chance",)),
+    "a study that ended elsewhere": ("studies", partial(_study_elsewhere, done=5), ("sweep by chance",)),
+    "a journal of reports": ("studies", partial(_slow_journal, long=False), ("report",)),
+    "a journal of 16 MB": ("studies", partial(_slow_journal, long=True), ("report",)),
     "a sweep.json to paste": ("studies", _sweep_record, ("report",)),
 }

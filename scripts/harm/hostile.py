@@ -77,7 +77,8 @@ def _run(stranger: Stranger, command: str, allowed: str) -> Result:
         "resume": ["train", f"resume={run}"],
         "load": ["load", run, "best"],
         "best": ["train", "experiment=stranger/best.yaml", *small, *_quiet(stranger), "hydra.run.dir=again"],
-        "sweep": ["train", *_sweep_words(stranger.bench)],
+        "sweep": ["train", *_sweep_words(stranger.bench, "cmaes")],
+        "sweep by chance": ["train", *_sweep_words(stranger.bench, "random")],
     }[command]
     address = f"http://127.0.0.1:{stranger.port}"
     environment = {"WANDB_MODE": "offline", "WANDB_BASE_URL": address, "WANDB_API_KEY": "k" * 40, "SECRET_TOKEN": PRECIOUS}
@@ -93,11 +94,11 @@ def _quiet(stranger: Stranger) -> list[str]:
     return [] if trapped else ["logger=none"]
 
 
-def _sweep_words(bench: Bench) -> list[str]:
-    """Two trials more in the stranger's study, by the sampler that keeps pickles there."""
+def _sweep_words(bench: Bench, sampler: str) -> list[str]:
+    """Two trials more in the stranger's study. It is cmaes that keeps pickles there."""
     unfit = ("hydra/sweeper/sampler=", "lr=", "beta=", "hydra.sweeper.n_trials=")
     words = [word for word in bench.sweep_words() if not word.startswith(unfit)]
-    own = ["hydra/sweeper/sampler=cmaes", "lr=interval(1e-4,1e-2)", "beta=interval(0.5,1.0)", "hydra.sweeper.n_trials=5"]
+    own = [f"hydra/sweeper/sampler={sampler}", "lr=interval(1e-4,1e-2)", "beta=interval(0.5,1.0)", "hydra.sweeper.n_trials=5"]
     return [*words, *own, "hydra.sweeper.storage=journal://stranger/study.journal"]
 
 
