@@ -80,7 +80,9 @@ def write_whole(path: Path, text: str, hint: str) -> None:
 
 
 def expanded(path: str | os.PathLike[str], key: str) -> Path:
-    """The absolute path of a setting, ``~`` expanded; UserError if ``~name`` names no user."""
+    """The absolute path of a setting, ``~`` expanded; UserError if ``~name`` names no user, or it cannot be a path."""
+    if "\0" in os.fspath(path):
+        raise UserError(f"{key}={os.fspath(path)!r} holds a zero byte: write the path without it")
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:

@@ -47,6 +47,7 @@ NOT_RUN = {
     "python -m pytest -m faults": _CHECKS,
     "python scripts/torture.py --minutes 60": "an hour: tests/faults runs the short form",
     "python scripts/torture.py --short": "tests/faults runs it",
+    "python scripts/big_data.py": "16 GB and minutes: tests/scripts/test_big_data.py runs a small one",
     "python scripts/torture.py --only damage --verbose": "tests/faults runs the short form",
     "python -m pytest -m servers": _CHECKS,
     "pre-commit install": "changes the checkout",

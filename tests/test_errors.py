@@ -343,7 +343,7 @@ def test_a_file_system_without_locks_is_one_line(train, drawn, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    one_line(train(*tiny(drawn)), "No locks available", "data.cache_dir")
+    assert train(*tiny(drawn)).code == 0  # packing needs none
     words = ["-m", "hydra/sweeper=optuna", "lr=interval(1e-4,1e-3)", *tiny(drawn)]
     one_line(train(*words), "No locks available", ".journal")
 

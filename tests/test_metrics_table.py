@@ -224,7 +224,8 @@ def wandb_summary(run: Path) -> dict[str, Any]:
     return {key: value for each in records for key, value in each.get("summary", {}).get("update", {}).items()}
 
 
-@pytest.mark.parametrize("place", ["outside", pytest.param("inside", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["outside", "inside"])
 def test_a_metric_that_is_added_is_seen_everywhere(command, drawn, tmp_path, mypkg, monkeypatch, place):
     code, words = mypkg, ["+metrics.mae._target_=mypkg.mae", "+metrics.mae.label=MAE", "+metrics.mae.better=min"]
     if place == "inside":

@@ -92,6 +92,7 @@ def test_an_owner_on_another_host_counts_as_lost_without_a_sign_of_life(tmp_path
         pass
 
 
+@pytest.mark.slow
 def test_a_trials_job_waits_for_the_end_of_a_lease_and_not_for_a_living_owner(tmp_path, monkeypatch, capfd):
     write(tmp_path / "run", elsewhere(), time.time() + 1.5)
     with hold(tmp_path / "run", patient=True):

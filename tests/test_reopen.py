@@ -175,7 +175,7 @@ def test_a_folder_that_leads_out_of_itself_is_refused(tmp_path, name):
     (folder / "inside").symlink_to(folder / ".hydra")
     reopen([f"resume={folder}"])
     (folder / name).symlink_to(tmp_path / "outside")
-    with pytest.raises(UserError, match=f"{name} leads out of its run folder"):
+    with pytest.raises(UserError, match=f"{name} is a link that leads out of the run folder"):
         reopen([f"resume={folder}"])
 
 

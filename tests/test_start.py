@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "own configs"
 
 
-@pytest.fixture(params=["flag", "searchpath"])
+@pytest.fixture(params=["flag", pytest.param("searchpath", marks=pytest.mark.slow)])
 def found(request, folder: Path) -> list[str]:
     """The ways in which a command names that folder."""
     return {"flag": ["--config-dir", str(folder)], "searchpath": [f"hydra.searchpath=['file://{folder}']"]}[request.param]

@@ -86,7 +86,7 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
 
     plan = Plan(
         space=space,
-        identity=read_identity(space, settings, job, values["seeds_per_trial"]),
+        identity=read_identity(space, settings, _without_hydra(job), values["seeds_per_trial"]),
         one_data=not searches_data(jobs),
         study_name=str(name or ""),
         storage=url_of(str(name or "")),
@@ -190,7 +190,7 @@ def _compose_jobs(space: Space, config: DictConfig, loader: Any) -> list[DictCon
     """Compose jobs that together have every parameter and every choice, so that no later job fails at it.
 
     Returns:
-        Their configs, without ``hydra``. The first has the first choices.
+        Their configs. The first has the first choices.
     """
     ends = {key: corners(each) for key, each in space.distributions.items()}
     usual = {key: values for key, values in ends.items() if key not in space.conditions}
@@ -201,7 +201,11 @@ def _compose_jobs(space: Space, config: DictConfig, loader: Any) -> list[DictCon
     for key, (other, wanted) in space.conditions.items():
         words = [f"{other}={wanted}", f"{key}={written(ends[key][0])}"]
         jobs.append(loader.load_sweep_config(config, [*space.overrides({}), *words]))
-    return [OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"]) for job in jobs]
+    return jobs
+
+
+def _without_hydra(job: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
 
 
 def _enqueued(points: Sequence[Any], space: Space) -> list[dict[str, Value]]:

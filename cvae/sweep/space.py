@@ -59,7 +59,9 @@ class Space:
         for key, value in values.items():
             distribution = self.distributions.get(key)
             # What the user's own custom_search_space adds is in no distribution.
-            own_key = distribution is not None or (re.fullmatch(r"[A-Za-z_][\w.]*", key) and not key.startswith(_NO_PARAMETERS))
+            own_key = distribution is not None or (
+                re.fullmatch(r"\+{0,2}[A-Za-z_][\w.]*", key) and not key.lstrip("+").startswith(_NO_PARAMETERS)
+            )
             own_value = not isinstance(value, str) or (
                 value in distribution.choices if isinstance(distribution, CategoricalDistribution) else "${" not in value
             )

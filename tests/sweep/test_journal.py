@@ -183,6 +183,7 @@ def test_damage_ends_a_sweep_in_one_line(app) -> None:
 # --- lost trials ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_trials_that_a_cut_journal_does_not_know_are_named(app) -> None:
     words = ("hydra.sweeper.study_name=s", "hydra.sweep.dir=multirun/a", "hydra.sweeper.n_trials=2")
     assert app.write()(*words).code == 0
@@ -206,6 +207,7 @@ def test_trials_that_a_cut_journal_does_not_know_are_named(app) -> None:
     assert len(app.record()["trials"]) == 2
 
 
+@pytest.mark.slow
 def test_a_study_that_is_gone_begins_anew_with_a_warning(app) -> None:
     words = ("hydra.sweeper.study_name=s", "hydra.sweeper.n_trials=1")
     assert app.write()(*words, "hydra.sweep.dir=multirun/a").code == 0

@@ -58,8 +58,9 @@ def test_failed_trials_run_anew_in_their_folders(app: App) -> None:
     assert Path("multirun/a/2/attempts.txt").read_text() == "2 0.75\n4 0.75\n"
     # The report reads the same from the journal and from sweep.json.
     for storage in (absolute("journal://multirun/studies/s.journal"), "journal:///nowhere"):
-        sweep = read_sweep("s", storage, [Path("multirun/a")], "value", [])
+        sweep, problems = read_sweep("s", storage, [Path("multirun/a")], "value", [])
         assert sweep is not None
+        assert problems == []
         assert sweep.summary == "3 complete, 0 pruned, 0 failed, 2 retried"
         assert [trial.number for trial in sweep.trials] == [0, 1, 2, 3, 4]
         assert sweep.best_trial == 1

@@ -57,6 +57,7 @@ def test_numbers_of_starts(tmp_path: Path) -> None:
     assert [SweepStudy("old", url, {}, ["maximize"]).next_start() for _ in range(2)] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_quasi_random_sequence_is_one_for_all_starts(app: App) -> None:
     words = (*NAMED, "hydra/sweeper/sampler=qmc", "hydra.sweeper.sampler.scramble=true")
     app.write()

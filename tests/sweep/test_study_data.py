@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import App
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from cvae.sweep.identity import read_data, searches_data
@@ -71,6 +72,7 @@ def test_where_the_data_are_unknown_the_first_job_settles_them(app: App, config:
     assert app(*NAMED, "data.root=B", "hydra.sweeper.n_trials=3").code == 1
 
 
+@pytest.mark.slow
 def test_trials_that_only_failed_tie_a_study_to_no_data(app: App) -> None:
     """What made them fail may be put right in the data."""
     app.write(BODY, DECLARED)
@@ -94,6 +96,7 @@ def test_where_the_data_are_searched_each_trial_holds_its_own(app: App) -> None:
     assert "data" not in app.record()
 
 
+@pytest.mark.slow
 def test_a_study_without_data_takes_those_that_its_runs_recorded(app: App) -> None:
     """One of an earlier version, which is found under its old name."""
     record = """
@@ -141,7 +144,9 @@ def test_whether_the_data_are_searched() -> None:
     assert not searches_data([job(trial={"data": "fixed"}), job(trial={"data": "fixed"}, lr=2)])
 
 
-def test_the_fingerprint_of_the_data() -> None:
+def test_the_fingerprint_of_the_data(monkeypatch) -> None:
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # as in a sweeper's process
+
     def broken() -> str:
         from cvae.errors import UserError
 

@@ -308,6 +308,7 @@ def test_a_trial_of_several_seeds_is_told_their_mean_and_goes_on_between_them(ap
         assert sorted(folders) == ["seed_4", "seed_5", "seed_6"]
 
 
+@pytest.mark.slow
 def test_wilcoxon_stops_a_trial_that_loses_on_every_seed(app: App) -> None:
     app.write(SEEDED, "seed: 0", "{x: 'choice(0, 1000)'}")
     words = ("hydra/sweeper/pruner=wilcoxon", "hydra.sweeper.pruner.p_threshold=0.2", "hydra.sweeper.seeds_per_trial=8")

@@ -56,7 +56,7 @@ def test_changed_data_are_refused_with_what_changed(run):
 
 def test_moved_data_are_named_by_the_command(run, tmp_path):
     Path("data").rename("elsewhere")
-    with pytest.raises(UserError, match=r"which is not there: bring the data back, or add data\.root=FOLDER"):
+    with pytest.raises(UserError, match=r"which is not there: bring the data back to it, or give data\.root=FOLDER"):
         go_on(run)
     go_on(run, "data.root=elsewhere", f"data.cache_dir={tmp_path / 'c'}", "data.workers=1", "data.resident=host")
     assert (tmp_path / "c/packed").is_dir()

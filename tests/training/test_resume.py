@@ -113,10 +113,8 @@ def test_a_torn_line_and_a_line_ahead_of_the_checkpoint_are_written_again(drawn,
     assert_same(run, whole)
 
 
-@pytest.mark.parametrize(
-    ("name", "code"),
-    [("SIGTERM", 75), pytest.param("SIGUSR1", 75, marks=pytest.mark.slow), pytest.param("SIGINT", 130, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
 def test_a_signal_finishes_the_step_and_the_run_goes_on_within_the_epoch(drawn, whole, tmp_path, name, code):
     run = tmp_path / "run"
     process = start(*tiny(drawn, *LONGER), f"hydra.run.dir={run}")
