@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +265,14 @@ def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path, kind, nest
     if kind != "pickle":  # that the file would have, had it been trusted
         torch.load(path, weights_only=False)
         assert trace.exists()
+
+
+def test_a_program_is_refused_without_a_word_of_pytorch_s(tmp_path, recwarn):
+    """An archive that PyTorch takes for one of its programs."""
+    path = tmp_path / "last.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/constants.pkl", b"")
+    with pytest.raises(UserError) as caught:
+        checkpoint.load(path)
+    one_line(caught.value, path)
+    assert not recwarn.list
