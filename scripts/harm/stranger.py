@@ -125,8 +125,11 @@ class Stranger:
     def sweep_json(self, **changes: Any) -> None:
         """Make the run a trial of a study with a sweep.json beside it."""
         self.config("trial", {"number": 0, "study": "study", "storage": changes.get("storage", "journal:///nowhere/x.journal")})
+        record = self.run / "run.json"
+        if _plain(record, 1e6):
+            record.write_text(json.dumps({**json.loads(record.read_text()), "group": "study"}))
         trial = {"number": 0, "state": "complete", "values": [10.0], "params": {"lr": 1e-3}, "folder": str(self.run)}
-        record = {
+        summary = {
             "study": "study",
             "objective": "val/psnr",
             "directions": ["maximize"],
@@ -134,7 +137,7 @@ class Stranger:
             "space": {},
             "best": [0],
         }
-        (self.folder / "sweep.json").write_text(json.dumps({**record, "trials": [trial], "top_k": None, **changes}))
+        (self.folder / "sweep.json").write_text(json.dumps({**summary, "trials": [trial], "top_k": None, **changes}))
 
     def link(self, below: str, target: Path) -> None:
         """Make a path below the run a link."""
