@@ -55,7 +55,7 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
             code = end.code
         with named("standard output"):
             sys.stdout.flush()
-        sys.exit(code)  # type: ignore[arg-type]  # whatever was given to an exit
+        sys.exit(code)
     except Exception as error:
         if not is_users(error):
             raise

@@ -61,12 +61,17 @@ def write_record(folder: Path, record: Mapping[str, Any], hint: str) -> None:
     write_whole(folder / "run.json", integrity.stamped(dict(record)), hint)
 
 
-def config_hash(folder: Path) -> str | None:
-    """The hash of .hydra/config.yaml as it lies; None if there is none."""
+def config_hash(folder: Path, name: str = "config") -> str | None:
+    """The hash of .hydra/config.yaml, or of another file beside it, as it lies; None if there is none."""
     try:
-        return integrity.sha256_of(folder / ".hydra" / "config.yaml")
+        return integrity.sha256_of(folder / ".hydra" / f"{name}.yaml")
     except (Damaged, OSError):
         return None
+
+
+def settings_hashes(folder: Path) -> dict[str, str | None]:
+    """What run.json keeps of the files in which Hydra wrote a run's settings."""
+    return {f"{name}_sha256": config_hash(folder, name) for name in ("config", "overrides")}
 
 
 def check_config(folder: Path) -> None:
@@ -95,8 +100,8 @@ def note_config(folder: Path) -> None:
         path = folder / "run.json"
         path.replace(_beside(path))
         return
-    if record is not None and record.get("config_sha256") != (now := config_hash(folder)):
-        write_record(folder, {**record, "config_sha256": now}, "free some space, then start again")
+    if record is not None and record != (now := {**record, **settings_hashes(folder)}):
+        write_record(folder, now, "free some space, then start again")
 
 
 def recorded_data(folder: Path) -> dict[str, Any]:

@@ -23,9 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cvae.cli import is_multirun, override_values, quoted
 from cvae.config import CONF, build, flat
-from cvae.console import only_prints, say
+from cvae.console import only_prints, say, warn
 from cvae.errors import UserError, expanded
-from cvae.strangers import forget_caches, names_path, read_settings, refuse_new_root, refuse_resolvers
+from cvae.strangers import forget_caches, is_changed, names_path, read_settings, refuse_new_root, refuse_resolvers
 
 _OF_THE_COMMAND = ("logger", "trial", "allow_targets", "resume", "show")
 
@@ -179,11 +179,13 @@ def unfold(arguments: Sequence[str]) -> list[str]:
 def _file_of_settings(path: Path, where: str) -> dict[Any, Any]:
     try:
         real = path.resolve()  # the user may name a link
-        file = read_settings(real.parent, real.name)
+        file, changed = read_settings(real.parent, real.name), is_changed(real.parent, real.name)
     except Exception as error:  # whatever a damaged file leads YAML and OmegaConf to raise
         raise UserError(f"{where} cannot be read ({' '.join(str(error).split())[:160]}): check the path") from error
     if not isinstance(file, dict):
         raise UserError(f"{where} is not a list of settings: write key: value, a line each")
+    if changed:
+        warn(f"{where} was changed or damaged since a sweep wrote it: look at its values; sweep.json beside it has the trial's")
     forget_caches(file)
     return file
 

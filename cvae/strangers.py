@@ -6,6 +6,7 @@ written to. The same goes for a command that such a file says was its own, and t
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -20,6 +21,8 @@ from cvae.console import printable
 from cvae.errors import UserError, expanded
 from cvae.files import yaml_text
 
+_CHECK = "# checksum of the lines below: "
+
 
 def read_settings(folder: Path, name: str) -> Any:
     """What a YAML file in a folder holds, interpolations unresolved.
@@ -29,6 +32,21 @@ def read_settings(folder: Path, name: str) -> Any:
         files.Unreadable: it is no regular file, too large, or no YAML that is safe to parse; and what OmegaConf raises besides.
     """
     return OmegaConf.to_container(OmegaConf.create(yaml_text(folder, name)), resolve=False)
+
+
+def checked_settings(text: str) -> str:
+    """The text of a file of settings with a line before it that tells whether it was changed since."""
+    return f"# @package _global_\n{_CHECK}{_sum(text)}\n{text}"
+
+
+def is_changed(folder: Path, name: str) -> bool:
+    """Whether a file of settings is not as ``checked_settings`` made it; False for one that says nothing of it."""
+    _, *rest = yaml_text(folder, name).split("\n", 2)
+    return len(rest) == 2 and rest[0].startswith(_CHECK) and rest[0] != _CHECK + _sum(rest[1])
+
+
+def _sum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def calls_resolver(value: object) -> bool:

@@ -74,9 +74,9 @@ def _package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
 
-def interrupted(path: Path, state: dict) -> None:
+def interrupted(path: Path, state: dict, facts: dict) -> None:
     """Ctrl-C after the first checkpoint."""
-    SAVE(path, state)
+    SAVE(path, state, facts)
     if path.name == "last.pt":
         raise KeyboardInterrupt
 

@@ -183,7 +183,7 @@ def _with_sweep_state(run: Run, sweeps: Sequence[SweepRecord]) -> Run:
     if sweep is None or run.trial is None:
         return run
     if not sweep.knows(run.trial):
-        problem = f"the study {sweep.name} does not know this run: its journal may be cut"
+        problem = f"the study {sweep.name} does not know this run: its journal, {Path(sweep.storage).name}, may be cut"
         return replace(run, problems=[*run.problems, problem], note="; ".join(filter(None, [run.note, problem])))
     if run.state in ("finished", "damaged"):
         return run

@@ -150,7 +150,7 @@ def read_run(folder: Path) -> Run:
     objective = printable(str(first or "val/psnr"))[:KEY]
     trial = config["trial"] if isinstance(config.get("trial"), dict) else {}
     number = trial.get("number")
-    overrides, unknown = _overrides(folder)
+    overrides, unknown = _overrides(folder, record)
     video, unlisted = _video(folder)
     reason = failure_of(folder)
     changed = list(_changed(folder, record, rows.facts, settings, len(rows.rows)))
@@ -247,12 +247,16 @@ def _version(record: Mapping[str, Any]) -> str:
     return "" if version in (None, __version__) else f"written by cvae {_cut(version)}"
 
 
-def _overrides(folder: Path) -> tuple[list[str] | None, list[str]]:
+def _overrides(folder: Path, record: Mapping[str, Any]) -> tuple[list[str] | None, list[str]]:
     """The overrides of the run's command, with its own config folders, and why they cannot be read."""
+    known = record.get("overrides_sha256")
     try:
-        return [*_search_path(folder), *map(str, files.read_yaml(folder, _OVERRIDES) or [])], []
+        words = [*map(str, files.read_yaml(folder, _OVERRIDES) or [])]
+        if isinstance(known, str) and integrity.sha256_of(folder / _OVERRIDES) != known:
+            return None, [f"{_OVERRIDES} is not the one that the run had"]
+        return [*_search_path(folder), *words], []
     except FileNotFoundError:
-        return [], []
+        return ([], []) if known is None else (None, [f"{_OVERRIDES} is missing"])
     except (files.Unreadable, TypeError) as error:
         return None, [str(error) if isinstance(error, files.Unreadable) else f"{_OVERRIDES} is no list"]
 

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial
 from cvae.config import flat
 from cvae.console import command, program, say, short
 from cvae.errors import write_whole
+from cvae.strangers import checked_settings
 from cvae.sweep.board import counts, numbers
 from cvae.sweep.folders import is_of
 from cvae.sweep.plan import Plan
@@ -121,13 +122,12 @@ class Summary:
             if key not in before or before[key] != value:
                 OmegaConf.update(values, key, value)
         lines = [
-            "# @package _global_",
             f"# Trial {trial.number} of {self.study.study_name}: {self.plan.objective} {numbers(trial.values)}",
         ]
         if chosen:
             verbs = {group: "" if group in further else "override " for group in chosen}
             lines += ["defaults:", *(f"  - {verbs[group]}/{group}: {option}" for group, option in chosen.items()), ""]
-        return "\n".join(lines) + "\n" + OmegaConf.to_yaml(values)
+        return checked_settings("\n".join(lines) + "\n" + OmegaConf.to_yaml(values))
 
     def _compose(self, words: Sequence[str]) -> DictConfig:
         name = self.config.hydra.job.config_name

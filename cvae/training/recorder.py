@@ -20,7 +20,7 @@ import numpy as np
 
 from cvae import pictures
 from cvae.console import command, say, short, warn
-from cvae.damage import config_hash, first_lines, read_record, write_record
+from cvae.damage import first_lines, read_record, settings_hashes, write_record
 from cvae.errors import FAILURE, UserError, whole, writing
 from cvae.integrity import Damaged, Lines
 from cvae.metrics import BUILT_IN, Metric, as_record, panels
@@ -89,8 +89,8 @@ class Recorder:
         """
         with writing(self.folder, "choose another run folder"):
             self.folder.mkdir(parents=True, exist_ok=True)
-        record, config_sha256 = read_record(self.folder), config_hash(self.folder)
-        self._known = {"config_sha256": config_sha256, "dataset": facts.get("dataset")}
+        record, hashes = read_record(self.folder), settings_hashes(self.folder)
+        self._known = {"config_sha256": hashes["config_sha256"], "dataset": facts.get("dataset")}
         if record is not None:
             facts = {key: value for key, value in facts.items() if key != "splits"}
             again = {"command": command(), "at": _now(), "process": asdict(Process.of()), **facts}
@@ -110,7 +110,7 @@ class Recorder:
                 "versions": _versions(),
                 **_git(),
                 **facts,
-                "config_sha256": config_sha256,
+                **hashes,
                 "metrics": as_record(self.metrics),
             }
         self.check()

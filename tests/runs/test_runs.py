@@ -168,7 +168,7 @@ def test_a_run_that_is_removed_while_it_is_read_is_listed(tmp_path, monkeypatch)
             shutil.rmtree(folder)
         return []
 
-    monkeypatch.setattr("cvae.runs.run._overrides", lambda folder: (cleared(folder), []))
+    monkeypatch.setattr("cvae.runs.run._overrides", lambda folder, record: (cleared(folder), []))
     monkeypatch.setattr("cvae.runs.run.read_rows", lambda folder: Rows(cleared(folder)))
     found = collect(["runs"])
     assert ([read.name for read in found.runs], list(reasons(found))) == (["b"], ["a"])
@@ -485,7 +485,7 @@ def test_a_journal_that_was_cut_at_a_line_s_end_names_the_runs_that_it_does_not_
     (last,) = [index for index, line in enumerate(lines) if b'"op_code":4' in line][2:]
     path.write_bytes(b"".join(lines[:last]))
     found = collect(["sweep"])
-    assert found.problems == ["sweep/2: the study s does not know this run: its journal may be cut"]
+    assert found.problems == ["sweep/2: the study s does not know this run: its journal, s.journal, may be cut"]
     path.write_bytes(b"")
     assert collect(["sweep"]).problems == ["s.journal: it has no study s: it may be cut, or another's"]
 

@@ -49,7 +49,7 @@ BAD = [
     (["hydra.sweeper.storage=postgresql://bob:s3cret@127.0.0.1:9/studies"], ("bob:***@127.0.0.1:9", "server runs")),
     (["hydra.sweeper.storage=journal:///proc/nowhere/a"], ("journal:///proc/nowhere/a", "cannot be used")),
     (["hydra.sweeper.storage=journal://app.py/a"], ("app.py/a", "cannot be used")),
-    (["hydra.sweeper.storage=journal://FOLDER"], ("FOLDER", "directory")),
+    (["hydra.sweeper.storage=journal://FOLDER"], ("FOLDER", "is not a regular file")),
     (["hydra.sweeper.storage=sqlite:///FOLDER"], ("FOLDER", "unable to open")),
     (["hydra.sweep.dir=app.py"], ("app.py", "hydra.sweep.dir=FOLDER")),
     # how many
