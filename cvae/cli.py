@@ -68,7 +68,7 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
 def is_users(error: BaseException) -> bool:
     """Whether an error is one line: it is the user's to put right, or what the system refuses."""
     shown = isinstance(error, (*USER_ERRORS, OSError, MemoryError))
-    return shown or bool(_out_of_memory(error) or _circle_of_links(error))
+    return shown or bool(_out_of_memory(error) or _circle_of_links(error) or _of_a_log(error))
 
 
 def fail(error: BaseException) -> NoReturn:
@@ -107,7 +107,7 @@ def explain(error: BaseException) -> str:
     if not isinstance(error, UserError):
         readers = (
             *(_no_such_option, _no_such_key, _wrong_value, _several_values, _unreadable_override, _missing_value),
-            *(_of_a_resolver, _out_of_memory, _circle_of_links, _system_error),
+            *(_of_a_resolver, _out_of_memory, _circle_of_links, _of_a_log, _system_error),
         )
         if line := next(filter(None, (read(error) for read in readers)), None):
             return printable(line)
@@ -196,6 +196,11 @@ def _system_error(error: BaseException) -> str | None:
     if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
         hint = "its file system has no locks (flock): choose another place"
     return f"{place or 'a file of this command'}: {error.strerror}; {hint}"
+
+
+def _of_a_log(error: BaseException) -> str | None:
+    """Of a log that the system refuses, Python only says which handler it was for."""
+    return _system_error(error.__cause__) if isinstance(error, ValueError) and isinstance(error.__cause__, OSError) else None
 
 
 def _circle_of_links(error: BaseException) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import shlex
 import shutil
@@ -390,3 +391,11 @@ def test_sigterm_is_listened_for_before_the_imports():
     code += "            os.kill(os.getpid(), signal.SIGTERM)\n"
     code += "sys.meta_path.insert(0, Stop()); runpy.run_module('cvae.train', run_name='__main__')\n"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 75
+
+
+def test_a_log_that_the_system_refuses_is_one_line(train, drawn, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "train.log")
+
+    monkeypatch.setattr(logging.FileHandler, "_open", full)
+    one_line(train(*tiny(drawn)), "train.log: No space left on device")
