@@ -50,7 +50,7 @@ def check_values(state: Mapping[str, Any], settings: Settings) -> None:
     """Raise ``Impossible`` for a number of a checkpoint that a run with these settings cannot come to."""
     epoch, iteration, best, sums = state["epoch"], state["iteration"], state["best"], state["sums"]
     _require(type(epoch) is int and 0 <= epoch <= settings.epochs, "epoch", epoch, f"a run of {settings.epochs} epochs")
-    last = settings.epoch_size - 1 if epoch < settings.epochs else 0
+    last = settings.epoch_size if epoch < settings.epochs else 0  # all of them: a signal came before validation
     what = f"{settings.epoch_size} iterations an epoch, after epoch {epoch} of {settings.epochs}"
     _require(type(iteration) is int and 0 <= iteration <= last, "iteration", iteration, what)
     _require(_is_number(state["elapsed"]) and state["elapsed"] >= 0, "elapsed", state["elapsed"], "seconds")

@@ -354,6 +354,15 @@ def test_an_old_archives_own_checksums_are_checked(run):
 # --- values that cannot be --------------------------------------------------------------------------------------------
 
 
+def test_a_signal_in_the_last_step_of_an_epoch_is_no_damage(run, end):
+    with pytest.raises(Stopped):
+        attempt(run).fit(Ended(1))
+    trainer = attempt(run)
+    assert (trainer.epoch, trainer.iteration) == (3, trainer.settings.epoch_size)
+    trainer.fit()
+    assert_ends_so(run, end)
+
+
 def set_in(*keys: Any, value: Any) -> Callable[[dict], None]:
     def change(state: dict) -> None:
         for key in keys[:-1]:
