@@ -33,6 +33,14 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """A command has its own handler of SIGTERM, which a process that it ends takes along; this one goes on."""
+    usual = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, usual)
+
+
+@pytest.fixture(autouse=True)
 def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test has its own working folder, cache and package of a user's, and no W&B account."""
     for name in [name for name in sys.modules if name.split(".")[0] == "mypkg"]:
