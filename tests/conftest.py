@@ -34,10 +34,17 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _own_signals() -> Iterator[None]:
-    """A command has its own handler of SIGTERM, which a process that it ends takes along; this one goes on."""
-    usual = signal.getsignal(signal.SIGTERM)
+    """A command has its own handler of SIGTERM, which a process that it ends takes along; this one goes on.
+
+    A shell lets what it starts in the background ignore SIGINT: the tests are of a command in the foreground.
+    """
+    usual = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    if usual[signal.SIGINT] is signal.SIG_IGN:
+        usual[signal.SIGINT] = signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGTERM, usual)
+    for number, handler in usual.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

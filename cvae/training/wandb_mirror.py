@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import netrc
 import os
 import queue
@@ -186,6 +187,7 @@ def _tear_down() -> None:
 
 def _kill_service() -> None:
     """End a wandb-core that hangs: W&B's exit handler would wait for it for ever."""
+    logging.getLogger("wandb").setLevel(logging.CRITICAL + 1)  # it would tell of the connection that ends, with a traceback
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
             if child.name() == "wandb-core":
