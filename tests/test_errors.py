@@ -314,7 +314,7 @@ def test_names_that_are_too_long_and_links_in_a_circle_are_one_line(train, comma
     long = "x" * 300
     Path("loop").symlink_to("loop")
     root = [f"data.root={tree}" for tree in (long, "loop")]
-    sweep = ["-m", "hydra/sweeper=optuna", "lr=interval(1e-4,1e-3)"]
+    sweep, small = ["-m", "hydra/sweeper=optuna", "lr=interval(1e-4,1e-3)"], ["data.train=4", "data.validate=2", "data.test=1"]
     calls = {
         "run": [
             *(["data=course", word] for word in root),
@@ -329,8 +329,8 @@ def test_names_that_are_too_long_and_links_in_a_circle_are_one_line(train, comma
         ],
         "sweep": [
             *([*sweep, "data=course", word] for word in root),
-            [*sweep, f"hydra.sweeper.study_name={long}"],
-            [*sweep, "hydra.sweeper.storage=journal://loop"],
+            [*sweep, *small, f"hydra.sweeper.study_name={long}"],
+            [*sweep, *small, "hydra.sweeper.storage=journal://loop"],
         ],
         "resume": [[f"resume={long}"], ["resume=loop"]],
         "report": [[f"runs={long}"], ["runs=loop"], ["runs=.", f"out={long}.html"]],

@@ -203,10 +203,10 @@ def test_a_study_s_name_tells_its_space_and_settings(app: App, names: list[str])
 
 
 def test_the_study_of_a_run_ignores_what_does_not_change_it(train, names: list[str]) -> None:
-    words = ["-m", OPTUNA, "lr=interval(1e-4,1e-3)"]
+    words = ["-m", OPTUNA, "lr=interval(1e-4,1e-3)", "data.train=4", "data.validate=2", "data.test=1"]
     for more in (
         [],
-        ["logger=none", "device=cpu", "data.root=/elsewhere"],
+        ["logger=none", "device=cpu", "data.root=elsewhere"],
         ["experiment=sweep_lr_tfr_beta", "tf_schedule=linear"],
     ):
         assert train(*words, *more).err == "error: enough\n"
