@@ -168,6 +168,7 @@ def test_a_sweep_of_an_unknown_objective_ends_before_its_first_trial(train, draw
     assert not Path("multirun").exists()
 
 
+@pytest.mark.slow
 def test_two_objectives_are_weighed_each_by_its_direction(train, drawn):
     words = ("hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=1", "hydra/launcher=basic", "hydra/sweeper/sampler=random")
     space = ("objective=[val/psnr,train/mse]", "lr=tag(log, interval(1e-4, 1e-1))", "hydra.sweeper.sampler.seed=3")

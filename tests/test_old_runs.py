@@ -55,6 +55,7 @@ def test_they_open_in_the_report_as_a_page_and_as_markdown(old, command):
     assert "3 complete, 0 pruned, 0 failed. Best: trial 0, val/psnr 13.57" in text
 
 
+@pytest.mark.slow
 def test_a_run_resumes_to_its_end_and_keeps_its_first_rows(old, command, train):
     run = old / "single" / "old"
     before = (run / "metrics.jsonl").read_text().splitlines()

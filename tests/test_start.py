@@ -91,6 +91,7 @@ def test_a_grid_knows_the_users_options(train, drawn, found):
     assert (refused.code, "grid/0 already holds a run" in refused.err) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_sweep_and_its_summary_know_the_users_options_and_groups(train, drawn, found):
     done = train(*found, "experiment=my_sweep", "+pace=slow", *words(drawn), "hydra.sweep.dir=swept")
     assert done.code == 0, done.out + done.err

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import optuna
+import pytest
 
 from cvae.runs.collection import collect
 from cvae.sweep.storage import absolute, open_storage
@@ -16,6 +17,7 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "study_0_1_0"
 NAME = "train-3421dcbe"
 
 
+@pytest.mark.slow
 def test_a_study_of_0_1_0_is_completed_by_its_command(train) -> None:
     shutil.copytree(FIXTURE, "multirun")
     before = json.loads(Path("multirun/old/sweep.json").read_text())

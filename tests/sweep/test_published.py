@@ -55,6 +55,7 @@ def results(app: App) -> dict:
     return found
 
 
+@pytest.mark.slow
 def test_the_sphere(app: App) -> None:
     write(app, SPHERE.replace("SAMPLER", "tpe"))
     done = app("~z", "hydra.sweeper.n_trials=12", "hydra.sweeper.sampler.n_startup_trials=3")
@@ -83,6 +84,7 @@ def test_the_command_line_replaces_params_or_fixes_them(app: App) -> None:
     assert "y" not in results(app)["best_params"]
 
 
+@pytest.mark.slow
 def test_the_first_failure_ends_a_sweep_that_allows_none(app: App) -> None:
     write(app, SPHERE.replace("SAMPLER", "random"))
     done = app("error=true")
@@ -125,6 +127,7 @@ SAMPLERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_samplers_and_their_keys(app: App, sampler: str) -> None:
     if sampler == "cmaes":
@@ -140,6 +143,7 @@ def test_samplers_and_their_keys(app: App, sampler: str) -> None:
     assert len(notices) <= len(SAMPLERS[sampler])
 
 
+@pytest.mark.slow
 def test_a_grid_is_gone_through_once(app: App) -> None:
     write(app, SPHERE.replace("SAMPLER", "grid"))
     done = app("x=choice(-1, 1)", "y=range(0, 2)", "hydra.sweeper.n_trials=20")
@@ -158,6 +162,7 @@ def test_cmaes_without_its_package(app: App, monkeypatch: pytest.MonkeyPatch) ->
     assert "pip install cmaes" in line
 
 
+@pytest.mark.slow
 def test_several_objectives(app: App) -> None:
     write(
         app,
@@ -288,6 +293,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=Conf, pr
 """
 
 
+@pytest.mark.slow
 def test_beside_the_published_plugin(app: App, tmp_path: Path) -> None:
     """It would take the name silently."""
     plugin = tmp_path / "elsewhere" / "hydra_plugins" / "hydra_optuna_sweeper"

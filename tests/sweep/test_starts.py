@@ -85,6 +85,7 @@ def test_nested_seeds_differ_too() -> None:
 # --- samplers ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "words"),
     [

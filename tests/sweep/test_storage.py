@@ -41,6 +41,7 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CVAE_STORAGE", raising=False)
 
 
+@pytest.mark.slow
 def test_several_processes_lose_nothing() -> None:
     url = absolute("journal://studies/one.journal")
     writers = [write(url, 25) for _ in range(3)]
@@ -112,6 +113,7 @@ def test_a_password_behind_a_question_mark_is_refused() -> None:
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_job_waits_for_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "PATIENCE", 1.5)
     began = time.monotonic()

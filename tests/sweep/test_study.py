@@ -64,6 +64,7 @@ def states(url: str) -> list[str]:
     return [trial.state.name for trial in study(url).study.get_trials()]
 
 
+@pytest.mark.slow
 def test_several_processes_share_the_target(url: str) -> None:
     workers = [worker(url, 12, 0.0) for _ in range(2)]
     for each in workers:

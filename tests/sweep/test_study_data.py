@@ -57,6 +57,7 @@ def test_a_named_study_of_other_data_is_refused(app: App) -> None:
     assert app(*NAMED, "hydra.sweeper.n_trials=2").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [CONFIG, CONFIG + "trial: {data: null}\n"], ids=["not declared", "not visible here"])
 def test_where_the_data_are_unknown_the_first_job_settles_them(app: App, config: str) -> None:
     app.write(BODY, config)

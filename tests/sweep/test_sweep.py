@@ -131,6 +131,7 @@ def test_a_foreign_job_reports_and_is_pruned(app: App) -> None:
     assert "trial 2  pruned  at 2" in done.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pruner", "steps"),
     [
@@ -259,6 +260,7 @@ def test_the_live_table(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     assert row.split()[:5] == ["1", "3", "19", "19.5", "1.5"]
 
 
+@pytest.mark.slow
 def test_time_is_up(app: App) -> None:
     app.write("import time; time.sleep(0.3); return cfg.x")
     done = app(*NAMED, "hydra.sweeper.n_trials=50", "hydra.sweeper.timeout=0.5")
@@ -318,6 +320,7 @@ def test_wilcoxon_stops_a_trial_that_loses_on_every_seed(app: App) -> None:
     assert 2 <= sum(x == 1000 for x, _ in seen()) < 8
 
 
+@pytest.mark.slow
 def test_the_best_once_more_on_fresh_seeds(app: App) -> None:
     """Resumed as the sweep itself is, and reported with an interval."""
     body = SEEDED.replace("cfg.x + cfg.seed", "abs(cfg.x) + (cfg.seed % 2) / 100")

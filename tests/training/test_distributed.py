@@ -118,6 +118,7 @@ def differences(tmp_path_factory) -> list[dict]:
     return [json.loads(out.with_suffix(f".{rank}").read_text()) for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rollout", "name"), CASES)
 def test_two_processes_have_the_losses_and_gradients_of_one(differences, rollout, name):
     assert all(max(far[f"{rollout} {name}"]) < 1e-9 for far in differences)

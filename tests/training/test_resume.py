@@ -85,6 +85,7 @@ def test_killed_at_any_moment_it_ends_the_same(drawn, whole, tmp_path, seed):
     assert not list(run.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_killed_before_its_first_checkpoint_it_begins_again(whole, tmp_path, train):
     run = tmp_path / "run"
     shutil.copytree(whole, run)

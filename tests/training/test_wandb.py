@@ -65,6 +65,7 @@ def test_a_multirun_over_both_schedules_is_four_runs_that_compare(train, drawn):
     }
 
 
+@pytest.mark.slow
 def test_trials_of_a_sweep_share_a_group_and_say_what_they_are(train, drawn):
     sweep = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.study_name=ours", "tfr=interval(0,1)"]
     assert train(*sweep, *tiny(drawn), *WANDB, "hydra.sweep.dir=sweep").code == 0
