@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from cvae.errors import UserError
+from cvae.errors import UserError, first_line
 from cvae.evaluation.weights import named_file, sha256_of_file
 
 SIZE = 224  # pixels: the height and the width that the net is given
@@ -49,10 +49,10 @@ class VideoFeatures:
         self.sha256 = sha256_of_file(weights, _KEY)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript itself is; its files are what the field shares
+                warnings.simplefilter("ignore")  # TorchScript is deprecated; its files are what the field shares
                 self._net = torch.jit.load(weights, map_location="cpu").eval()
         except (RuntimeError, ValueError, OSError) as error:
-            raise UserError(f"{_KEY}={weights} is no TorchScript file ({_brief(error)}): {_HINT}") from error
+            raise UserError(f"{_KEY}={weights} is no TorchScript file ({first_line(error)}): {_HINT}") from error
         known = {argument.name for argument in self._net.forward.schema.arguments}
         self._switches = {name: value for name, value in _I3D.items() if name in known}
 

@@ -87,7 +87,7 @@ def paired(first_N: ArrayLike, second_N: ArrayLike, seed: int) -> Paired:
     return Paired(mean, low, high, float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0)
 
 
-def by_seed(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:
+def seed_differences(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:
     """Differences of two settings by seed, for the seeds that both have."""
     return {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}
 

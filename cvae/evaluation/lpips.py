@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cvae.errors import UserError, require
+from cvae.errors import UserError, first_line, require
 from cvae.evaluation.weights import named_file, sha256_of_file
 
 NETS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
@@ -43,15 +43,17 @@ class Lpips:
             state = torch.load(weights, map_location="cpu", weights_only=True)
             trunk.load_state_dict({name: state[source] for name, source in names.items()})
         except Exception as error:  # of many types: no archive, a pickle that runs code, another net
-            message = (str(error).strip().splitlines() or [""])[-1].strip()[:120]
-            raise UserError(f"{_KEY}={weights} does not hold torchvision's weights of {net} ({message}): {how(net)}") from error
+            why = f"{_KEY}={weights} does not hold torchvision's weights of {net} ({first_line(error)})"
+            raise UserError(f"{why}: {how(net)}") from error
 
     def __call__(self, predicted: Tensor, target: Tensor) -> Tensor:
         predicted, target = torch.broadcast_tensors(predicted, target)
         channels, height, width = predicted.shape[-3:]
         if channels != 3 or min(height, width) < _SMALLEST:
             got = f"{channels} x {height} x {width}"
-            raise UserError(f"LPIPS needs frames of 3 colours and at least {_SMALLEST}x{_SMALLEST} pixels, not {got}: leave it out")
+            raise UserError(
+                f"LPIPS needs frames of 3 colours and at least {_SMALLEST}x{_SMALLEST} pixels, not {got}: leave it out"
+            )
         self._model.to(predicted.device)
         pairs = (images.reshape(-1, *images.shape[-3:]).float().split(_IMAGES) for images in (predicted, target))
         with torch.inference_mode(), torch.autocast(predicted.device.type, enabled=False):
