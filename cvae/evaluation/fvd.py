@@ -51,7 +51,7 @@ class VideoFeatures:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # TorchScript is deprecated; its files are what the field shares
                 self._net = torch.jit.load(weights, map_location="cpu").eval()
-        except (RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # of many types
             raise UserError(f"{_KEY}={weights} is no TorchScript file ({first_line(error)}): {_HINT}") from error
         known = {argument.name for argument in self._net.forward.schema.arguments}
         self._switches = {name: value for name, value in _I3D.items() if name in known}
@@ -70,7 +70,7 @@ class VideoFeatures:
         try:
             with torch.inference_mode(), torch.autocast(prepared_NCTHW.device.type, enabled=False):
                 rows_ND = self._net(prepared_NCTHW, **self._switches)
-        except RuntimeError as error:
+        except Exception as error:  # the net's own code may raise anything
             asked = f"{frames} frames of {SIZE}x{SIZE} pixels"
             raise UserError(f"{_KEY}={self.weights} fails on videos of {asked} ({_brief(error)}): {_HINT}") from error
         if not isinstance(rows_ND, Tensor) or rows_ND.ndim != 2 or len(rows_ND) != videos:
@@ -139,7 +139,10 @@ def _gaussian(features_ND: NDArray[np.floating]) -> tuple[NDArray[np.float64], N
         raise UserError(f"FVD needs at least 2 videos and got {len(rows)}: a split of more videos has one")
     mean = rows.mean(axis=0)
     centred = (rows - mean) / np.sqrt(len(rows) - 1)
-    return mean, np.linalg.qr(centred, mode="r") if len(rows) > rows.shape[1] else centred
+    if len(rows) <= rows.shape[1]:
+        return mean, centred
+    factor: NDArray[np.float64] = np.linalg.qr(centred, mode="r")
+    return mean, factor
 
 
 def _brief(error: Exception) -> str:

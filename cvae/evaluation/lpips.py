@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,11 +32,12 @@ class Lpips:
     """
 
     def __init__(self, weights: Path, net: str = "alex") -> None:
-        # Private there, but the public class knows no weights than those it downloads itself. tests/ has both side by side.
-        from torchmetrics.functional.image.lpips import _NoTrainLpips
+        from torchmetrics.functional.image import lpips as theirs
 
         self.net, self.sha256 = net, sha256_of_file(weights, _KEY)
-        self._model = _NoTrainLpips(net=net, pnet_rand=True)
+        # Private there, but the public class takes no weights than those that it downloads itself.
+        make: Any = theirs._NoTrainLpips
+        self._model = make(net=net, pnet_rand=True)
         trunk = self._model.net
         # torchmetrics cuts torchvision's ``features`` into slices; an index keeps its number.
         names = {name: re.sub(r"^(slice\d+|slices\.\d+)\.", "features.", name) for name in trunk.state_dict()}
@@ -71,7 +73,7 @@ def lpips(weights: str | os.PathLike[str] | None = None, net: str = "alex") -> L
     try:
         import torchmetrics  # noqa: F401
     except ImportError:
-        raise UserError("LPIPS needs torchmetrics: pip install torchmetrics") from None
+        raise UserError("LPIPS needs torchmetrics, which is not installed: pip install 'cvae[evaluate]'") from None
     if weights is not None:
         return Lpips(named_file(weights, _KEY, how(net)), net)
     file = cached(net)

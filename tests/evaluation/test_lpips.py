@@ -46,7 +46,7 @@ def by_the_paper(net: str, file: Path, x_NCHW: Tensor, y_NCHW: Tensor) -> np.nda
     shift, scale = (torch.tensor(row)[:, None, None] for row in ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]))
     seen = [(2 * image - 1 - shift) / scale for image in (x_NCHW, y_NCHW)]
     total = np.zeros(len(x_NCHW))
-    for index, layer in enumerate(model.features):
+    for index, layer in enumerate(model.features[: LAYERS[net][-1] + 1]):
         seen = [layer(each).detach() for each in seen]
         if index in LAYERS[net]:
             units = [each.double().numpy() for each in seen]
