@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,7 +121,7 @@ class Predictor:
                 more rows than needed; None if the model takes no conditions.
             samples: S, how many futures of each sequence.
             n_future: K, how many frames; None for as many as ``cond`` has rows after the past, else as in training.
-            seed: of the noise. A sample depends on it and on its number, not on how many others there are.
+            seed: of the noise. A sample depends on it, on its row in the batch and its number, not on how many others there are.
             uint8: whether bytes are wanted; else float32 in [0, 1].
 
         Returns:
@@ -137,7 +136,7 @@ class Predictor:
         if n_future is None:
             n_future = cond_BTA.shape[1] - self.n_past if self.conditions else self.n_future
         length = self._length(n_future, cond_BTA)
-        noise_STBZ = torch.stack([self.noise(seed + row, samples, length) for row in range(len(frames_BTCHW))], dim=2)
+        noise_STBZ = torch.stack([self.noise(seed, row, samples, length) for row in range(len(frames_BTCHW))], dim=2)
         future_SBKCHW = self.generate(frames_BTCHW, cond_BTA, noise_STBZ)
         if uint8:
             future_SBKCHW = to_bytes(future_SBKCHW)
@@ -145,9 +144,9 @@ class Predictor:
         future = future[:, 0] if single else future
         return future.to(past.device) if isinstance(past, Tensor) else future.cpu().numpy()
 
-    def noise(self, seed: int, samples: int, length: int) -> Tensor:
-        """Standard normal ``noise_STZ`` of one sequence; the first samples are the same however many follow."""
-        generator = torch.Generator().manual_seed(seed)
+    def noise(self, seed: int, row: int, samples: int, length: int) -> Tensor:
+        """Standard normal ``noise_STZ`` of sequence ``row``; the first samples are the same however many follow."""
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + row)
         return torch.randn(samples, length, self.model.latent_dim, generator=generator)
 
     def generate(self, past_BTCHW: Tensor, cond_BTA: Tensor, noise_STBZ: Tensor) -> Tensor:
@@ -219,8 +218,3 @@ class Predictor:
 def to_bytes(frames: Tensor) -> Tensor:
     """Images in [0, 1] as bytes, rounded."""
     return (frames * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def finite(value: float) -> float | None:
-    """A number for JSON, which has no NaN."""
-    return value if math.isfinite(value) else None

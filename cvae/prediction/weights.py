@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from cvae import __version__, files
 from cvae.config import RunConfig, identity
 from cvae.errors import UserError, whole, writing
+from cvae.model.cvae import CVAE
 from cvae.strangers import forget_caches, refuse_resolvers
-
-if TYPE_CHECKING:
-    from cvae.prediction.predictor import Predictor
 
 _FORMAT = "cvae 1"
 _MOST = 4 << 30  # bytes of weights that are read
 
 
-def write(model: Predictor, path: Path) -> None:
+def write(model: CVAE, config: DictConfig, path: Path) -> None:
     """Write the weights and the config of a model.
 
     Raises:
@@ -33,8 +31,8 @@ def write(model: Predictor, path: Path) -> None:
     if path.suffix != ".safetensors":
         raise UserError(f"export={path}: the name must end in .safetensors")
     save = _library().save
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.model.state_dict().items()}
-    text = {"format": _FORMAT, "cvae": __version__, "config": json.dumps(identity(model.config), sort_keys=True)}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    text = {"format": _FORMAT, "cvae": __version__, "config": json.dumps(identity(config), sort_keys=True)}
     with writing(path, "choose another file with export="):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as scratch:

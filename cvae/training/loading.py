@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -32,14 +31,11 @@ def restored(cfg: DictConfig, weights: object, path: Path) -> CVAE:
         raise UserError(
             f"{path} holds no weights of a model of this package; scripts/import_course_checkpoint.py reads those of SVG"
         )
+    weights = {str(name): value for name, value in weights.items()}
     model: CVAE = build(cfg.model, cfg.allow_targets, CVAE, cond_dim=len(mean_A))
     try:
         check_weights(weights, model)
     except ValueError as error:
         raise UserError(f"{path} is damaged or of another config ({error}): restore both from a copy") from error
-    model.load_state_dict(_plain(weights))
+    model.load_state_dict(weights)
     return model.to(memory_format=torch.channels_last).eval()
-
-
-def _plain(weights: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(name): value for name, value in weights.items()}

@@ -1,0 +1,175 @@
+"""What a prediction leaves: GIF, MP4, strip, scores and frames of one scene, or the frames of a whole split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from cvae.console import progress, say, short
+from cvae.data.contract import Dataset, Split
+from cvae.errors import UserError, whole, write_whole, writing
+from cvae.evaluation.metrics import psnr, ssim
+from cvae.evaluation.validation import images
+from cvae.prediction import sheets
+from cvae.prediction.predictor import Predictor, to_bytes
+from cvae.prediction.scene import Scene, of_data
+from cvae.prediction.video import Pixels
+
+_HINT = "choose another folder with out="
+_OTHERS = 3  # samples that are shown beside the best
+
+
+def write_scene(model: Predictor, scene: Scene, samples: int, seed: int, png: bool, out: Path, facts: dict[str, Any]) -> None:
+    """Predict a scene and write prediction.gif, prediction.mp4, strip.png, scores.json, and with ``png`` the frames.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    future_SKCHW = _predicted(model, [scene], samples, seed)[:, 0]
+    scores_SK2, copy_K2 = _scores(model, scene, future_SKCHW)
+    rows, best = _rows(model, scene, future_SKCHW, scores_SK2)
+    written = ["prediction.gif", "strip.png", "scores.json"]
+    with writing(out, _HINT):
+        out.mkdir(parents=True, exist_ok=True)
+        pictures = sheets.moving(rows, model.n_past, scene.length)
+        with whole(out / "prediction.gif") as scratch:
+            sheets.gif(pictures, scratch)
+        with whole(out / "prediction.mp4") as scratch:
+            scratch.touch()
+            if done := sheets.mp4(pictures, scratch):
+                written.insert(1, "prediction.mp4")
+            else:
+                scratch.write_bytes(b"")
+        if not done:
+            (out / "prediction.mp4").unlink()
+        with whole(out / "strip.png") as scratch:
+            sheets.strip(rows, model.n_past, scene.length, scratch)
+        for row in rows if png else ():
+            _write_frames(out / "frames" / row.name.replace(" ", "_"), row.frames_THWC, model.n_past * (row is not rows[0]))
+    record = {**facts, "name": scene.name, "samples": samples, "seed": seed, **_record(model, scene, scores_SK2, copy_K2, best)}
+    write_whole(out / "scores.json", json.dumps(record, indent=2) + "\n", _HINT)
+    say(_sentence(scene, scores_SK2, copy_K2, best))
+    say(f"written {short(out)}: {', '.join(written + ['frames/'] * png)}" + ("" if done else " (no MP4: no PyAV and no ffmpeg)"))
+
+
+def write_split(model: Predictor, data: Dataset, split: Split, where: str, n_future: int | None, seed: int, out: Path) -> None:
+    """Predict each sequence of a split once, and write its frames as OUT/<traj folder>/<k>/<frame>.png.
+
+    Raises:
+        UserError: a sequence is too short, or a file cannot be written.
+    """
+    length = model.n_past + (n_future or model.n_future)
+    of_data(model, data, split, where, int(split.lengths.argmin()), n_future)
+    scores = []
+    with progress(f"predicting {where} of {data}", len(split)) as advance:
+        for rows in np.array_split(np.arange(len(split)), -(-len(split) // 32)):
+            scenes = [of_data(model, data, split, where, int(row), n_future) for row in rows]
+            future_BKCHW = _predicted(model, scenes, 1, seed)[0]
+            for scene, future_KCHW in zip(scenes, future_BKCHW, strict=True):
+                scores_SK2, copy_K2 = _scores(model, scene, future_KCHW[None])
+                scores.append([scores_SK2[0].mean(axis=0), copy_K2.mean(axis=0)])
+                frames_KHWC = to_bytes(future_KCHW).movedim(1, -1).cpu().numpy()
+                with writing(out, _HINT):
+                    _write_frames(out / _inside(split.name(scene.row), scene.row), frames_KHWC, 0, model.n_past)
+                advance(1)
+    (psnr_mean, ssim_mean), (psnr_copy, _) = np.mean(scores, axis=0)
+    say(
+        f"{where} of {data}: {len(split)} sequences, {model.n_past} given and {length - model.n_past} predicted frames, one sample "
+        f"of each: {psnr_mean:.2f} dB, SSIM {ssim_mean:.3f}; repeating the last past frame {psnr_copy:.2f} dB"
+    )
+    say(f"written {short(out)}: the predicted frames of each sequence")
+
+
+def _predicted(model: Predictor, scenes: Sequence[Scene], samples: int, seed: int) -> Tensor:
+    """``future_SBKCHW`` of scenes of one length."""
+    length = scenes[0].length
+    past_BTCHW = images(np.stack([scene.frames_THWC[: model.n_past] for scene in scenes]), model.device)
+    cond_BTA = torch.from_numpy(np.stack([scene.cond_TA for scene in scenes]))
+    noise_STBZ = torch.stack([model.noise(seed, scene.row, samples, length) for scene in scenes], dim=2)
+    return model.generate(past_BTCHW, cond_BTA, noise_STBZ)
+
+
+def _scores(model: Predictor, scene: Scene, future_SKCHW: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """PSNR and SSIM of each predicted frame that has a truth, and those of the last past frame: ``SK2`` and ``K2``."""
+    frames_TCHW = images(scene.frames_THWC[None], model.device)[0]
+    past, true_KCHW = frames_TCHW[model.n_past - 1], frames_TCHW[model.n_past :]
+    future_SKCHW = future_SKCHW[:, : len(true_KCHW)]
+
+    def both(predicted: Tensor, true: Tensor) -> NDArray[np.float64]:
+        if not len(true_KCHW):
+            return np.zeros((*predicted.shape[:-3], 2))
+        return torch.stack([psnr(predicted, true), ssim(predicted, true)], dim=-1).double().cpu().numpy()
+
+    return both(future_SKCHW, true_KCHW.expand_as(future_SKCHW)), both(past.expand_as(true_KCHW), true_KCHW)
+
+
+def _rows(
+    model: Predictor, scene: Scene, future_SKCHW: Tensor, scores_SK2: NDArray[np.float64]
+) -> tuple[list[sheets.Row], int | None]:
+    """The rows of the pictures: the truth, the best sample and three others; and which sample is the best, if that is known."""
+    samples, known = scores_SK2.shape[:2]
+    best = int(scores_SK2[..., 0].mean(axis=1).argmax()) if known and samples > 1 else None
+    others = [sample for sample in range(samples) if sample != best][: _OTHERS + (best is None)]
+    past_THWC = scene.frames_THWC[: model.n_past]
+    futures_SKHWC = to_bytes(future_SKCHW).movedim(2, -1).cpu().numpy()
+    rows = [sheets.Row(scene.truth if known else "given", scene.frames_THWC)]
+    for sample in [*([] if best is None else [best]), *others]:
+        scores_T2 = np.full((scene.length, 2), np.nan)
+        scores_T2[model.n_past : model.n_past + known] = scores_SK2[sample]
+        name = f"best of {samples}" if sample == best else f"sample {sample + 1}"
+        rows.append(sheets.Row(name, np.concatenate([past_THWC, futures_SKHWC[sample]]), scores_T2))
+    return rows, best
+
+
+def _record(
+    model: Predictor, scene: Scene, scores_SK2: NDArray[np.float64], copy_K2: NDArray[np.float64], best: int | None
+) -> dict[str, Any]:
+    """What scores.json says of a scene; frames are counted from 0, scores begin at frame ``n_past``."""
+    metrics = ("psnr", "ssim")
+    scored = len(copy_K2) > 0
+    each = [{name: row_K2[:, column].round(6).tolist() for column, name in enumerate(metrics)} for row_K2 in scores_SK2]
+    return {
+        "n_past": model.n_past,
+        "n_future": scene.length - model.n_past,
+        "frames_with_truth": len(copy_K2),
+        "best_sample": None if best is None else best + 1,
+        "mean": [dict(zip(metrics, row_K2.mean(axis=0).round(6).tolist(), strict=True)) for row_K2 in scores_SK2] * scored,
+        "copy_last": dict(zip(metrics, copy_K2.mean(axis=0).round(6).tolist(), strict=True)) if scored else None,
+        "per_frame": each * scored,
+    }
+
+
+def _sentence(scene: Scene, scores_SK2: NDArray[np.float64], copy_K2: NDArray[np.float64], best: int | None) -> str:
+    if not len(copy_K2):
+        return f"{scene.name}: {scores_SK2.shape[0]} samples of {scene.length} frames; there is no truth to score them by"
+    means_S2 = scores_SK2.mean(axis=1)
+    found = "" if best is None else f"best of {len(means_S2)} {means_S2[best, 0]:.2f} dB, SSIM {means_S2[best, 1]:.3f}; "
+    against = f" (against what the recorded actions led to, {len(copy_K2)} frames)" if scene.truth == "recorded" else ""
+    return (
+        f"{scene.name}: {found}mean of the samples {means_S2[:, 0].mean():.2f} dB, SSIM {means_S2[:, 1].mean():.3f}; repeating "
+        f"the last past frame {copy_K2[:, 0].mean():.2f} dB{against}"
+    )
+
+
+def _write_frames(folder: Path, frames_THWC: Pixels, first: int, number: int = 0) -> None:
+    """Write ``frames_THWC[first:]`` as PNG files; ``number`` is that of frame 0 of the array."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for t, frame_HWC in enumerate(frames_THWC[first:], start=first + number):
+        with whole(folder / f"{t}.png") as scratch:
+            Image.fromarray(frame_HWC).save(scratch, format="PNG")
+
+
+def _inside(name: str, row: int) -> PurePosixPath:
+    """The folder of a sequence by its name, which may come from a stranger's data and must not lead out of ``out``."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+        raise UserError(f"sequence {row} is called {name!r}, which is no folder to write to: rename it in the data")
+    return path
