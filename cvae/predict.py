@@ -64,7 +64,9 @@ def predict(cfg: DictConfig) -> None:
     if cfg.export is not None:
         path = expanded(cfg.export, "export")
         weights.write(model.model, model.config, path)
-        say(f"written {short(path)}: {sum(value.numel() for value in model.model.state_dict().values()):,} values and their config")
+        say(
+            f"written {short(path)}: {sum(value.numel() for value in model.model.state_dict().values()):,} values and their config"
+        )
         return
     actions = None if cfg.actions is None else expanded(cfg.actions, "actions")
     facts = {"run": short(run), "checkpoint": cfg.checkpoint if run.is_dir() else None}
@@ -119,7 +121,9 @@ def _check(cfg: DictConfig) -> None:
         require(key in config.PLACES, f"data.{key}", cfg.data[key], "only the place of the data can be given")
     require(cfg.split in SPLITS, "split", cfg.split, f"choose {', '.join(SPLITS)}")
     require(1 <= cfg.samples <= 1000, "samples", cfg.samples, "give a number of futures, 1 to 1000")
-    require(cfg.n_future is None or cfg.n_future >= 1, "n_future", cfg.n_future, "give a number of frames to predict, at least 1")
+    require(
+        cfg.n_future is None or cfg.n_future >= 1, "n_future", cfg.n_future, "give a number of frames to predict, at least 1"
+    )
     chosen = cfg.sequence if OmegaConf.is_list(cfg.sequence) else [cfg.sequence]
     good = cfg.sequence == "all" or (len(chosen) and all(type(each) is int for each in chosen))
     require(bool(good), "sequence", cfg.sequence, "give a number, [several], or all")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cvae import files
 from cvae.console import natural_order, say
@@ -34,7 +34,9 @@ def read_pictures(place: Path, most: int = LONGEST) -> Pixels:
     sizes = list(dict.fromkeys(f"{frame.shape[1]}x{frame.shape[0]}" for frame in frames))
     if sizes != [f"{IMAGE_SIZE}x{IMAGE_SIZE}"]:
         shown = ", ".join(sizes[:3]) + (" ..." if len(sizes) > 3 else "")
-        say(f"{place} has pictures of {shown}: of each the square in the middle is resized to {IMAGE_SIZE}x{IMAGE_SIZE} (bilinear)")
+        say(
+            f"{place} has pictures of {shown}: of each the square in the middle is resized to {IMAGE_SIZE}x{IMAGE_SIZE} (bilinear)"
+        )
     return np.stack([fitted(frame) for frame in frames])
 
 
@@ -63,10 +65,13 @@ def _picture(path: Path) -> Pixels:
         content = files.read(real.parent, real.name, _BYTES)
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:  # for others Pillow may start programs
             if image.width * image.height > LARGEST:
-                raise UserError(f"{path} is {image.width}x{image.height}: at most {LARGEST // 1_000_000} million pixels are read")
+                raise UserError(
+                    f"{path} is {image.width}x{image.height}: at most {LARGEST // 1_000_000} million pixels are read"
+                )
             return rgb(ImageOps.exif_transpose(image))
     except (files.Unreadable, *BROKEN) as error:
-        raise UserError(f"{path} is not a readable PNG or JPEG ({first_line(error)}): copy or convert it again") from error
+        why = "it is neither" if isinstance(error, UnidentifiedImageError) else first_line(error)
+        raise UserError(f"{path} is not a readable PNG or JPEG ({why}): copy or convert it again") from error
 
 
 def _of_video(path: Path, most: int) -> list[Pixels]:
@@ -124,7 +129,7 @@ def length_of(n_past: int, n_future: int | None, usual: int, pictures: int | Non
         UserError: the counts do not fit together.
     """
     if pictures is not None and pictures < n_past:
-        raise UserError(f"frames= has {pictures} pictures and the model is given {n_past}: give at least {n_past}")
+        raise UserError(f"frames= has too few pictures ({pictures}): the model is given {n_past}")
     if n_future is not None:
         length = n_past + n_future
     elif rows is None:
@@ -141,7 +146,9 @@ def length_of(n_past: int, n_future: int | None, usual: int, pictures: int | Non
             f"{length - 1}, a row a frame" + (f", or n_future={rows + 1 - n_past}" if rows >= n_past else "")
         )
     if length <= n_past:
-        raise UserError(f"{place} has {rows} rows and the model is given {n_past} frames: give more than {n_past} rows, a row a frame")
+        raise UserError(
+            f"{place} has {rows} rows and the model is given {n_past} frames: give more than {n_past} rows, a row a frame"
+        )
     if length > LONGEST:
         raise UserError(f"{length} frames are more than {LONGEST}: lower n_future")
     return length

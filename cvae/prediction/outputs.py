@@ -57,7 +57,9 @@ def write_scene(model: Predictor, scene: Scene, samples: int, seed: int, png: bo
     record = {**facts, "name": scene.name, "samples": samples, "seed": seed, **_record(model, scene, scores_SK2, copy_K2, best)}
     write_whole(out / "scores.json", json.dumps(record, indent=2) + "\n", _HINT)
     say(_sentence(scene, scores_SK2, copy_K2, best))
-    say(f"written {short(out)}: {', '.join(written + ['frames/'] * png)}" + ("" if done else " (no MP4: no PyAV and no ffmpeg)"))
+    say(
+        f"written {short(out)}: {', '.join(written + ['frames/'] * png)}" + ("" if done else " (no MP4: no PyAV and no ffmpeg)")
+    )
 
 
 def write_split(model: Predictor, data: Dataset, split: Split, where: str, n_future: int | None, seed: int, out: Path) -> None:
@@ -133,28 +135,30 @@ def _record(
     model: Predictor, scene: Scene, scores_SK2: NDArray[np.float64], copy_K2: NDArray[np.float64], best: int | None
 ) -> dict[str, Any]:
     """What scores.json says of a scene; frames are counted from 0, scores begin at frame ``n_past``."""
-    metrics = ("psnr", "ssim")
     scored = len(copy_K2) > 0
-    each = [{name: row_K2[:, column].round(6).tolist() for column, name in enumerate(metrics)} for row_K2 in scores_SK2]
+
+    def said(row_K2: NDArray[np.float64]) -> dict[str, Any]:
+        columns = dict(zip(("psnr", "ssim"), row_K2.round(6).T.tolist(), strict=True))
+        return {name: {"mean": round(float(np.mean(values)), 6), "per_frame": values} for name, values in columns.items()}
+
     return {
         "n_past": model.n_past,
         "n_future": scene.length - model.n_past,
         "frames_with_truth": len(copy_K2),
         "best_sample": None if best is None else best + 1,
-        "mean": [dict(zip(metrics, row_K2.mean(axis=0).round(6).tolist(), strict=True)) for row_K2 in scores_SK2] * scored,
-        "copy_last": dict(zip(metrics, copy_K2.mean(axis=0).round(6).tolist(), strict=True)) if scored else None,
-        "per_frame": each * scored,
+        "scores": [said(row_K2) for row_K2 in scores_SK2] if scored else None,
+        "copy_last": said(copy_K2) if scored else None,
     }
 
 
 def _sentence(scene: Scene, scores_SK2: NDArray[np.float64], copy_K2: NDArray[np.float64], best: int | None) -> str:
     if not len(copy_K2):
-        return f"{scene.name}: {scores_SK2.shape[0]} samples of {scene.length} frames; there is no truth to score them by"
+        return f"{scene.name}: {scene.length} frames, samples: {scores_SK2.shape[0]}; there is no truth to score them by"
     means_S2 = scores_SK2.mean(axis=1)
     found = "" if best is None else f"best of {len(means_S2)} {means_S2[best, 0]:.2f} dB, SSIM {means_S2[best, 1]:.3f}; "
     against = f" (against what the recorded actions led to, {len(copy_K2)} frames)" if scene.truth == "recorded" else ""
     return (
-        f"{scene.name}: {found}mean of the samples {means_S2[:, 0].mean():.2f} dB, SSIM {means_S2[:, 1].mean():.3f}; repeating "
+        f"{scene.name}: {found}{'one sample' if len(means_S2) == 1 else 'mean of the samples'} {means_S2[:, 0].mean():.2f} dB, SSIM {means_S2[:, 1].mean():.3f}; repeating "
         f"the last past frame {copy_K2[:, 0].mean():.2f} dB{against}"
     )
 

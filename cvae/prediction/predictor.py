@@ -1,7 +1,7 @@
 """``cvae.load``: a trained model in three lines, without its data.
 
-    model = cvae.load("multirun/single/2026-11-23_10-00-00_a1b2")
-    future = model.predict(past, cond, samples=5)                # as past: NumPy or torch, channels last or first
+model = cvae.load("multirun/single/2026-11-23_10-00-00_a1b2")
+future = model.predict(past, cond, samples=5)                # as past: NumPy or torch, channels last or first
 """
 
 from __future__ import annotations
@@ -188,7 +188,9 @@ class Predictor:
         width = len(self.conditions)
         if cond is None:
             if width:
-                raise UserError(f"cond is missing: the model takes {width} values with each frame ({', '.join(self.conditions)})")
+                raise UserError(
+                    f"cond is missing: the model takes {width} values with each frame ({', '.join(self.conditions)})"
+                )
             return torch.zeros(batch, 0, 0)
         found = cond if isinstance(cond, Tensor) else torch.from_numpy(np.ascontiguousarray(cond))
         cond_BTA = found[None] if single and found.dim() == 2 else found

@@ -55,7 +55,9 @@ def of_data(model: Predictor, data: Dataset, split: Split, where: str, row: int,
     return Scene(f"{where}/{split.name(row)}", row, frames_BTHWC[0], cond_BTA[0], length)
 
 
-def under_actions(model: Predictor, data: Dataset, split: Split, where: str, row: int, n_future: int | None, path: Path) -> Scene:
+def under_actions(
+    model: Predictor, data: Dataset, split: Split, where: str, row: int, n_future: int | None, path: Path
+) -> Scene:
     """Sequence ``row`` of a split under the actions of a file; the truth is what the recorded ones led to.
 
     Raises:

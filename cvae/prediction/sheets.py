@@ -67,7 +67,10 @@ def strip(rows: Sequence[Row], n_past: int, length: int, path: Path) -> None:
             if row.scores_T2 is None or t >= n_past:  # given frames stand in the first row
                 _cell(sheet, x, y, row, t, n_past, scale)
             draw.text((x + size, y + size * scale + 11), row.caption(t), _INK, small, anchor="mm")
-    draw.text((left, sheet.height - line / 2 - 2), "under each predicted frame: PSNR in dB, SSIM", _FAINT, small, anchor="lm")
+    if any(row.means() for row in rows):
+        draw.text(
+            (left, sheet.height - line / 2 - 2), "under each predicted frame: PSNR in dB, SSIM", _FAINT, small, anchor="lm"
+        )
     sheet.save(path, format="PNG")
 
 

@@ -133,7 +133,10 @@ def _written_by_ffmpeg(program: str, path: Path, frames: Sequence[Pixels], rate:
     quality = ["-crf", "18"] if codec == "libx264" else ["-q:v", "3"]
     write = ["-c:v", codec, *quality, "-pix_fmt", "yuv420p", "-f", "mp4", f"file:{path}"]
     with subprocess.Popen(
-        [program, "-y", "-v", "quiet", *read, *write], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [program, "-y", "-v", "quiet", *read, *write],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as process:
         _feed(process.stdin, frames)
         return process.wait() == 0
