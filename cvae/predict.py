@@ -17,8 +17,7 @@ from cvae.data.layout import SPLITS
 from cvae.errors import UserError, expanded, require
 
 if TYPE_CHECKING:
-    from cvae.data.contract import Dataset, Split
-    from cvae.prediction.predictor import Predictor
+    from cvae.prediction.scene import Source
 
 
 @dataclass
@@ -64,9 +63,7 @@ def predict(cfg: DictConfig) -> None:
     if cfg.export is not None:
         path = expanded(cfg.export, "export")
         weights.write(model.model, model.config, path)
-        say(
-            f"written {short(path)}: {sum(value.numel() for value in model.model.state_dict().values()):,} values and their config"
-        )
+        say(f"written {short(path)}: the weights of {cfg.checkpoint}.pt and their config")
         return
     actions = None if cfg.actions is None else expanded(cfg.actions, "actions")
     facts = {"run": short(run), "checkpoint": cfg.checkpoint if run.is_dir() else None}
@@ -76,21 +73,22 @@ def predict(cfg: DictConfig) -> None:
         out = _out(cfg.out, run, pictures.stem)
         write_scene(model, scene, cfg.samples, cfg.seed, cfg.png, out, {**facts, "frames": short(pictures)})
         return
-    data, split = _data(cfg, run, model)
+    source = _source(cfg, run)
     if cfg.sequence == "all":
-        write_split(model, data, split, cfg.split, cfg.n_future, cfg.seed, _out(cfg.out, run, f"{cfg.split}_all"))
+        write_split(model, source, cfg.n_future, cfg.seed, _out(cfg.out, run, f"{cfg.split}_all"))
         return
     chosen = cfg.sequence if OmegaConf.is_list(cfg.sequence) else [cfg.sequence]
     for row in chosen:
-        place = (data, split, cfg.split, row, cfg.n_future)
-        scene = of_data(model, *place) if actions is None else under_actions(model, *place, actions)
+        asked = (model, source, row, cfg.n_future)
+        scene = of_data(*asked) if actions is None else under_actions(*asked, actions)
         out = _out(cfg.out, run, f"{cfg.split}_{row}", several=len(chosen) > 1)
         write_scene(model, scene, cfg.samples, cfg.seed, cfg.png, out, {**facts, "split": cfg.split, "sequence": row})
 
 
-def _data(cfg: DictConfig, run: Path, model: Predictor) -> tuple[Dataset, Split]:
-    """The run's data, where the command or else its folder says that they lie, and the split."""
+def _source(cfg: DictConfig, run: Path) -> Source:
+    """A split of the run's data, where the command or else its folder says that they lie."""
     from cvae.data.contract import Dataset
+    from cvae.prediction.scene import Source
     from cvae.resume import recorded_config
 
     if not run.is_dir():
@@ -98,7 +96,7 @@ def _data(cfg: DictConfig, run: Path, model: Predictor) -> tuple[Dataset, Split]
     places = {f"data.{key}": value for key, value in cfg.data.items() if value is not None}
     recorded = recorded_config(run, places)
     data: Dataset = config.build(recorded.data, cfg.allow_targets, Dataset)
-    return data, getattr(data, cfg.split)
+    return Source(data, getattr(data, cfg.split), cfg.split)
 
 
 def _run(value: Any) -> Path:
@@ -121,9 +119,7 @@ def _check(cfg: DictConfig) -> None:
         require(key in config.PLACES, f"data.{key}", cfg.data[key], "only the place of the data can be given")
     require(cfg.split in SPLITS, "split", cfg.split, f"choose {', '.join(SPLITS)}")
     require(1 <= cfg.samples <= 1000, "samples", cfg.samples, "give a number of futures, 1 to 1000")
-    require(
-        cfg.n_future is None or cfg.n_future >= 1, "n_future", cfg.n_future, "give a number of frames to predict, at least 1"
-    )
+    require(cfg.n_future is None or cfg.n_future >= 1, "n_future", cfg.n_future, "give a number of frames, at least 1")
     chosen = cfg.sequence if OmegaConf.is_list(cfg.sequence) else [cfg.sequence]
     good = cfg.sequence == "all" or (len(chosen) and all(type(each) is int for each in chosen))
     require(bool(good), "sequence", cfg.sequence, "give a number, [several], or all")

@@ -33,10 +33,8 @@ def read_pictures(place: Path, most: int = LONGEST) -> Pixels:
     frames = _of_folder(place, most) if place.is_dir() else _of_video(place, most)
     sizes = list(dict.fromkeys(f"{frame.shape[1]}x{frame.shape[0]}" for frame in frames))
     if sizes != [f"{IMAGE_SIZE}x{IMAGE_SIZE}"]:
-        shown = ", ".join(sizes[:3]) + (" ..." if len(sizes) > 3 else "")
-        say(
-            f"{place} has pictures of {shown}: of each the square in the middle is resized to {IMAGE_SIZE}x{IMAGE_SIZE} (bilinear)"
-        )
+        shown, small = ", ".join(sizes[:3]) + " ..." * (len(sizes) > 3), f"{IMAGE_SIZE}x{IMAGE_SIZE}"
+        say(f"{place} has pictures of {shown}: of each the square in the middle is resized to {small} (bilinear)")
     return np.stack([fitted(frame) for frame in frames])
 
 
@@ -65,9 +63,8 @@ def _picture(path: Path) -> Pixels:
         content = files.read(real.parent, real.name, _BYTES)
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:  # for others Pillow may start programs
             if image.width * image.height > LARGEST:
-                raise UserError(
-                    f"{path} is {image.width}x{image.height}: at most {LARGEST // 1_000_000} million pixels are read"
-                )
+                most = f"at most {LARGEST // 1_000_000} million pixels are read"
+                raise UserError(f"{path} is {image.width}x{image.height}: {most}")
             return rgb(ImageOps.exif_transpose(image))
     except (files.Unreadable, *BROKEN) as error:
         why = "it is neither" if isinstance(error, UnidentifiedImageError) else first_line(error)
@@ -111,8 +108,8 @@ def _refuse_actions_alone(path: Path, found: int, columns: Sequence[str]) -> Non
     """Positions follow from actions: those that were recorded, or none, would contradict other actions."""
     if found == 4 and len(columns) == 7:
         raise UserError(
-            f"{path} has 4 columns, actions alone, and this model takes positions too ({', '.join(columns)}): positions that do "
-            "not follow from the actions would contradict them; give all 7, or use a model trained with data.condition=actions"
+            f"{path} has 4 columns, actions alone, and this model takes positions too ({', '.join(columns)}): positions that "
+            "do not follow from the actions would contradict them; give all 7, or a model trained with data.condition=actions"
         )
 
 
@@ -137,18 +134,16 @@ def length_of(n_past: int, n_future: int | None, usual: int, pictures: int | Non
     else:
         length = pictures if pictures is not None and rows == pictures - 1 else rows
         if pictures is not None and rows < pictures - 1:
-            raise UserError(
-                f"{place} has {rows} rows for {pictures} pictures: give a row a picture, or n_future={max(1, rows + 1 - n_past)}"
-            )
+            fitting = f"n_future={max(1, rows + 1 - n_past)}"
+            raise UserError(f"{place} has {rows} rows for {pictures} pictures: give a row a picture, or {fitting}")
     if rows is not None and rows < length - 1:
+        fitting = f", or n_future={rows + 1 - n_past}" if rows >= n_past else ""
         raise UserError(
-            f"{place} has {rows} rows, which is too few for {n_past} given and {length - n_past} predicted frames: give at least "
-            f"{length - 1}, a row a frame" + (f", or n_future={rows + 1 - n_past}" if rows >= n_past else "")
+            f"{place} has {rows} rows, which is too few for {n_past} given and {length - n_past} predicted frames: give at "
+            f"least {length - 1}, a row a frame{fitting}"
         )
     if length <= n_past:
-        raise UserError(
-            f"{place} has {rows} rows and the model is given {n_past} frames: give more than {n_past} rows, a row a frame"
-        )
+        raise UserError(f"{place} has {rows} rows and the model is given {n_past} frames: give a row a frame, and more of them")
     if length > LONGEST:
         raise UserError(f"{length} frames are more than {LONGEST}: lower n_future")
     return length

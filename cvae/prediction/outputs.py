@@ -14,16 +14,16 @@ from PIL import Image
 from torch import Tensor
 
 from cvae.console import progress, say, short
-from cvae.data.contract import Dataset, Split
 from cvae.errors import UserError, whole, write_whole, writing
 from cvae.evaluation.metrics import psnr, ssim
 from cvae.evaluation.validation import images
 from cvae.prediction import sheets
 from cvae.prediction.predictor import Predictor, to_bytes
-from cvae.prediction.scene import Scene, of_data
+from cvae.prediction.scene import Scene, Source, of_data
 from cvae.prediction.video import Pixels
 
 _HINT = "choose another folder with out="
+_TOGETHER = 32  # sequences that are predicted at a time
 _OTHERS = 3  # samples that are shown beside the best
 
 
@@ -36,44 +36,47 @@ def write_scene(model: Predictor, scene: Scene, samples: int, seed: int, png: bo
     future_SKCHW = _predicted(model, [scene], samples, seed)[:, 0]
     scores_SK2, copy_K2 = _scores(model, scene, future_SKCHW)
     rows, best = _rows(model, scene, future_SKCHW, scores_SK2)
-    written = ["prediction.gif", "strip.png", "scores.json"]
+    record = {**facts, "name": scene.name, "samples": samples, "seed": seed, **_record(model, scene, scores_SK2, copy_K2, best)}
     with writing(out, _HINT):
         out.mkdir(parents=True, exist_ok=True)
-        pictures = sheets.moving(rows, model.n_past, scene.length)
-        with whole(out / "prediction.gif") as scratch:
-            sheets.gif(pictures, scratch)
-        with whole(out / "prediction.mp4") as scratch:
-            scratch.touch()
-            if done := sheets.mp4(pictures, scratch):
-                written.insert(1, "prediction.mp4")
-            else:
-                scratch.write_bytes(b"")
-        if not done:
-            (out / "prediction.mp4").unlink()
-        with whole(out / "strip.png") as scratch:
-            sheets.strip(rows, model.n_past, scene.length, scratch)
+        filmed = _write_pictures(rows, model.n_past, scene.length, out)
         for row in rows if png else ():
             _write_frames(out / "frames" / row.name.replace(" ", "_"), row.frames_THWC, model.n_past * (row is not rows[0]))
-    record = {**facts, "name": scene.name, "samples": samples, "seed": seed, **_record(model, scene, scores_SK2, copy_K2, best)}
     write_whole(out / "scores.json", json.dumps(record, indent=2) + "\n", _HINT)
     say(_sentence(scene, scores_SK2, copy_K2, best))
-    say(
-        f"written {short(out)}: {', '.join(written + ['frames/'] * png)}" + ("" if done else " (no MP4: no PyAV and no ffmpeg)")
-    )
+    written = ["prediction.gif", *["prediction.mp4"] * filmed, "strip.png", "scores.json", *["frames/"] * png]
+    say(f"written {short(out)}: {', '.join(written)}" + ("" if filmed else " (no MP4: neither PyAV nor ffmpeg is here)"))
 
 
-def write_split(model: Predictor, data: Dataset, split: Split, where: str, n_future: int | None, seed: int, out: Path) -> None:
+def _write_pictures(rows: Sequence[sheets.Row], n_past: int, length: int, out: Path) -> bool:
+    """Write the GIF, the strip, and the MP4 if something here can; return whether it could."""
+    pictures, film = sheets.moving(rows, n_past, length), out / "prediction.mp4"
+    with whole(out / "prediction.gif") as scratch:
+        sheets.gif(pictures, scratch)
+    with whole(out / "strip.png") as scratch:
+        sheets.strip(rows, n_past, length, scratch)
+    film.unlink(missing_ok=True)  # that of an earlier prediction
+    scratch = film.with_name("prediction.mp4.partial")
+    try:
+        if filmed := sheets.mp4(pictures, scratch):
+            scratch.replace(film)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return filmed
+
+
+def write_split(model: Predictor, source: Source, n_future: int | None, seed: int, out: Path) -> None:
     """Predict each sequence of a split once, and write its frames as OUT/<traj folder>/<k>/<frame>.png.
 
     Raises:
         UserError: a sequence is too short, or a file cannot be written.
     """
-    length = model.n_past + (n_future or model.n_future)
-    of_data(model, data, split, where, int(split.lengths.argmin()), n_future)
+    split, what = source.split, f"{source.where} of {source.data}"
+    length = of_data(model, source, int(split.lengths.argmin()), n_future).length
     scores = []
-    with progress(f"predicting {where} of {data}", len(split)) as advance:
-        for rows in np.array_split(np.arange(len(split)), -(-len(split) // 32)):
-            scenes = [of_data(model, data, split, where, int(row), n_future) for row in rows]
+    with progress(f"predicting {what}", len(split)) as advance:
+        for rows in np.array_split(np.arange(len(split)), -(-len(split) // _TOGETHER)):
+            scenes = [of_data(model, source, int(row), n_future) for row in rows]
             future_BKCHW = _predicted(model, scenes, 1, seed)[0]
             for scene, future_KCHW in zip(scenes, future_BKCHW, strict=True):
                 scores_SK2, copy_K2 = _scores(model, scene, future_KCHW[None])
@@ -84,8 +87,8 @@ def write_split(model: Predictor, data: Dataset, split: Split, where: str, n_fut
                 advance(1)
     (psnr_mean, ssim_mean), (psnr_copy, _) = np.mean(scores, axis=0)
     say(
-        f"{where} of {data}: {len(split)} sequences, {model.n_past} given and {length - model.n_past} predicted frames, one sample "
-        f"of each: {psnr_mean:.2f} dB, SSIM {ssim_mean:.3f}; repeating the last past frame {psnr_copy:.2f} dB"
+        f"{what}: {len(split)} sequences, {model.n_past} given and {length - model.n_past} predicted frames, one sample of each: "
+        f"{psnr_mean:.2f} dB, SSIM {ssim_mean:.3f}; repeating the last past frame {psnr_copy:.2f} dB"
     )
     say(f"written {short(out)}: the predicted frames of each sequence")
 
@@ -156,10 +159,11 @@ def _sentence(scene: Scene, scores_SK2: NDArray[np.float64], copy_K2: NDArray[np
         return f"{scene.name}: {scene.length} frames, samples: {scores_SK2.shape[0]}; there is no truth to score them by"
     means_S2 = scores_SK2.mean(axis=1)
     found = "" if best is None else f"best of {len(means_S2)} {means_S2[best, 0]:.2f} dB, SSIM {means_S2[best, 1]:.3f}; "
+    which = "one sample" if len(means_S2) == 1 else "mean of the samples"
     against = f" (against what the recorded actions led to, {len(copy_K2)} frames)" if scene.truth == "recorded" else ""
     return (
-        f"{scene.name}: {found}{'one sample' if len(means_S2) == 1 else 'mean of the samples'} {means_S2[:, 0].mean():.2f} dB, SSIM {means_S2[:, 1].mean():.3f}; repeating "
-        f"the last past frame {copy_K2[:, 0].mean():.2f} dB{against}"
+        f"{scene.name}: {found}{which} {means_S2[:, 0].mean():.2f} dB, SSIM {means_S2[:, 1].mean():.3f}; repeating the last past "
+        f"frame {copy_K2[:, 0].mean():.2f} dB{against}"
     )
 
 

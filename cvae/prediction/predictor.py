@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from cvae.data.layout import IMAGE_SIZE, TABLES
@@ -41,7 +41,7 @@ def load(
     """A trained model. It needs no data: what it must know of conditions stands in its weights.
 
     Args:
-        run: a run folder; one of its files ``checkpoints/*.pt``; or what ``python -m cvae.predict export=FILE.safetensors`` wrote.
+        run: a run folder; one of its files ``checkpoints/*.pt``; or a file of ``python -m cvae.predict export=``.
         checkpoint: of a run folder: ``best`` or ``last``.
         allow_targets: packages of your own that the model is built of. What a folder or file names is not believed.
         device: where to predict.
@@ -50,6 +50,7 @@ def load(
         UserError: there is no such run or checkpoint, it is damaged, or no checkpoint of this package.
     """
     path = expanded(run, "run")
+    found: Any
     if path.suffix == ".safetensors":
         cfg, found = weights.read(path)
     elif path.is_dir():
@@ -78,8 +79,8 @@ def _of_file(path: Path) -> tuple[DictConfig, Any]:
 
 def condition_names(cfg: DictConfig, width: int) -> list[str]:
     """What the conditions of a run are called; numbers where its data are not in the course layout."""
-    choice = cfg.get("data", {}).get("condition") if isinstance(cfg.get("data"), DictConfig) else None
-    names = [name for file in CONDITIONS.get(choice, ()) for name in TABLES[file]]
+    choice = OmegaConf.select(cfg, "data.condition", throw_on_missing=False)
+    names = [name for file in CONDITIONS.get(str(choice), ()) for name in TABLES[file]]
     return names if len(names) == width else [f"condition {column}" for column in range(1, width + 1)]
 
 
@@ -121,7 +122,7 @@ class Predictor:
                 more rows than needed; None if the model takes no conditions.
             samples: S, how many futures of each sequence.
             n_future: K, how many frames; None for as many as ``cond`` has rows after the past, else as in training.
-            seed: of the noise. A sample depends on it, on its row in the batch and its number, not on how many others there are.
+            seed: of the noise. A sample depends on it, its row in the batch and its number, not on how many others there are.
             uint8: whether bytes are wanted; else float32 in [0, 1].
 
         Returns:
@@ -173,8 +174,8 @@ class Predictor:
         wanted = (self.n_past, 3, IMAGE_SIZE, IMAGE_SIZE)
         if frames_BTCHW.dim() != 5 or tuple(frames_BTCHW.shape[1:]) != wanted or not len(frames_BTCHW):
             raise UserError(
-                f"past has the shape {tuple(found.shape)}: {self.n_past} given frames are needed, {self.n_past} x {IMAGE_SIZE} x "
-                f"{IMAGE_SIZE} x 3 or {self.n_past} x 3 x {IMAGE_SIZE} x {IMAGE_SIZE}, with or without a batch before"
+                f"past has the shape {tuple(found.shape)}: {self.n_past} x {IMAGE_SIZE} x {IMAGE_SIZE} x 3 or {self.n_past} x 3 x "
+                f"{IMAGE_SIZE} x {IMAGE_SIZE} are needed, with or without a batch before"
             )
         if frames_BTCHW.dtype == torch.uint8:
             return frames_BTCHW.float() / 255, single, channels_last

@@ -36,15 +36,29 @@ class Scene:
     truth: str = "truth"
 
 
-def of_data(model: Predictor, data: Dataset, split: Split, where: str, row: int, n_future: int | None) -> Scene:
+@dataclass(frozen=True)
+class Source:
+    """A split of a dataset, and what it is called."""
+
+    data: Dataset
+    split: Split
+    where: str
+
+
+def of_data(model: Predictor, source: Source, row: int, n_future: int | None) -> Scene:
     """Sequence ``row`` of a split, from its frame 0.
 
     Raises:
         UserError: there is no such sequence, it is too short, or its conditions are not those of the model.
     """
+    data, split, where = source.data, source.split, source.where
     if not 0 <= row < len(split):
         raise UserError(f"sequence={row}: {where} of {data} has {len(split)} sequences, 0 to {len(split) - 1}")
-    _check_width(model, data, split)
+    if (width := split.cond_NA.shape[1]) != len(model.conditions):
+        raise UserError(
+            f"{data} has {width} values with each frame and the model takes {len(model.conditions)}"
+            f" ({', '.join(model.conditions) or 'none'}): give the data that it was trained on, with their data.condition"
+        )
     length, there = model.n_past + (n_future or model.n_future), int(split.lengths[row])
     if there < length:
         raise UserError(
@@ -55,18 +69,17 @@ def of_data(model: Predictor, data: Dataset, split: Split, where: str, row: int,
     return Scene(f"{where}/{split.name(row)}", row, frames_BTHWC[0], cond_BTA[0], length)
 
 
-def under_actions(
-    model: Predictor, data: Dataset, split: Split, where: str, row: int, n_future: int | None, path: Path
-) -> Scene:
+def under_actions(model: Predictor, source: Source, row: int, n_future: int | None, path: Path) -> Scene:
     """Sequence ``row`` of a split under the actions of a file; the truth is what the recorded ones led to.
 
     Raises:
         UserError: as ``of_data``, and for a file that does not fit.
     """
-    scene = of_data(model, data, split, where, row, min(n_future or model.n_future, int(split.lengths[row]) - model.n_past))
     cond_TA = read_actions(path, model.conditions)
     length = length_of(model.n_past, n_future, model.n_future, None, len(cond_TA), str(path))
-    frames_BTHWC, _ = split.gather(np.array([row]), 0, min(length, int(split.lengths[row])))
+    scene = of_data(model, source, row, 1)
+    known = min(length, int(source.split.lengths[row]))
+    frames_BTHWC, _ = source.split.gather(np.array([row]), 0, known)
     return Scene(scene.name, row, frames_BTHWC[0], _a_row_a_frame(cond_TA, length), length, "recorded")
 
 
@@ -92,11 +105,3 @@ def own(model: Predictor, pictures: Path, actions: Path | None, n_future: int | 
 def _a_row_a_frame(cond_TA: NDArray[np.float32], length: int) -> NDArray[np.float32]:
     """``length`` rows; the last one, whose action leads beyond the last frame, may be missing in a file."""
     return cond_TA[:length] if len(cond_TA) >= length else np.concatenate([cond_TA, cond_TA[-1:]])
-
-
-def _check_width(model: Predictor, data: Dataset, split: Split) -> None:
-    if (width := split.cond_NA.shape[1]) != len(model.conditions):
-        raise UserError(
-            f"{data} has {width} values with each frame and the model takes {len(model.conditions)}"
-            f" ({', '.join(model.conditions) or 'none'}): give the data that it was trained on, with their data.condition"
-        )

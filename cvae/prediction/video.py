@@ -79,7 +79,8 @@ def _with_ffmpeg(program: str, path: Path, most: int) -> Iterator[Pixels]:
     write = ["-map", "0:v:0", "-frames:v", str(most), "-f", "image2pipe", "-c:v", "ppm", "-"]
     command = [program, "-nostdin", "-v", "error", *read, *write]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         try:
             while process.stdout.readline() == b"P6\n":
                 width, height = map(int, process.stdout.readline().split())

@@ -53,7 +53,7 @@ def read(path: Path) -> tuple[DictConfig, dict[str, Any]]:
         text = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__") or {}
         if text.get("format") != _FORMAT:
             raise UserError(
-                f"{path} holds no config of this package (format {_FORMAT!r}): python -m cvae.predict run=RUN export=FILE makes one"
+                f"{path} holds no config of this package (format {_FORMAT!r}): python -m cvae.predict export= writes one"
             )
         settings = json.loads(text["config"])
         refuse_resolvers(settings, str(path))
