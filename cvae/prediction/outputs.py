@@ -87,8 +87,8 @@ def write_split(model: Predictor, source: Source, n_future: int | None, seed: in
                 advance(1)
     (psnr_mean, ssim_mean), (psnr_copy, _) = np.mean(scores, axis=0)
     say(
-        f"{what}: {len(split)} sequences, {model.n_past} given and {length - model.n_past} predicted frames, one sample of each: "
-        f"{psnr_mean:.2f} dB, SSIM {ssim_mean:.3f}; repeating the last past frame {psnr_copy:.2f} dB"
+        f"{what}: {len(split)} sequences, {model.n_past} given and {length - model.n_past} predicted frames, one sample of "
+        f"each: {psnr_mean:.2f} dB, SSIM {ssim_mean:.3f}; repeating the last past frame {psnr_copy:.2f} dB"
     )
     say(f"written {short(out)}: the predicted frames of each sequence")
 
@@ -162,8 +162,8 @@ def _sentence(scene: Scene, scores_SK2: NDArray[np.float64], copy_K2: NDArray[np
     which = "one sample" if len(means_S2) == 1 else "mean of the samples"
     against = f" (against what the recorded actions led to, {len(copy_K2)} frames)" if scene.truth == "recorded" else ""
     return (
-        f"{scene.name}: {found}{which} {means_S2[:, 0].mean():.2f} dB, SSIM {means_S2[:, 1].mean():.3f}; repeating the last past "
-        f"frame {copy_K2[:, 0].mean():.2f} dB{against}"
+        f"{scene.name}: {found}{which} {means_S2[:, 0].mean():.2f} dB, SSIM {means_S2[:, 1].mean():.3f}; repeating the last "
+        f"past frame {copy_K2[:, 0].mean():.2f} dB{against}"
     )
 
 

@@ -174,7 +174,7 @@ class Predictor:
         wanted = (self.n_past, 3, IMAGE_SIZE, IMAGE_SIZE)
         if frames_BTCHW.dim() != 5 or tuple(frames_BTCHW.shape[1:]) != wanted or not len(frames_BTCHW):
             raise UserError(
-                f"past has the shape {tuple(found.shape)}: {self.n_past} x {IMAGE_SIZE} x {IMAGE_SIZE} x 3 or {self.n_past} x 3 x "
+                f"past has the shape {tuple(found.shape)}: {self.n_past} frames of {IMAGE_SIZE} x {IMAGE_SIZE} x 3 or 3 x "
                 f"{IMAGE_SIZE} x {IMAGE_SIZE} are needed, with or without a batch before"
             )
         if frames_BTCHW.dtype == torch.uint8:
