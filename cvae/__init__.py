@@ -12,16 +12,17 @@ Images are float in [0, 1], or uint8 with channels last (``frames_BTHWC``) befor
 ``cvae.load(RUN)`` is a trained model that predicts: see ``cvae.prediction.predictor``.
 """
 
-from __future__ import annotations
-
-import importlib
-from typing import Any
-
 __version__ = "0.2.0"
 
+TYPE_CHECKING = False  # as in typing, which is not imported: importing the package imports nothing
+if TYPE_CHECKING:
+    from cvae.prediction.predictor import load as load
 
-def __getattr__(name: str) -> Any:
-    """``cvae.load``, found when it is first used: importing the package imports no torch."""
+
+def __getattr__(name: str) -> object:
+    """``cvae.load``, found when it is first used."""
     if name == "load":
-        return importlib.import_module("cvae.prediction.predictor").load
+        from importlib import import_module
+
+        return import_module("cvae.prediction.predictor").load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
