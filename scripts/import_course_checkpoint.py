@@ -36,6 +36,7 @@ from cvae.data.contract import Dataset
 from cvae.errors import UserError, first_line, writing
 from cvae.evaluation.metrics import psnr
 from cvae.evaluation.validation import free_run, score_copy, validate
+from cvae.metrics import BUILT_IN, as_record
 from cvae.model.cvae import CVAE
 from cvae.start import compose, refuse_used
 from cvae.training import checkpoint
@@ -45,6 +46,11 @@ PARTS = ("encoder", "decoder", "frame_predictor", "posterior")
 ORDERS = [",".join(order) for order in permutations(("cond", "h", "z"))]
 TRIED = 16  # validation sequences by which order and skips are told apart
 CONDITIONS = {7: "actions_positions", 4: "actions", 0: "none"}
+PLAIN = {  # what a pickle may make besides layers and storages
+    *("builtins.object", "builtins.set", "collections.OrderedDict", "argparse.Namespace", "copyreg._reconstructor"),
+    *("torch.Size", "torch.device", "torch.nn.parameter.Parameter", "torch._utils._rebuild_tensor"),
+    *("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
+}
 _REFUSED = (
     "is a pickle of whole modules, as SVG and the course write them: to read it is to run what it says; if you know who made "
     "it, add --trust"
@@ -101,6 +107,10 @@ class Shell(nn.Module):
     def __init__(self, *_: object, **__: object) -> None:
         super().__init__()
 
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):  # of a module; whatever else a class may keep is not needed
+            super().__setstate__(state)
+
     def __call__(self, *_: object, **__: object) -> Shell:
         return Shell()
 
@@ -109,18 +119,11 @@ class Unpickler(pickle.Unpickler):
     """Makes tensors, PyTorch's own layers, plain values, and shells of everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        known = {
-            ("collections", "OrderedDict"),
-            ("argparse", "Namespace"),
-            ("copyreg", "_reconstructor"),
-            ("builtins", "object"),
-        }
-        known |= {("torch", "Size"), ("torch", "device"), ("torch.nn.parameter", "Parameter"), ("builtins", "set")}
-        known |= {("torch._utils", f"_rebuild_{what}") for what in ("tensor", "tensor_v2", "parameter")}
+        module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)  # their names in old pickles
         found = getattr(importlib.import_module(module), name, None) if module.split(".")[0] == "torch" else None
         layer = module.startswith("torch.nn.modules.") and isinstance(found, type) and issubclass(found, nn.Module)
         storage = isinstance(found, torch.dtype) or (module == "torch" and name.endswith("Storage"))
-        if (module, name) in known or ((layer or storage) and "." not in name):
+        if f"{module}.{name}" in PLAIN or ((layer or storage) and "." not in name):
             return super().find_class(module, name)
         return type(name.rpartition(".")[2], (Shell,), {})
 
@@ -186,6 +189,7 @@ def compose_for(
         "data.condition": CONDITIONS[width],
         "n_past": n_past,
         "n_future": words.n_future,
+        "epochs": 0,  # here nothing was trained
         "logger": "none",
     }
     return compose([f"{key}={value}" for key, value in overrides.items()])
@@ -270,6 +274,7 @@ def write(out: Path, cfg: DictConfig, model: CVAE, source: Path) -> None:
         with integrity.opened(source) as file:
             origin = {"file": source.name, "crc32": f"{integrity.checksum(file):08x}"}
     identity = {"id": f"{signature(cfg)[:12]}", "signature": signature(cfg), "nonce": "", "command": command(), "group": None}
+    identity["metrics"] = as_record(BUILT_IN)
     write_record(out, {**identity, "imported": origin, **settings_hashes(out)}, hint)
     for name in ("best", "last"):
         checkpoint.save(out / "checkpoints" / f"{name}.pt", {"model": model.state_dict(), "epoch": 0})

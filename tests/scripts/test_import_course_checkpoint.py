@@ -135,7 +135,9 @@ def test_the_order_is_found_by_trying_and_all_else_reads_the_run(capfd, command,
     assert scores == sorted(scores, reverse=True)
     assert command("predict", f"run={folder}", "sequence=0", "samples=1").code == 0
     assert json.loads((folder / "run.json").read_text())["imported"]["file"] == "best model.pth"
-    assert read_run(folder.absolute()).state in ("finished", "stopped")
+    assert read_run(folder.absolute()).state == "finished"
+    resumed = command("train", f"resume={folder}")
+    assert (resumed.code, resumed.err.count("\n")) == (1, 1)
     assert "already holds a run" in script(capfd, "best model.pth", "--trust", f"--root={drawn}").err
 
 
