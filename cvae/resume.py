@@ -83,11 +83,12 @@ def _send_to_no_stranger(cfg: DictConfig, folder: Path) -> None:
         OmegaConf.update(cfg, "logger.mode", "offline", force_add=True)
 
 
-def recorded_config(folder: Path, places: Mapping[str, Any] = MappingProxyType({})) -> DictConfig:
+def recorded_config(folder: Path, places: Mapping[str, Any] = MappingProxyType({}), *, data: bool = True) -> DictConfig:
     """The config of a run folder without what it must not decide: see the module's text.
 
     Args:
         places: where the user says that its data lie now, by their keys.
+        data: whether its data are needed; without them ``data.root`` is null, wherever they lay.
 
     Raises:
         UserError: it is not a run folder, its config is damaged, or reads the environment for more than ``data.root``.
@@ -105,6 +106,8 @@ def recorded_config(folder: Path, places: Mapping[str, Any] = MappingProxyType({
         recorded.pop("trial", None)  # of a sweep that is over, or not this process's
         refuse_resolvers(recorded, str(path))
         forget_caches(recorded)
+        if not data and isinstance(recorded.get("data"), dict):
+            recorded["data"]["root"] = None
         cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), recorded)
     except UserError:
         raise

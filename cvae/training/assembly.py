@@ -30,11 +30,11 @@ from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
 from cvae.training.content import describe, note_data, open_data
 from cvae.training.distributed import current
+from cvae.training.loading import restored
 from cvae.training.recorder import Mirror, Recorder, SilentRecorder, read_metrics
 from cvae.training.restore import go_on
 from cvae.training.runtime import choose_device, choose_precision, device_name, peak_memory
 from cvae.training.settings import Settings
-from cvae.training.state import check_weights
 from cvae.training.trainer import Trainer
 from cvae.trial import Trial
 
@@ -148,15 +148,11 @@ def load_model(folder: Path, name: str = "best", allow_targets: Sequence[str] = 
     cfg = recorded_config(folder)
     cfg.allow_targets = list(allow_targets)
     data: Dataset = build(cfg.data, allow_targets, Dataset)
-    model = _model(cfg, data)
     path = folder / "checkpoints" / f"{name}.pt"
-    weights = checkpoint.load(path)["model"]
-    try:
-        check_weights(weights, model)
-    except ValueError as error:
-        raise UserError(f"{path} is damaged or of another config ({error}): restore both from a copy") from error
-    model.load_state_dict(weights)
-    return model.to(memory_format=torch.channels_last).eval(), data, cfg
+    model = restored(cfg, checkpoint.load(path).get("model"), path)
+    if (width := data.train.cond_NA.shape[1]) != (wanted := len(model.cond_mean_A)):
+        raise UserError(f"{data} has {width} values a condition and {path} takes {wanted}: give the data it was trained on")
+    return model, data, cfg
 
 
 def _model(cfg: DictConfig, data: Dataset) -> CVAE:
