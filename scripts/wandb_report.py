@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from cvae.cli import fail
@@ -80,12 +83,28 @@ def save(project: str, entity: str | None, groups: list[str], title: str) -> str
 @contextlib.contextmanager
 def _asking() -> Iterator[None]:
     try:
-        yield
+        with _alone():
+            yield
     except UserError:
         raise
     except Exception as error:  # W&B and its transport have many
-        abandon()
+        with _alone():
+            abandon()
         raise UserError(f"{server()} does not take the report ({first_line(error)}): check wandb login and --entity") from error
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """No line on standard error but ours: W&B, its threads and its service have their own about a server that fails."""
+    sys.stderr.flush()
+    usual = os.dup(2)
+    with Path(os.devnull).open("w") as nothing, contextlib.redirect_stderr(nothing):
+        os.dup2(nothing.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(usual, 2)
+            os.close(usual)
 
 
 def _require(api: Any, path: str, groups: list[str]) -> None:
@@ -175,4 +194,9 @@ def _literal(text: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        if end.code != 1:
+            raise
+        os._exit(1)  # what W&B left behind would tell of its end
