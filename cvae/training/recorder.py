@@ -8,11 +8,9 @@ import json
 import os
 import platform
 import secrets
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,12 +25,12 @@ from cvae.metrics import BUILT_IN, Metric, as_record, panels
 from cvae.options import chosen
 from cvae.owner import held
 from cvae.process import Process
+from cvae.training.provenance import git, versions
 from cvae.training.terminal import epoch_line
 
 __all__ = ["NoMirror"]
 
 _HINT = "free some space or choose another run folder"
-_PACKAGES = ("cvae", "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "optuna", "wandb", "pillow")
 
 
 @dataclass(frozen=True)
@@ -109,8 +107,8 @@ class Recorder:
                 "host": platform.node(),
                 "process": asdict(Process.of()),
                 "python": platform.python_version(),
-                "versions": _versions(),
-                **_git(),
+                "versions": versions(),
+                **git(),
                 **facts,
                 **hashes,
                 "metrics": as_record(self.metrics),
@@ -216,26 +214,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-def _git() -> dict[str, Any]:
-    """Commit of the checkout that the code runs from, and whether it has uncommitted changes; None outside one."""
-
-    def git(*words: str) -> str | None:
-        try:
-            command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *words]
-            return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            return None
-
-    tracked = git("ls-files", "--error-unmatch", __file__) is not None
-    status = git("status", "--porcelain") if tracked else None
-    return {"git_sha": git("rev-parse", "HEAD") if tracked else None, "dirty": None if status is None else bool(status)}
