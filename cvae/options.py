@@ -36,3 +36,20 @@ def believed(options: object) -> dict[str, str] | None:
     texts: dict[Any, Any] = {key: value for key, value in options.items() if isinstance(key, str) and isinstance(value, str)}
     pairs = [(printable(key)[:_LETTERS], printable(value)[:_LETTERS]) for key, value in texts.items()]
     return dict(pairs[:_MOST])
+
+
+def named(config: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, Any]:
+    """A config without the class paths of what an option says; another class is called by its name, below ``class``."""
+
+    def without(value: Any, key: str) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        rest = {
+            name: without(each, f"{key}.{name}" if key else str(name)) for name, each in value.items() if name != "_target_"
+        }
+        if "_target_" in value and key not in options:
+            rest = {"class": str(value["_target_"]).rpartition(".")[2], **rest}
+        return rest
+
+    plain: dict[str, Any] = without(config, "")
+    return plain

@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from cvae.metrics import BUILT_IN, Metric, as_record, panels
 from cvae.options import chosen
 from cvae.owner import held
 from cvae.process import Process
+from cvae.repeat import own_command
 from cvae.training.provenance import git, versions
 from cvae.training.terminal import epoch_line
 
@@ -35,7 +37,7 @@ _HINT = "free some space or choose another run folder"
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run's identity and how views should file it."""
+    """A run's identity and how views should file it. ``record`` is its run.json."""
 
     id: str
     folder: Path
@@ -44,6 +46,7 @@ class RunInfo:
     tags: list[str]
     config: dict[str, Any]
     metrics: Sequence[Metric] = BUILT_IN
+    record: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 class Mirror(Protocol):
@@ -57,6 +60,36 @@ class Mirror(Protocol):
 
 class NoMirror(Mirror):
     """``logger=none``."""
+
+
+class Mirrors(Mirror):
+    """Several at once."""
+
+    def __init__(self, each: Sequence[Mirror]) -> None:
+        self.each = each
+
+    def start(self, info: RunInfo) -> None:
+        for mirror in self.each:
+            mirror.start(info)
+
+    def log(self, row: dict[str, Any]) -> None:
+        for mirror in self.each:
+            mirror.log(row)
+
+    def sample(self, gif: Path, epoch: int) -> None:
+        for mirror in self.each:
+            mirror.sample(gif, epoch)
+
+    def finish(self, exit_code: int, state: str | None = None) -> None:
+        for mirror in self.each:
+            mirror.finish(exit_code, state)
+
+    def settle(self, record: dict[str, Any]) -> dict[str, Any]:
+        """What run.json should keep of where the run is shown; of the mirrors that have something to keep."""
+        kept: dict[str, Any] = {}
+        for mirror in self.each:
+            kept |= getattr(mirror, "settle", lambda record: {})(record)
+        return kept
 
 
 class Recorder:
@@ -97,10 +130,11 @@ class Recorder:
         else:
             nonce = secrets.token_hex(8)
             record = {
-                "id": hashlib.sha256(f"{signature} {nonce}".encode()).hexdigest()[:12],
+                "id": _agents_id(group) or hashlib.sha256(f"{signature} {nonce}".encode()).hexdigest()[:12],
                 "signature": signature,
                 "nonce": nonce,
                 "command": command(),
+                "own_command": own_command(self.folder, group is not None),
                 "started": _now(),
                 "group": group,
                 "options": chosen(self.folder),
@@ -114,11 +148,12 @@ class Recorder:
                 "metrics": as_record(self.metrics),
             }
         self.check()
+        record |= Mirrors([self.mirror]).settle(record)
         write_record(self.folder, record, _HINT)
         with writing(self.folder):
             (self.folder / FAILURE).unlink(missing_ok=True)
         config = {**config, "signature": record["signature"]}
-        self.mirror.start(RunInfo(record["id"], self.folder, record["group"], name, tags, config, self.metrics))
+        self.mirror.start(RunInfo(record["id"], self.folder, record["group"], name, tags, config, self.metrics, record))
 
     def check(self, look: bool = True) -> None:
         """Raise UserError if this process does not own the folder any more; see ``cvae.owner``."""
@@ -210,6 +245,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             if isinstance(row := json.loads(line), dict):
                 rows.append(row)
     return rows
+
+
+def _agents_id(group: str | None) -> str | None:
+    """The id that an agent of W&B Sweeps gives to the run that it starts; the jobs of a multirun would share it."""
+    name = os.environ.get("WANDB_RUN_ID", "")
+    asked = "WANDB_SWEEP_ID" in os.environ and group is None
+    return name if asked and re.fullmatch(r"[\w-]{1,64}", name) else None
 
 
 def _now() -> str:
