@@ -27,12 +27,13 @@ def _smaller(frames: list[tuple[Image.Image, int]]) -> Iterator[bytes]:
         width, height = (max(1, round(side * size)) for side in frames[0][0].size)
         # A frame stays for the time of those that are left out after it.
         durations = [sum(time for _, time in frames[first : first + step]) for first in range(0, len(frames), step)]
-        pictures = [
-            frame.resize((width, height), Image.Resampling.LANCZOS).quantize(
-                colours, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
-            )
-            for frame, _ in frames[::step]
-        ]
+        resized = [frame.resize((width, height), Image.Resampling.BOX) for frame, _ in frames[::step]]
+        # One palette for all frames, so that what stands still is the same in all of them, and is written once.
+        sheet = Image.new("RGB", (width, height * len(resized)))
+        for index, frame in enumerate(resized):
+            sheet.paste(frame, (0, index * height))
+        palette = sheet.quantize(colours, method=Image.Quantize.MEDIANCUT)
+        pictures = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in resized]
         buffer = io.BytesIO()
         pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
         yield buffer.getvalue()

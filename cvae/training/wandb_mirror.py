@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import queue
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,28 +197,29 @@ class WandbMirror:
     def _open(self, wandb: Any, info: RunInfo, mode: str) -> Any:
         surroundings = os.environ.get
         tags = [*info.tags, *self.tags, *filter(None, surroundings("WANDB_TAGS", "").split(","))]
-        return wandb.init(
-            project=self.project,
-            entity=self.entity,
-            group=self.group or surroundings("WANDB_RUN_GROUP") or info.group,
-            name=self.name or surroundings("WANDB_NAME") or info.name,
-            notes=self.notes or surroundings("WANDB_NOTES"),
-            tags=list(dict.fromkeys(tag[:_TAG] for tag in tags)),
-            job_type=self.job_type or surroundings("WANDB_JOB_TYPE") or "train",
-            id=info.id,
-            resume="allow",
-            reinit="create_new",
-            config=_config(info),
-            dir=info.folder,
-            mode=mode,
-            settings=wandb.Settings(
-                init_timeout=_INIT_TIMEOUT,
-                finish_timeout=_FINISH_TIMEOUT,
-                console="off",
-                silent=True,
-                **_code(info.record),
-            ),
-        )
+        with _said_as(info.record.get("own_command") if info.group else None):
+            return wandb.init(
+                project=self.project,
+                entity=self.entity,
+                group=self.group or surroundings("WANDB_RUN_GROUP") or info.group,
+                name=self.name or surroundings("WANDB_NAME") or info.name,
+                notes=self.notes or surroundings("WANDB_NOTES"),
+                tags=list(dict.fromkeys(tag[:_TAG] for tag in tags)),
+                job_type=self.job_type or surroundings("WANDB_JOB_TYPE") or "train",
+                id=info.id,
+                resume="allow",
+                reinit="create_new",
+                config=_config(info),
+                dir=info.folder,
+                mode=mode,
+                settings=wandb.Settings(
+                    init_timeout=_INIT_TIMEOUT,
+                    finish_timeout=_FINISH_TIMEOUT,
+                    console="off",
+                    silent=True,
+                    **_code(info.record),
+                ),
+            )
 
 
 def _config(info: RunInfo) -> dict[str, Any]:
@@ -228,6 +230,18 @@ def _config(info: RunInfo) -> dict[str, Any]:
     facts |= {key: now[key] for key in ("device", "precision", "processes", "parameters") if key in now}
     command = info.record.get("own_command") or info.record.get("command")
     return {**named(info.config, options), "options": options, "run": {"command": command, **facts}}
+
+
+@contextlib.contextmanager
+def _said_as(command: str | None) -> Iterator[None]:
+    """Let W&B, which shows the process's command, take a job's own for it: a multirun's is that of all its jobs."""
+    before = sys.argv
+    if command:
+        sys.argv = [before[0], *shlex.split(command)[3:]]  # python -m cvae.train
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def _code(record: Mapping[str, Any]) -> dict[str, Any]:
