@@ -238,7 +238,7 @@ def test_what_does_not_fit_is_one_line(refused, mine: Path, spoil, words: str, m
         ("split=tset", "split is 'tset': choose train, validate, test"),
         ("checkpoint=worst", "checkpoint is 'worst': choose best or last"),
         ("run=nowhere", "nowhere does not exist"),
-        ("run=.", "is not a run folder: it has no .hydra/config.yaml"),
+        ("run=.", "run=. holds no run: give run folders"),
         ("data.root=nowhere", "nowhere is not a folder: set data.root"),
         ("data.condition=none", "condition"),
         ("export=w.pt", "must end in .safetensors"),
@@ -360,3 +360,13 @@ def test_without_pyav_and_ffmpeg_there_is_no_mp4_and_a_line_says_so(predict, mon
     Path("x.mp4").touch()
     with pytest.raises(UserError, match="is a video, which needs PyAV"):
         video.read_video(Path("x.mp4"), 1)
+
+
+def test_run_takes_what_holds_one_run(command, trained: Path, refused, tmp_path: Path) -> None:
+    shutil.copytree(trained.parents[1], "multirun")
+    assert command("predict", "run=multirun/sing*", "samples=1").code == 0
+    assert Path("predictions/R/test_0/strip.png").is_file()
+    shutil.copytree(trained, "multirun/single/S")
+    assert "run=multirun names 2 runs and a prediction is of one: multirun/single/R, multirun/single/S" in refused(
+        "run=multirun"
+    )
