@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -370,3 +372,17 @@ def test_run_takes_what_holds_one_run(command, trained: Path, refused, tmp_path:
     assert "run=multirun names 2 runs and a prediction is of one: multirun/single/R, multirun/single/S" in refused(
         "run=multirun"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
+def test_answers_that_need_no_torch_do_not_load_it(words: list[str]) -> None:
+    code = (
+        "import sys\nfrom cvae import predict\n"
+        f"sys.argv = ['cvae/predict.py', *{words!r}]\n"
+        "try:\n    predict.main()\n"
+        "finally:\n    assert not {'torch', 'wandb', 'optuna', 'matplotlib'} & set(sys.modules), 'heavy import'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "sequence" in done.stdout
