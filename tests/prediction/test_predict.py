@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -386,3 +387,15 @@ def test_answers_that_need_no_torch_do_not_load_it(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "sequence" in done.stdout
+
+
+def test_the_page_s_python_runs(trained: Path, drawn: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "predict.md").read_text()
+    first, second = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    names = {"past": np.zeros((2, 64, 64, 3), np.uint8), "cond": np.zeros((12, 7))}
+    exec(re.sub(r'"multirun/single/\S+"', repr(str(trained)), first), names)  # noqa: S102  # of our own page
+    assert names["future"].shape == (5, 10, 64, 64, 3)  # as its comment says
+    small = [word for word in tiny(drawn) if not word.startswith(("kl_schedule", "logger"))]
+    exec(second.replace('compose(["', f'compose([*{small!r}, "'), names)  # noqa: S102
+    assert names["best"] > 0
+    assert len(list(Path("multirun/single").iterdir())) == 1
