@@ -81,15 +81,11 @@ def test_a_run_is_that_of_the_command(train, drawn: Path) -> None:
     assert {path.name for path in (folder / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
     assert read_run(folder).state == "finished"
     assert "nothing to do" in train(f"resume={folder}").out
-
-
-def test_a_folder_may_be_chosen_and_holds_one_run(drawn: Path) -> None:
-    cfg = compose(tiny(drawn, "epochs=1"))
-    train_from_python(cfg, "my runs/a")
     with pytest.raises(UserError, match="already holds a run"):
-        train_from_python(cfg, "my runs/a")
+        train_from_python(compose(tiny(drawn)), "again")
 
 
+@pytest.mark.slow
 def test_an_interrupt_is_one_and_the_run_goes_on_from_where_it_was(train, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mypkg.py").write_text(INTERRUPTING)
     monkeypatch.syspath_prepend(Path.cwd())
