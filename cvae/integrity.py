@@ -66,7 +66,7 @@ def seal(file: BinaryIO, facts: Facts) -> None:
     # The checksum covers the end record as well, so the length stands there before it is taken.
     file.seek(size - 2)
     file.write(struct.pack("<H", len(_mark(text) + text)))
-    text = json.dumps({**facts, "size": size, "crc32": f"{_crc32(file, size):08x}"}).encode()
+    text = json.dumps({**facts, "size": size, "crc32": f"{checksum(file, size):08x}"}).encode()
     file.seek(size)
     file.write(_mark(text) + text)
 
@@ -93,7 +93,7 @@ def verify(path: Path) -> Facts | None:
         found = _facts(file)
         if found is None:
             _check_archive(file)
-        elif f"{_crc32(file, found['size']):08x}" != found["crc32"]:
+        elif f"{checksum(file, found['size']):08x}" != found["crc32"]:
             raise Damaged("its checksum is another")
         else:
             _open_archive(file)
@@ -218,8 +218,9 @@ def _open_archive(file: BinaryIO) -> zipfile.ZipFile:
     return archive
 
 
-def _crc32(file: BinaryIO, size: int) -> int:
-    """The checksum of the first ``size`` bytes."""
+def checksum(file: BinaryIO, size: int | None = None) -> int:
+    """The CRC32 of the first ``size`` bytes, or of all."""
+    size = file.seek(0, os.SEEK_END) if size is None else size
     found = 0
     for chunk in _chunks(file, size):
         found = zlib.crc32(chunk, found)

@@ -71,14 +71,20 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
 
 def _load(args: argparse.Namespace, overrides: list[str]) -> DictConfig:
     """The config with its ``hydra`` node, found where the flags say."""
+    found = loader(args.config_path, args.config_dir)
+    return found.load_configuration(args.config_name or "config", overrides, RunMode.MULTIRUN)
+
+
+def loader(config_path: str | None = None, config_dir: str | None = None) -> ConfigLoaderImpl:
+    """What composes configs, from this package's folder and, before it, from the user's."""
     setup_globals()
-    search_path = create_config_search_path(args.config_path or str(CONF))
-    if args.config_dir is not None:
-        folder = expanded(args.config_dir, "--config-dir")
+    search_path = create_config_search_path(config_path or str(CONF))
+    if config_dir is not None:
+        folder = expanded(config_dir, "--config-dir")
         if not folder.is_dir():
             raise UserError(f"--config-dir={folder} is not a folder: check the path")
         search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))  # as Hydra does
-    return ConfigLoaderImpl(search_path).load_configuration(args.config_name or "config", overrides, RunMode.MULTIRUN)
+    return ConfigLoaderImpl(search_path)
 
 
 def check_start(words: Sequence[str]) -> tuple[bool, Path | None]:

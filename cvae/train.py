@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 
 def _start_again(*_: object) -> NoReturn:
@@ -26,15 +26,49 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from cvae import cli, config, damage, owner, resume, start
+from cvae import cli, config, damage, from_python, owner, resume, start
 from cvae.console import say
 from cvae.errors import FAILURE, UserError, expanded
 from cvae.trial import current_trial
 
 _log = logging.getLogger("cvae")
+_CTRL_C = 128 + signal.SIGINT
 
 
-def train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool = False) -> float | list[float]:
+def train(cfg: DictConfig, folder: str | os.PathLike[str] | None = None) -> float | list[float]:
+    """Train as ``python -m cvae.train`` does, from Python: in a run folder of its own, with all that a command writes there.
+
+    Args:
+        cfg: what ``cvae.start.compose(["lr=2e-3"])`` or ``hydra.compose`` returned, with whatever was changed since.
+        folder: the run folder; None for ``multirun/single/<date>_<time>_<xxxx>``.
+
+    Returns:
+        The best free-running value of the objective, or of each.
+
+    Raises:
+        UserError: a setting, the data or the folder is bad.
+        KeyboardInterrupt: it was interrupted; what is done so far is saved, and the message says how to go on.
+    """
+    for key in ("resume", "show"):
+        if cfg.get(key) is not None:
+            raise UserError(f"{key}={cfg[key]} is for the command: python -m cvae.train {key}=...")
+    path = None if folder is None else expanded(folder, "folder")
+    if path is not None:
+        start.refuse_used(path)
+
+    def job(cfg: DictConfig, folder: Path) -> float | list[float]:
+        with owner.hold(folder), _reason_left(folder, log=True):
+            return _train(cfg, folder)
+
+    try:
+        return cast("float | list[float]", from_python.run(from_python.words_of(cfg), job, path))
+    except SystemExit as stopped:
+        if stopped.code != _CTRL_C:
+            raise
+        raise KeyboardInterrupt from None
+
+
+def _train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool = False) -> float | list[float]:
     """Build a run, train it in ``folder``, close it; return the best free-running value of the objective, or of each."""
     from cvae.training.assembly import assemble, facts  # late, so that --help and --cfg answer without loading torch
     from cvae.training.runtime import Stopped
@@ -73,7 +107,7 @@ def _job(cfg: DictConfig) -> float | list[float]:
             again = in_trial and any((folder / name).exists() for name in ("run.json", "metrics.jsonl"))
             if again:
                 damage.note_config(folder)
-            return train(cfg, folder, group, resumed=again)
+            return _train(cfg, folder, group, resumed=again)
     except Exception as error:
         if not cli.is_users(error):
             raise
@@ -106,7 +140,7 @@ def _resume(words: list[str]) -> None:
     with owner.hold(folder):
         cfg, _ = resume.reopen(words)
         with _reason_left(folder, log=True):
-            train(cfg, folder, resumed=True)
+            _train(cfg, folder, resumed=True)
 
 
 def _start(words: list[str]) -> None:
@@ -139,7 +173,7 @@ def main() -> None:
         cli.guarded(_main)
     from cvae.training.distributed import run
 
-    cli.guarded(lambda: run(_main, train))
+    cli.guarded(lambda: run(_main, _train))
 
 
 if __name__ == "__main__":

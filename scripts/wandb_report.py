@@ -18,7 +18,7 @@ from typing import Any
 from cvae.cli import fail
 from cvae.errors import UserError, first_line
 from cvae.metrics import BUILT_IN, Metric, panels
-from cvae.training.wandb_mirror import abandon, logged_in, server, silence
+from cvae.training.wandb_service import abandon, logged_in, server, silence
 
 TEXT = """\
 Validation is free-running over the whole validate split: the model is given the first frames and predicts the others from its
@@ -28,7 +28,7 @@ multiplies the KL, beta included; `tf_ratio` is the share of true frames among t
 METRICS = {metric.key: metric for metric in BUILT_IN}
 PSNR, KL = METRICS["val/psnr"], METRICS["train/kld"]
 BEST = f"{PSNR.key}.{PSNR.better}"  # the mirror asks W&B for the best epoch's
-CHOICES = ("kl_schedule._target_", "tf_schedule._target_", "lr", "tfr", "beta")
+CHOICES = ("options.kl_schedule", "options.tf_schedule", "lr", "tfr", "beta")
 TIMEOUT = 10  # seconds
 LONGEST = 128  # letters of a title
 

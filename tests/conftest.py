@@ -158,6 +158,19 @@ def tiny(root: Path, *words: str) -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def trained(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny run, which tests only read."""
+    from cvae.start import compose
+    from cvae.train import train
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CVAE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.chdir(tmp_path_factory.mktemp("trained"))
+        train(compose(tiny(drawn, "n_future=4")), "multirun/single/R")
+        return Path("multirun/single/R").absolute()
+
+
+@pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Postgres]:
     with run_postgres() as server:
         yield server

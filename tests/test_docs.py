@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import course_study
+import numpy as np
 import pytest
 import yaml
 from conftest import App, Result, tiny
@@ -77,6 +78,10 @@ NOT_RUN = {
     "tests/sweep/test_postgres.py starts one",
     "python app.py -m hydra.sweeper.storage=postgresql://USER@HOST/NAME": "needs a server: see above",
     "export PGPASSWORD=...": "a password",
+    "python -m cvae.predict": "it needs words",
+    "pip install -e '.[video]'": _INSTALLED,
+    "python scripts/import_course_checkpoint.py model.pth --trust --root=ROOT": "needs a checkpoint of another group: "
+    "tests/scripts/test_import_course_checkpoint.py makes one",
 }
 TESTED_APART = {"extending.md": "tests/test_extending.py"}  # pages whose code and commands another test takes and runs
 # Marked slow: they start processes, or train many runs.
@@ -171,6 +176,11 @@ def place(
             shutil.copytree(made / "multirun", "multirun")
             for name in re.findall(r"multirun/(\w+)(?=[],])", command):
                 shutil.copytree(made / "multirun" / DATE, Path("multirun") / name)
+        if "my_actions" in command:
+            source = drawn / "test" / "take 0" / "00"
+            tables = [np.loadtxt(next(source.glob(name)), delimiter=",") for name in ("actions.csv", "endeff*.csv")]
+            np.savetxt("my_actions.csv", np.concatenate(tables, axis=1), delimiter=",")
+            shutil.copytree(source, "my_pictures")
         if "app.py" in command:
             write_files(ROOT / "docs/sweeper.md")
         if "mypkg" in command:
@@ -209,6 +219,8 @@ def start(command, app: App, monkeypatch, capfd) -> Callable[[str], Result]:
             return command("train", *_shrunk(words[3:]))
         if words[:3] == ["python", "-m", "cvae.report"]:
             return command("report", *words[3:])
+        if words[:3] == ["python", "-m", "cvae.predict"]:
+            return command("predict", *words[3:])
         if words[:2] == ["python", "app.py"]:
             if (launcher := re.search("joblib|submitit", line)) is not None:
                 pytest.importorskip(f"hydra_plugins.hydra_{launcher[0]}_launcher")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from cvae.errors import UserError, first_line
 SPLITS = ("train", "validate", "test")
 IMAGE_SIZE = 64
 TABLES = {"actions.csv": ("dx", "dy", "dz", "gripper"), "endeffector_positions.csv": ("x", "y", "z")}  # columns
-_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)  # Pillow's
+BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)  # Pillow's
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -78,15 +79,16 @@ def read_frames(folder: Path, length: int, naming: Naming = COURSE) -> NDArray[n
                     raise UserError(
                         f"{path} is {image.width}x{image.height}: frames must be {IMAGE_SIZE}x{IMAGE_SIZE}, resize it"
                     )
-                frames_THWC[t] = _rgb(image)
-        except _BROKEN as error:
+                frames_THWC[t] = rgb(image)
+        except BROKEN as error:
             raise UserError(
                 f"{path} is not a readable {naming.extension.upper()} ({first_line(error)}): copy or convert it again"
             ) from error
     return frames_THWC
 
 
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+def rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Any picture as ``HWC`` bytes of red, green and blue."""
     if image.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would clip to white
         grey_HW = (np.asarray(image, np.uint32) >> 8).astype(np.uint8)
         return np.repeat(grey_HW[:, :, None], 3, axis=2)
@@ -115,11 +117,16 @@ def read_table(folder: Path, file: str, length: int) -> tuple[NDArray[np.float32
         raise UserError(f"{path} has {len(lines)} rows for {length} frames: a row a frame is needed")
     table = np.empty((length, columns), np.float32)
     for row, line in enumerate(lines[:length]):
-        cells = line.split(",")
-        if len(cells) != columns:
-            raise UserError(f"{path} row {row + 1} has {len(cells)} columns: {columns} are needed ({', '.join(TABLES[file])})")
-        table[row] = [_finite(cell, path, row) for cell in cells]
+        table[row] = read_row(line, path, row, TABLES[file])
     return table, len(lines)
+
+
+def read_row(line: str, path: Path, row: int, columns: Sequence[str]) -> list[float]:
+    """The values of a line of a table; UserError for another number of columns, or a value that is no finite number."""
+    cells = line.split(",")
+    if len(cells) != len(columns):
+        raise UserError(f"{path} row {row + 1} has {len(cells)} columns: {len(columns)} are needed ({', '.join(columns)})")
+    return [_finite(cell, path, row) for cell in cells]
 
 
 def _finite(cell: str, path: Path, row: int) -> float:

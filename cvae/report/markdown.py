@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from cvae.console import short
-from cvae.evaluation.intervals import mean_interval, paired
+from cvae.evaluation.intervals import mean_interval, seed_differences
 from cvae.metrics import Metric
 from cvae.pages.document import Block, Code, Heading, Picture, Table, Text, level, signed
 from cvae.pages.plots import group_curves
@@ -62,7 +62,7 @@ def _groups(groups: dict[str, list[Run]]) -> list[Block]:
     rows = []
     for name, runs in groups.items():
         ends = [_ends(runs, metric) for metric in shown]
-        pairs = list(paired(ends[0], _ends(first, objective)).values()) if name != reference else []
+        pairs = list(seed_differences(ends[0], _ends(first, objective)).values()) if name != reference else []
         gain = f"{signed(*mean_interval(pairs), objective.form)}, {len(pairs)} seed{'s' * (len(pairs) > 1)}" if pairs else ""
         ended = sum(run.state == "finished" for run in runs)
         rows.append(

@@ -62,17 +62,7 @@ def collect(places: Sequence[str]) -> Collection:
     Raises:
         UserError: a place does not exist, or there is no run folder below it, readable or not.
     """
-    if not places:
-        raise UserError(f"runs=[] names no folder: {_HINT}")
-    folders: dict[str, Path] = {}
-    unreadable: dict[str, tuple[Path, str]] = {}
-    for place in places:
-        found, closed = _run_folders(place)
-        if not found and not closed:
-            raise UserError(f"runs={place} holds no run: {_HINT}")
-        for folder in found:
-            folders.setdefault(os.path.realpath(folder), folder)  # places may overlap
-        unreadable |= {os.path.realpath(folder): (folder, reason) for folder, reason in closed}
+    folders, unreadable = _found("runs", places)
     runs, failed = [], []
     for real, folder in folders.items():
         try:
@@ -88,6 +78,19 @@ def collect(places: Sequence[str]) -> Collection:
     return Collection(shown, [*unreadable.values(), *closed], failed, sweeps)
 
 
+def run_folders(words: Sequence[str]) -> list[Path]:
+    """The run folders that ``run=`` names: run folders, multirun folders, folders that hold such folders, or globs of them.
+
+    Raises:
+        UserError: a place does not exist, or there is no run folder below it.
+    """
+    folders, unreadable = _found("run", words)
+    if unreadable:
+        folder, reason = next(iter(unreadable.values()))
+        raise UserError(f"run={short(folder)}: {reason}")
+    return list(folders.values())
+
+
 def modification_times(places: Sequence[str]) -> dict[Path, int]:
     """When the files of the runs below some folders were last written: much faster than to read them."""
     folders = [folder for place in places for folder in _run_folders(place)[0]]
@@ -99,10 +102,26 @@ def modification_times(places: Sequence[str]) -> dict[Path, int]:
     return times
 
 
-def _run_folders(place: str) -> tuple[list[Path], list[tuple[Path, str]]]:
+def _found(key: str, places: Sequence[str]) -> tuple[dict[str, Path], dict[str, tuple[Path, str]]]:
+    """The run folders at or below the places of ``key``, and the folders that cannot be looked into, by their real paths."""
+    if not places:
+        raise UserError(f"{key}=[] names no folder: {_HINT}")
+    folders: dict[str, Path] = {}
+    unreadable: dict[str, tuple[Path, str]] = {}
+    for place in places:
+        found, closed = _run_folders(place, key)
+        if not found and not closed:
+            raise UserError(f"{key}={place} holds no run: {_HINT}")
+        for folder in found:
+            folders.setdefault(os.path.realpath(folder), folder)  # places may overlap
+        unreadable |= {os.path.realpath(folder): (folder, reason) for folder, reason in closed}
+    return folders, unreadable
+
+
+def _run_folders(place: str, key: str = "runs") -> tuple[list[Path], list[tuple[Path, str]]]:
     """The run folders at or below a place, and the folders into which nobody can look, with the reason for each."""
     found, closed = [], []
-    for root in _expand(place):
+    for root in _expand(place, key):
         for folder, reason in _walk(root):
             if reason:
                 closed.append((folder, reason))
@@ -111,12 +130,12 @@ def _run_folders(place: str) -> tuple[list[Path], list[tuple[Path, str]]]:
     return found, closed
 
 
-def _expand(place: str) -> list[Path]:
-    path = expanded(place, "runs")
+def _expand(place: str, key: str) -> list[Path]:
+    path = expanded(place, key)
     if path.exists():
         return [path]
     if not glob.has_magic(place):
-        raise UserError(f"runs={place} does not exist: {_HINT}")
+        raise UserError(f"{key}={place} does not exist: {_HINT}")
     return sorted(Path("/").glob(str(path).lstrip("/")), key=lambda found: natural_order(str(found)))
 
 

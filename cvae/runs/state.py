@@ -20,7 +20,7 @@ _FIRST_ROW = 1800.0  # nothing says how long the first epoch takes
 
 def state_of(folder: Path, rows: Sequence[Row], epochs: int, record: Mapping[str, Any], failure: str) -> str:
     """Finished, running, stopped, failed or diverged; ``failure`` is the reason that the run left, if it did."""
-    if rows and rows[-1]["epoch"] >= epochs:
+    if (rows[-1]["epoch"] if rows else 0) >= epochs:  # an imported model has none
         return "finished"
     written = max((folder / "run.json").stat().st_mtime, _modified(folder / "metrics.jsonl"))
     if _modified(folder / "checkpoints" / "diverged.pt") >= written:  # else it was resumed after it diverged

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cvae.errors import UserError
-from cvae.evaluation.intervals import paired
+from cvae.evaluation.intervals import seed_differences
 from cvae.runs.collection import differing
 from cvae.runs.run import Run
 from cvae.study.claims import Claim, Effect, Part
@@ -101,7 +101,7 @@ class Factorial:
         low, high = self.lrs
         at_low, at_high = (self.over(self.before, lr, tf="step") for lr in self.lrs)
         level = _part(f"PSNR when forcing ends, lr {high:g}", at_high, below=BAIR_LEVEL)
-        less = _part(f"PSNR when forcing ends, lr {high:g} minus lr {low:g}", paired(at_high, at_low), below=0.0)
+        less = _part(f"PSNR when forcing ends, lr {high:g} minus lr {low:g}", seed_differences(at_high, at_low), below=0.0)
         return Claim(
             2,
             f"lr {high:g} is lower there, and drops.",
@@ -118,7 +118,7 @@ class Factorial:
         high = self.lrs[1]
         back = {kl: self.over(lambda run: self.end(run) - self.before(run), high, kl, "step") for kl in KLS}
         climb = {kl: self.over(lambda run: self.end(run) - self.after(run), high, kl, "step") for kl in KLS}
-        difference = paired(climb["cyclical"], climb["monotonic"])
+        difference = seed_differences(climb["cyclical"], climb["monotonic"])
         return Claim(
             3,
             f"After the drop of lr {high:g}, cyclical annealing climbs back and monotonic annealing does not.",
@@ -141,7 +141,7 @@ class Factorial:
             f"a fall with linear decay of more than {MARGIN:g} dB at the same epochs, or one no smaller than with a sudden end",
             [
                 _part(f"fall with linear decay, lr {high:g}", linear, below=MARGIN),
-                _part(f"fall, sudden minus linear, lr {high:g}", paired(sudden, linear), above=0.0),
+                _part(f"fall, sudden minus linear, lr {high:g}", seed_differences(sudden, linear), above=0.0),
             ],
             premise=self._drop(),
         )
@@ -162,7 +162,7 @@ class Factorial:
         found = []
         for name, unit, quantity in quantities:
             for contrast, first, second in contrasts:
-                differences = paired(self.over(quantity, **first), self.over(quantity, **second))
+                differences = seed_differences(self.over(quantity, **first), self.over(quantity, **second))
                 found.append(Effect(name, contrast, unit, list(differences.values())))
         return found
 

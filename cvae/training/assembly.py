@@ -25,16 +25,18 @@ from cvae.metrics import OWN_KEYS, Metric, objectives, table
 from cvae.model.cvae import CVAE
 from cvae.model.objective import Likelihood, Objective
 from cvae.model.recurrent import StandardNormal
+from cvae.options import chosen
 from cvae.resume import recorded_config
 from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
 from cvae.training.content import describe, note_data, open_data
 from cvae.training.distributed import current
-from cvae.training.recorder import Mirror, Recorder, SilentRecorder, read_metrics
+from cvae.training.loading import restored
+from cvae.training.loggers import build_mirror
+from cvae.training.recorder import Recorder, SilentRecorder, read_metrics
 from cvae.training.restore import go_on
 from cvae.training.runtime import choose_device, choose_precision, device_name, peak_memory
 from cvae.training.settings import Settings
-from cvae.training.state import check_weights
 from cvae.training.trainer import Trainer
 from cvae.trial import Trial
 
@@ -59,7 +61,9 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
     trainer.processes.share(cfg, folder, resumed, trainer.device)
     if trainer.finished:
         return trainer, recorder
-    choices = [_name(cfg[key]) for key in ("kl_schedule", "tf_schedule", "likelihood", "prior")]
+    options = chosen(folder) or {}
+    model = options.get("model", _name(cfg.model.backbone))
+    choices = [options.get(key, _name(cfg[key])) for key in ("kl_schedule", "tf_schedule", "likelihood", "prior")]
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     config["beta"] = settings.beta
     written: Any = OmegaConf.to_container(cfg.data, resolve=False)
@@ -69,6 +73,7 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
         "device": device_name(trainer.device),
         "processes": trainer.processes.world,
         "precision": trainer.precision,
+        "parameters": _parameters(trainer.model),
         **describe(trainer.data),
     }
     which = ""
@@ -82,7 +87,7 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
         facts=record,
         group=group,
         name=f"{which}{choices[0]}-{choices[1]}-lr{trainer.lr:g}-tfr{settings.tfr:g}-beta{settings.beta:g}-seed{settings.seed}",
-        tags=[_name(cfg.model.backbone), *choices],
+        tags=[model, *choices],
     )
     return trainer, recorder
 
@@ -103,7 +108,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     kl_schedule, tf_schedule = (build(cfg[key], cfg.allow_targets, Schedule) for key in ("kl_schedule", "tf_schedule"))
     objective = Objective(likelihood, cfg.free_bits, cfg.kl_balance, processes.mean)
     learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay)
-    mirror = build(cfg.logger, cfg.allow_targets, Mirror)
+    mirror = build_mirror(cfg)
 
     data = open_data(cfg)
     check_lengths(data, cfg.n_past, cfg.n_future)
@@ -148,15 +153,11 @@ def load_model(folder: Path, name: str = "best", allow_targets: Sequence[str] = 
     cfg = recorded_config(folder)
     cfg.allow_targets = list(allow_targets)
     data: Dataset = build(cfg.data, allow_targets, Dataset)
-    model = _model(cfg, data)
     path = folder / "checkpoints" / f"{name}.pt"
-    weights = checkpoint.load(path)["model"]
-    try:
-        check_weights(weights, model)
-    except ValueError as error:
-        raise UserError(f"{path} is damaged or of another config ({error}): restore both from a copy") from error
-    model.load_state_dict(weights)
-    return model.to(memory_format=torch.channels_last).eval(), data, cfg
+    model = restored(cfg, checkpoint.load(path).get("model"), path)
+    if (width := data.train.cond_NA.shape[1]) != (wanted := len(model.cond_mean_A)):
+        raise UserError(f"{data} has {width} values a condition and {path} takes {wanted}: give the data it was trained on")
+    return model, data, cfg
 
 
 def _model(cfg: DictConfig, data: Dataset) -> CVAE:
@@ -246,7 +247,7 @@ def _compile(model: CVAE, choice: str, device: torch.device, processes: int) -> 
 def _say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path) -> None:
     settings, data, likelihood = trainer.settings, trainer.data, trainer.objective.likelihood
     sigma = likelihood.implied_sigma(settings.beta, 3 * IMAGE_SIZE**2)
-    backbone, parameters = cfg.model.backbone, sum(each.numel() for each in trainer.model.parameters())
+    backbone, parameters = cfg.model.backbone, _parameters(trainer.model)
     table = {
         "run": short(folder),
         "data": f"{data}: {len(data.train)} train, {len(data.validate)} validate",
@@ -277,6 +278,10 @@ def _warn_of_settings(trainer: Trainer, sigma: float | None) -> None:
         )
     if settings.schedule_step == "epoch" and not any(trainer.kl_schedule(e / settings.epochs) for e in range(settings.epochs)):
         warn("the KL weight is 0 in every epoch: more epochs are needed, fewer cycles, or schedule_step=iteration")
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(each.numel() for each in model.parameters())
 
 
 def _name(node: DictConfig) -> str:

@@ -16,7 +16,7 @@ import views
 from fakes import fake_run
 
 import cvae.report.html
-from cvae.evaluation.intervals import mean_interval, paired
+from cvae.evaluation.intervals import mean_interval, seed_differences
 from cvae.report.html.data import page_data
 from cvae.report.html.render import render
 from cvae.runs.collection import Collection, by_seed, collect
@@ -407,7 +407,7 @@ def matched(one: list[Run], other: list[Run], keys: Sequence[str]) -> list[float
     found: dict[int, list[float]] = {}
     for each in {cell(run) for run in one}:
         inside = [by_seed([run for run in some if cell(run) == each], psnr) for some in (one, other)]
-        for seed, difference in paired(*inside).items():
+        for seed, difference in seed_differences(*inside).items():
             found.setdefault(seed, []).append(difference)
     return [float(np.mean(each)) for each in found.values()]
 

@@ -1,0 +1,77 @@
+"""``export=FILE.safetensors``: the weights of a model with its config in one file that runs no code when it is read.
+
+The file's text fields hold ``format`` (of this package), ``cvae`` (the version) and ``config``: the settings that decide what a
+run computes, as JSON, without places, logger and device.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from cvae import __version__, files
+from cvae.config import RunConfig, identity
+from cvae.errors import UserError, whole, writing
+from cvae.model.cvae import CVAE
+from cvae.strangers import forget_caches, refuse_resolvers
+
+_FORMAT = "cvae 1"
+_MOST = 1 << 30  # bytes of weights that are read; the largest model here has 90 MB
+
+
+def write(model: CVAE, config: DictConfig, path: Path) -> None:
+    """Write the weights and the config of a model.
+
+    Raises:
+        UserError: the name does not end in .safetensors, safetensors is not installed, or the file cannot be written.
+    """
+    if path.suffix != ".safetensors":
+        raise UserError(f"export={path}: the name must end in .safetensors")
+    save = _library().save
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    text = {"format": _FORMAT, "cvae": __version__, "config": json.dumps(identity(config), sort_keys=True)}
+    with writing(path, "choose another file with export="):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as scratch:
+            scratch.write_bytes(save(tensors, text))
+
+
+def read(path: Path) -> tuple[DictConfig, dict[str, Any]]:
+    """The config and the weights of an exported file, which may come from a stranger: it is data and nothing else.
+
+    Raises:
+        UserError: it is not such a file, or safetensors is not installed.
+    """
+    load = _library().load
+    try:
+        real = path.resolve()  # the user may name a link
+        content = files.read(real.parent, real.name, _MOST)
+        tensors = load(content)
+        text = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__") or {}
+        if text.get("format") != _FORMAT:
+            raise UserError(
+                f"{path} holds no config of this package (format {_FORMAT!r}): python -m cvae.predict export= writes one"
+            )
+        settings = json.loads(text["config"])
+        refuse_resolvers(settings, str(path))
+        forget_caches(settings)
+        cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), settings)
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"run={path} does not exist: check the path") from error
+    except Exception as error:  # whatever a damaged file leads the readers to raise
+        raise UserError(f"{path} is not a whole .safetensors file ({files.brief(error)}): export it again") from error
+    assert isinstance(cfg, DictConfig)
+    return cfg, tensors
+
+
+def _library() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise UserError("this needs safetensors, which is not installed: pip install safetensors") from error
+    return safetensors.torch

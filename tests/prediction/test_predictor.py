@@ -1,0 +1,246 @@
+"""``cvae.load``: a model without its data, in NumPy or torch; and what is no checkpoint."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw_course, tiny
+from torch import nn
+
+import cvae
+from cvae.errors import UserError
+from cvae.evaluation.validation import images
+from cvae.prediction.predictor import Predictor
+from cvae.prediction.weights import write
+from cvae.training.assembly import load_model
+
+
+@pytest.fixture(scope="module")
+def model(trained: Path) -> Predictor:
+    return cvae.load(trained)
+
+
+@pytest.fixture
+def copy(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+def some(model: Predictor, rows: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    past_THWC = generator.integers(0, 256, (model.n_past, 64, 64, 3), np.uint8)
+    return past_THWC, generator.normal(size=(rows, 7)).astype(np.float32)
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import sys, cvae; assert cvae.__version__; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_it_predicts_what_the_run_s_own_model_predicts(trained: Path, model: Predictor) -> None:
+    own, data, _ = load_model(trained)
+    frames_BTHWC, cond_BTA = data.test.gather(np.array([0]), 0, 6)
+    noise_STBZ = model.noise(3, 0, 2, 6)[:, :, None]
+    with torch.inference_mode():
+        wanted_SBKCHW = own.generate(images(frames_BTHWC[:, :2], "cpu"), torch.from_numpy(cond_BTA), noise_STBZ)
+    found_SKHWC = model.predict(frames_BTHWC[0, :2], cond_BTA[0], 2, seed=3)
+    assert found_SKHWC.shape == (2, 4, 64, 64, 3)
+    np.testing.assert_allclose(found_SKHWC, wanted_SBKCHW[:, 0].movedim(2, -1), atol=1e-6)
+    assert model.conditions == ["dx", "dy", "dz", "gripper", "x", "y", "z"]
+    assert (model.n_past, model.n_future) == (2, 4)
+
+
+def test_its_data_may_be_gone(train, tmp_path: Path) -> None:
+    root = draw_course(tmp_path / "data")
+    assert train(*tiny(root, "epochs=1", "hydra.run.dir=R")).code == 0
+    shutil.rmtree(root)
+    shutil.rmtree("cache")
+    with pytest.raises(UserError, match="is not there"):
+        load_model(Path("R").absolute())
+    assert cvae.load("R").n_future == 2
+
+
+def test_forms_of_input_give_the_same_future(model: Predictor) -> None:
+    past_THWC, cond_TA = some(model)
+    usual = model.predict(past_THWC, cond_TA, 2)
+    assert isinstance(usual, np.ndarray)
+    assert usual.dtype == np.float32
+    floats = model.predict(past_THWC.astype(np.float32) / 255, cond_TA.astype(np.float64), 2)
+    np.testing.assert_allclose(floats, usual, atol=1e-5)
+    first = model.predict(torch.from_numpy(past_THWC).movedim(-1, 1), torch.from_numpy(cond_TA), 2)
+    assert isinstance(first, torch.Tensor)
+    assert first.shape == (2, 4, 3, 64, 64)
+    np.testing.assert_allclose(first.movedim(2, -1), usual, atol=1e-6)
+    batch = model.predict(np.stack([past_THWC, past_THWC]), np.stack([cond_TA, cond_TA]), 2)
+    assert batch.shape == (2, 2, 4, 64, 64, 3)
+    np.testing.assert_allclose(batch[:, 0], usual, atol=1e-6)
+    assert np.abs(batch[:, 1] - usual).max() > 0  # each sequence has noise of its own
+    past_THWC.flags.writeable = False  # as Pillow's are
+    as_bytes = model.predict(past_THWC, cond_TA, 2, uint8=True)
+    assert as_bytes.dtype == np.uint8
+    assert np.abs(as_bytes / 255 - usual).max() <= 0.5 / 255 + 1e-6
+
+
+def test_samples_do_not_depend_on_how_many_there_are(model: Predictor) -> None:
+    past_THWC, cond_TA = some(model, 4)
+    many = model.predict(past_THWC, cond_TA, 70)  # in two parts
+    np.testing.assert_allclose(many[:3], model.predict(past_THWC, cond_TA, 3), atol=1e-6)
+    assert np.abs(model.predict(past_THWC, cond_TA, 3, seed=2) - many[:3]).max() > 0
+    np.testing.assert_allclose(model.predict(past_THWC, cond_TA, 1, n_future=1), many[:1, :1], atol=0.1)
+
+
+def test_the_number_of_frames(model: Predictor) -> None:
+    past_THWC, cond_TA = some(model, 9)
+    assert len(model.predict(past_THWC, cond_TA)[0]) == 7
+    assert len(model.predict(past_THWC, cond_TA, n_future=8)[0]) == 8  # the last frame's own action is not needed
+    assert len(model.predict(past_THWC, cond_TA, n_future=3)[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"past": np.zeros((3, 64, 64, 3), np.uint8)}, r"past has the shape \(3, 64, 64, 3\): 2 frames of 64 x 64 x 3"),
+        ({"past": np.zeros((2, 32, 64, 3), np.uint8)}, "past has the shape"),
+        ({"past": np.zeros((2, 64, 64, 3), np.int64)}, "past is torch.int64: give bytes"),
+        ({"past": np.full((2, 64, 64, 3), 255.0)}, r"outside of \[0, 1\]: divide by 255"),
+        ({"past": np.full((2, 64, 64, 3), np.nan)}, r"outside of \[0, 1\]"),
+        ({"past": ["a", "b"]}, "past is no array of numbers"),
+        ({"cond": [[1, 2], [3]]}, "cond is no array of numbers"),
+        ({"cond": None}, r"cond is missing: the model takes 7 values with each frame \(dx, dy,"),
+        ({"cond": np.zeros((6, 4))}, r"cond has the shape \(6, 4\): T x 7 is needed"),
+        ({"cond": np.zeros((2, 6, 7))}, r"cond has the shape \(2, 6, 7\): T x 7"),
+        ({"cond": np.full((6, 7), np.inf)}, "NaN or infinity"),
+        ({"cond": np.zeros((2, 7))}, "n_future is 0: .* more than 2 rows"),
+        ({"n_future": 6}, "cond has 6 rows, which is too few for 2 given and 6 predicted frames: give at least 7"),
+        ({"samples": 0}, "samples is 0"),
+    ],
+)
+def test_bad_input_is_named(model: Predictor, change: dict[str, object], message: str) -> None:
+    past_THWC, cond_TA = some(model)
+    with pytest.raises(UserError, match=message):
+        model.predict(**{"past": past_THWC, "cond": cond_TA, **change})
+
+
+def test_a_file_of_weights_is_the_model(trained: Path, model: Predictor, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    write(model.model, model.config, tmp_path / "w.safetensors")
+    again = cvae.load(tmp_path / "w.safetensors")
+    past_THWC, cond_TA = some(model)
+    np.testing.assert_array_equal(again.predict(past_THWC, cond_TA), model.predict(past_THWC, cond_TA))
+    assert again.conditions == model.conditions
+    text = (tmp_path / "w.safetensors").read_bytes()
+    assert str(trained).encode() not in text
+    assert b"course" not in text[:20_000].split(b'"config"')[1].split(b"_target_")[0]  # no place of the data
+    assert cvae.load(trained / "checkpoints" / "last.pt").n_past == 2
+
+
+@pytest.mark.parametrize("cut", [0, 7, 500, 20_000])
+def test_a_cut_file_of_weights_is_one_line(model: Predictor, tmp_path: Path, cut: int) -> None:
+    pytest.importorskip("safetensors")
+    path = tmp_path / "w.safetensors"
+    write(model.model, model.config, path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(UserError, match=r"w.safetensors is not a whole .safetensors file"):
+        cvae.load(path)
+
+
+def test_a_file_of_weights_names_no_code(model: Predictor, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    config = model.config.copy()
+    config.model.backbone._target_ = "os.system"
+    write(model.model, config, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"os.system.* is not allowed"):
+        cvae.load(tmp_path / "w.safetensors")
+
+
+def test_other_weights_of_safetensors_are_refused(tmp_path: Path) -> None:
+    library = pytest.importorskip("safetensors.torch")
+    library.save_file({"a": torch.zeros(2)}, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match="holds no config of this package"):
+        cvae.load(tmp_path / "w.safetensors")
+
+
+class _Harm:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("harmed"),)
+
+
+def pickled(path: Path) -> None:
+    path.write_bytes(pickle.dumps(_Harm()))
+
+
+def old_pickle(path: Path) -> None:
+    torch.save({"encoder": nn.Linear(2, 2), "harm": _Harm()}, path, _use_new_zipfile_serialization=False)
+
+
+def modules(path: Path) -> None:
+    torch.save({"encoder": nn.Linear(2, 2), "decoder": nn.Linear(2, 2), "harm": _Harm()}, path)
+
+
+def bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * (1 << 25))
+
+
+def others_weights(path: Path) -> None:
+    torch.save({"format": 1, "model": {"encoder.weight": torch.zeros(2)}}, path)
+
+
+def no_weights(path: Path) -> None:
+    torch.save({"format": 1}, path)
+
+
+def odd_names(path: Path) -> None:
+    torch.save({"format": 1, "model": {"cond_mean_A": torch.zeros(7), 3: 4}}, path)
+
+
+def another_width(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    state["model"]["cond_mean_A"] = torch.zeros(3)
+    torch.save(state, path)
+
+
+def not_a_number(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    state["model"]["cond_std_A"][0] = torch.nan
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (pickled, "is damaged"),
+        (old_pickle, "is damaged"),
+        (modules, "is damaged"),
+        (bomb, "is damaged .*compressed"),
+        (others_weights, "holds no weights of a model of this package"),
+        (no_weights, "holds no weights"),
+        (odd_names, "damaged or of another config"),
+        (another_width, "damaged or of another config"),
+        (not_a_number, "NaN or infinity"),
+        (Path.unlink, "best.pt is missing"),
+    ],
+)
+def test_what_is_no_checkpoint_is_one_line_and_runs_nothing(copy: Path, harm, message: str) -> None:
+    harm(copy / "checkpoints" / "best.pt")
+    with pytest.raises(UserError, match=message) as raised:
+        cvae.load(copy)
+    assert "\n" not in str(raised.value)
+    assert not Path("harmed").exists()
+
+
+def test_a_checkpoint_alone_needs_its_run(trained: Path, tmp_path: Path) -> None:
+    shutil.copy(trained / "checkpoints" / "best.pt", tmp_path / "alone.pt")
+    with pytest.raises(UserError, match=r"alone.pt lies in no run folder"):
+        cvae.load(tmp_path / "alone.pt")
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        cvae.load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="checkpoint is 'worst'"):
+        cvae.load(trained, "worst")
