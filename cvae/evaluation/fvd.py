@@ -141,8 +141,7 @@ def _gaussian(features_ND: NDArray[np.floating]) -> tuple[NDArray[np.float64], N
     centred = (rows - mean) / np.sqrt(len(rows) - 1)
     if len(rows) <= rows.shape[1]:
         return mean, centred
-    factor: NDArray[np.float64] = np.linalg.qr(centred, mode="r")
-    return mean, factor
+    return mean, np.asarray(np.linalg.qr(centred, mode="r"))
 
 
 def _brief(error: Exception) -> str:
