@@ -113,21 +113,24 @@ def frechet_distance(a_ND: NDArray[np.floating], b_ND: NDArray[np.floating]) -> 
 
 
 def frechet_interval(
-    predicted_ND: NDArray[np.floating], true_ND: NDArray[np.floating], seed: int, resamples: int = _RESAMPLES
+    predicted_SND: NDArray[np.floating], true_ND: NDArray[np.floating], seed: int, resamples: int = _RESAMPLES
 ) -> tuple[float, float, float]:
-    """The distance and the ends of its 95 % interval over videos; row i of both is the same video.
+    """The distance of all samples to the true videos, and the ends of its 95 % interval over videos.
+
+    ``predicted_SND[s, i]`` is of the same video as ``true_ND[i]``; one sample may also be given as ``ND``.
 
     Videos are drawn anew with replacement, predicted and true together. The interval is the distance plus and minus 1.96
     deviations of the distances so drawn, and not their quantiles: repeated videos have less spread, which shifts the
     distance itself. It tells how far the number moves with the choice of as many videos; it does not take away that a distance
     from few videos is larger than one from many.
     """
-    distance = frechet_distance(predicted_ND, true_ND)
-    generator = np.random.default_rng(seed)
-    drawn = [
-        frechet_distance(predicted_ND[rows], true_ND[rows])
-        for rows in generator.integers(0, len(true_ND), (resamples, len(true_ND)))
-    ]
+    videos, dims = true_ND.shape
+
+    def of(rows: NDArray[np.int64]) -> float:
+        return frechet_distance(predicted_SND[..., rows, :].reshape(-1, dims), true_ND[rows])
+
+    distance = of(np.arange(videos))
+    drawn = [of(rows) for rows in np.random.default_rng(seed).integers(0, videos, (resamples, videos))]
     half = 1.96 * float(np.std(drawn, ddof=1))
     return distance, max(0.0, distance - half), distance + half
 

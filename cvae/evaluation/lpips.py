@@ -22,7 +22,7 @@ NETS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeez
 _KEY = "lpips.weights"
 _SOURCE = "https://download.pytorch.org/models/"
 _SMALLEST = 32  # pixels: below, the deepest layers of a net see nothing
-_IMAGES = 256  # at a time; memory is bounded by it
+_PIXELS = 1 << 18  # of images at a time, 64 of 64 x 64: VGG, the largest net, then takes less than 1 GB
 
 
 class Lpips:
@@ -57,7 +57,8 @@ class Lpips:
                 f"LPIPS needs frames of 3 colours and at least {_SMALLEST}x{_SMALLEST} pixels, not {got}: leave it out"
             )
         self._model.to(predicted.device)
-        pairs = (images.reshape(-1, *images.shape[-3:]).float().split(_IMAGES) for images in (predicted, target))
+        at_once = max(1, _PIXELS // (height * width))
+        pairs = (images.reshape(-1, *images.shape[-3:]).float().split(at_once) for images in (predicted, target))
         with torch.inference_mode(), torch.autocast(predicted.device.type, enabled=False):
             values = [self._model(x, y, normalize=True).flatten() for x, y in zip(*pairs, strict=True)]
         return torch.cat(values).reshape(predicted.shape[:-3])

@@ -107,6 +107,15 @@ def test_the_interval_is_as_wide_as_the_distance_varies() -> None:
     assert frechet_interval(*drawn(0), seed=0, resamples=50) == intervals[0]
 
 
+def test_samples_of_a_video_are_drawn_together() -> None:
+    """So more samples of the same videos do not make the number surer than the videos do."""
+    true, noise = mixed(0, 40, 4), np.random.default_rng(1).normal(0, 0.01, (5, 40, 4))
+    one, five = (frechet_interval(1.3 * true + noise[:count], true, seed=2) for count in (1, 5))
+    assert five[0] == pytest.approx(frechet_distance((1.3 * true + noise).reshape(200, 4), true))
+    assert five[2] - five[1] == pytest.approx(one[2] - one[1], rel=0.05)
+    assert one == frechet_interval((1.3 * true + noise[0]), true, seed=2)
+
+
 # --- feature nets -----------------------------------------------------------------------------------------------------
 
 
