@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cvae.errors import UserError, first_line, require
-from cvae.evaluation.weights import named_file, sha256_of_file
+from cvae.evaluation.weights import is_file, named_file, sha256_of_file
 
 NETS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
 """Nets and torchvision's files of their weights; eight digits in a name are the beginning of the file's SHA-256."""
@@ -78,7 +78,7 @@ def lpips(weights: str | os.PathLike[str] | None = None, net: str = "alex") -> L
     if weights is not None:
         return Lpips(named_file(weights, _KEY, how(net)), net)
     file = cached(net)
-    if not file.is_file():
+    if not is_file(file):
         raise UserError(f"LPIPS needs {file}, which is missing: {how(net)}")
     found = Lpips(file, net)
     if not found.sha256.startswith(NETS[net][-12:-4]):

@@ -139,7 +139,7 @@ def test_what_is_no_such_weights_is_named_in_one_line(weights, tmp_path: Path, c
     torch.save(torch.zeros(3), other)
     for file, said in [
         (tmp_path / "nowhere.pth", "is missing"),
-        (tmp_path, "no regular file"),
+        (tmp_path, "no file that can be read"),
         (text, "does not hold"),
         (code, "does not hold"),
         (other, "does not hold"),
