@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -87,7 +86,7 @@ def test_a_run_stays_in_the_project_that_run_json_notes_unless_the_command_names
 
     def project(*words: str, noted: object = None) -> str:
         record = {"id": "1", "signature": "s", "group": None, "wandb": noted}
-        (folder / "run.json").write_text(json.dumps(integrity.stamped(record)))
+        (folder / "run.json").write_text(integrity.stamped(record))
         cfg, _ = reopen([f"resume={folder}", *words])
         mirror = build_mirror(cfg)
         assert mirror.settle(record) == {"wandb": {"project": mirror.project}}
