@@ -122,7 +122,7 @@ class WandbMirror:
         patience = 0.0
         if self.artifacts and exit_code == 0 and state != "pruned":
             patience = 30 + size(self._info.folder, str(self.artifacts)) / _UPLOAD
-            self._calls.put(lambda run: keep_files(run, self._info, str(self.artifacts), patience))
+            self._calls.put(lambda run: self._keep(run, patience))
         self._calls.put(None)
         self._thread.join(_FINISH_TIMEOUT + 5 + patience)
         if self._thread.is_alive():
@@ -132,6 +132,12 @@ class WandbMirror:
             self._thread.join(5)
         elif self._hint:
             say(self._hint)
+
+    def _keep(self, run: Any, patience: float) -> None:
+        try:
+            keep_files(run, self._info, str(self.artifacts), patience)
+        except Exception as error:  # whatever W&B raises, the rest of its view is complete
+            warn(f"W&B did not take the run's files ({first_line(error)}): they are in the run folder")
 
     def _is_sent(self, epoch: int) -> bool:
         """Whether the sample of an epoch is one of those that ``videos`` allows."""
