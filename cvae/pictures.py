@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, ImageSequence
 _GIVEN, _TRUE, _PREDICTED = (46, 160, 67), (175, 184, 193), (219, 109, 40)  # borders: green, grey, orange
 _INK, _PAPER = (36, 41, 47), (255, 255, 255)
 _LINE = ("#1f6feb", "#db6d28", "#2ea043")
+_STYLES = [(colour, style) for style in ("-", "--") for colour in (*_LINE, "#8250df", "#57606a")]
 
 Pixels = NDArray[np.uint8]
 
@@ -192,3 +193,18 @@ def _rows(sheet: Image.Image, left: int, y: int, cell: int, scale: int, pair: Se
             image = ImageOps.scale(Image.fromarray(frame_HWC), scale, Image.Resampling.NEAREST)
             sheet.paste(ImageOps.expand(image, 2, _GIVEN if given[n] else colour), (left + n * cell - 2, y - 2))
         y += cell
+
+
+def frame_scores(title: str, n_past: int, lines: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draw PSNR by predicted frame, a line for each way to predict; the first predicted frame is frame ``n_past``."""
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    for (label, values), (colour, style) in zip(lines.items(), _STYLES, strict=False):
+        frames = range(n_past, n_past + len(values))
+        axes.plot(frames, values, style, color=colour, label=literal(label), linewidth=1.8, marker=".")
+    axes.set(title=literal(title), xlabel="frame", ylabel="PSNR, dB")
+    axes.title.set_fontsize(9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+    axes.legend(framealpha=0.8, edgecolor="none", fontsize=8)
+    figure.savefig(path, format="png", metadata={"Software": None})

@@ -6,8 +6,9 @@ import copy
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -141,16 +142,19 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     )
 
 
-def load_model(folder: Path, name: str = "best", allow_targets: Sequence[str] = ()) -> tuple[CVAE, Dataset, DictConfig]:
+def load_model(
+    folder: Path, name: str = "best", allow_targets: Sequence[str] = (), places: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[CVAE, Dataset, DictConfig]:
     """The model of a run folder with the weights of its best or last checkpoint, in eval mode on the CPU, and its data.
 
     Args:
         allow_targets: the caller's own packages; those that the folder names do not count.
+        places: where the caller says that its data lie now, by their keys.
 
     Raises:
         UserError: it is not a run folder, or its checkpoint is missing or damaged.
     """
-    cfg = recorded_config(folder)
+    cfg = recorded_config(folder, places)
     cfg.allow_targets = list(allow_targets)
     data: Dataset = build(cfg.data, allow_targets, Dataset)
     path = folder / "checkpoints" / f"{name}.pt"

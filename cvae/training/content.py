@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cvae.config import build
 from cvae.console import short
-from cvae.data.contract import Dataset
+from cvae.data.contract import Dataset, Split
 from cvae.errors import UserError
 
 
@@ -43,9 +43,15 @@ def describe(data: Dataset) -> dict[str, Any]:
         splits[name] = {
             "sequences": len(split),
             "frames": int(split.lengths.sum()),
-            "fingerprint": getattr(split, "fingerprint", None),  # a split of the user's own may have none
+            "fingerprint": split_fingerprint(split),
         }
     return {"dataset": data.fingerprint, "splits": splits}
+
+
+def split_fingerprint(split: Split) -> str | None:
+    """A hash of a split's content; a split of the user's own may have none."""
+    found: str | None = getattr(split, "fingerprint", None)
+    return found
 
 
 def refuse_changed(recorded: Mapping[str, Any], data: Dataset, folder: Path) -> None:
