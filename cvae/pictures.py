@@ -1,78 +1,21 @@
-"""Curves, schedules, strips and GIFs. Drawn without a display, and without state that threads or runs could share."""
+"""Frames side by side: strips and GIFs."""
 
 from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, ImageSequence
 
 _GIVEN, _TRUE, _PREDICTED = (46, 160, 67), (175, 184, 193), (219, 109, 40)  # borders: green, grey, orange
 _INK, _PAPER = (36, 41, 47), (255, 255, 255)
-_LINE = ("#1f6feb", "#db6d28", "#2ea043")
 
 Pixels = NDArray[np.uint8]
-
-
-def curves(rows: Sequence[dict[str, Any]], panels: Sequence[Sequence[tuple[str, str]]], path: Path) -> None:
-    """Draw a run's epochs.
-
-    Args:
-        rows: of metrics.jsonl.
-        panels: each the curves that share it, as key and title; the first one's title is the axis's, and the others are dashed.
-    """
-    panels = [panel for panel in panels if any(row.get(panel[0][0]) is not None for row in rows)] or panels
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.4 * lines), layout="constrained", dpi=110)
-    places = figure.subplots(lines, columns, squeeze=False).flatten()
-    for axes, panel in zip(places, panels, strict=False):
-        _plot(axes, rows, panel)
-    for axes in places[len(panels) :]:
-        axes.remove()
-    figure.savefig(path)
-
-
-def schedules(kl: Callable[[float], float], forcing: Callable[[float], float], titles: tuple[str, str], path: Path) -> None:
-    """Draw a KL weight and a teacher-forcing ratio over a run's progress."""
-    t = np.linspace(0, 1, 1001)
-    figure = Figure(figsize=(9, 3.4), layout="constrained", dpi=110)
-    for axes, schedule, title, colour in zip(figure.subplots(1, 2), (kl, forcing), titles, _LINE, strict=False):
-        axes.plot(100 * t, [schedule(value) for value in t], color=colour, linewidth=2)
-        axes.set(title=title, xlabel="% of the run", xlim=(0, 100), ylim=(-0.05, 1.05))
-        axes.grid(alpha=0.3)
-    figure.savefig(path)
-
-
-def _plot(axes: Axes, rows: Sequence[dict[str, Any]], panel: Sequence[tuple[str, str]]) -> None:
-    for index, (key, title) in enumerate(panel):
-        points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
-        if points:
-            marker = "." if len(points) <= 60 else None
-            style, colour = "--" if index else "-", _LINE[index % len(_LINE)]
-            axes.plot(*zip(*points, strict=True), style, color=colour, label=literal(title), linewidth=1.8, marker=marker)
-    axes.set(xlabel="epoch", ylabel=literal(panel[0][1]))
-    axes.ticklabel_format(axis="y", scilimits=(-3, 4))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(alpha=0.3)
-    if len(axes.lines) > 1:
-        axes.legend(framealpha=0.8, edgecolor="none")
-    if rows:
-        axes.set_xlim(min(0, rows[0]["epoch"] - 1), rows[-1]["epoch"] + 0.5)
-
-
-def literal(text: str) -> str:
-    """Text as Matplotlib takes it without finding a formula in it."""
-    return text.replace("$", r"\$")
 
 
 def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Sequence[str], path: Path) -> None:

@@ -26,7 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from cvae import cli, config, damage, owner, resume, start
+from cvae import cli, config, damage, owner, resume, show, start
 from cvae.console import say
 from cvae.errors import FAILURE, UserError, expanded
 from cvae.trial import current_trial
@@ -127,7 +127,7 @@ def _main() -> None:
     words = sys.argv[1:] = start.unfold(sys.argv[1:])
     action = start.action(words)
     if action == "show":
-        start.show(start.compose(words))
+        show.schedules(words)
     elif action == "resume":
         _resume(words)
     else:

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cvae.charts import literal
 from cvae.evaluation.intervals import mean_interval
 from cvae.metrics import panels
-from cvae.pictures import literal
 from cvae.runs.collection import all_metrics
 from cvae.runs.run import Run
 

@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from cvae.charts import Chosen, said_of
 from cvae.config import build, signature
 from cvae.console import say, short, warn
 from cvae.data.contract import Dataset, check_lengths, condition_statistics
@@ -26,7 +27,7 @@ from cvae.model.cvae import CVAE
 from cvae.model.objective import Likelihood, Objective
 from cvae.model.recurrent import StandardNormal
 from cvae.resume import recorded_config
-from cvae.schedules import LearningRate, Schedule
+from cvae.schedules import LearningRate, Plan, Schedule
 from cvae.training import checkpoint
 from cvae.training.content import describe, note_data, open_data
 from cvae.training.distributed import current
@@ -131,8 +132,26 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
         device,
         precision,
         autocast,
-        (Recorder if processes.first else SilentRecorder)(folder, mirror, metrics),
+        (Recorder if processes.first else SilentRecorder)(
+            folder, mirror, metrics, _chosen(cfg, settings, kl_schedule, tf_schedule)
+        ),
         processes,
+    )
+
+
+def _chosen(cfg: DictConfig, settings: Settings, kl_schedule: Schedule, tf_schedule: Schedule) -> Chosen:
+    """What curves.png shows of a run besides its epochs."""
+    plan = Plan(kl_schedule, tf_schedule, settings.beta, settings.tfr, settings.epochs, settings.schedule_step)
+    parts = {"model": cfg.model.backbone, "likelihood": cfg.likelihood, "prior": cfg.prior}
+    title = [
+        f"kl_schedule={said_of(_name(cfg.kl_schedule), kl_schedule)}",
+        f"tf_schedule={said_of(_name(cfg.tf_schedule), tf_schedule)}",
+        *(f"{key}={_name(node)}" for key, node in parts.items()),
+        f"lr={cfg.lr:g} tfr={settings.tfr:g} beta={settings.beta:g} seed={settings.seed}",
+    ]
+    objective = settings.objective
+    return Chosen(
+        plan, lambda row: None if (value := row.get(objective.key)) is None else objective.rank(value), "  ".join(title)
     )
 
 
