@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cvae.schedules import Plan, Schedule
+from cvae.schedules import Plan
 
 _LINE = ("#1f6feb", "#db6d28", "#8250df")
 _KL, _FORCING = "#8250df", "#b35900"  # of the two schedules
@@ -149,13 +149,6 @@ def _legends(figure: Figure, places: Sequence[Axes]) -> None:
             axes.legend(own.values(), own.keys(), framealpha=0.8, edgecolor="none", fontsize=8)
     if marks:
         figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=len(marks), frameon=False, fontsize=9)
-
-
-def said_of(name: str, schedule: Schedule) -> str:
-    """A schedule's option with its numbers, as ``cyclical (cycles 3, ramp 0.5)``."""
-    own = fields(schedule) if is_dataclass(schedule) else ()
-    numbers = ", ".join(f"{each.name} {getattr(schedule, each.name)}" for each in own)
-    return f"{name} ({numbers})" if numbers else name
 
 
 def literal(text: str) -> str:

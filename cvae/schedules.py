@@ -13,7 +13,7 @@ Having no state, a schedule cannot disagree with a resumed run.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Protocol, cast
 
 from cvae.errors import UserError, require
@@ -273,3 +273,10 @@ class Plan:
             middle = (low + high) / 2
             low, high = (low, middle) if self.tf_ratio(middle) < _FREE else (middle, high)
         return high
+
+
+def said_of(name: str, schedule: Schedule) -> str:
+    """A schedule's option with its numbers, as ``cyclical (cycles 3, ramp 0.5)``."""
+    own = fields(schedule) if is_dataclass(schedule) else ()
+    numbers = ", ".join(f"{each.name} {getattr(schedule, each.name)}" for each in own)
+    return f"{name} ({numbers})" if numbers else name

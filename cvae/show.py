@@ -11,11 +11,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from cvae import charts, start
+from cvae import start
 from cvae.config import build
 from cvae.console import say
 from cvae.errors import UserError
-from cvae.schedules import Plan, Schedule
+from cvae.schedules import Plan, Schedule, said_of
 
 _MOST = 24  # panels of one picture
 _TRIED = 1000  # settings of a multirun that are composed
@@ -29,6 +29,8 @@ def schedules(words: Sequence[str]) -> None:
     Raises:
         UserError: there is nothing else to show, or a multirun has too many settings to be drawn.
     """
+    from cvae import charts  # late, as all that draws
+
     found: dict[str, tuple[DictConfig, Plan]] = {}
     for overrides in _settings(words):
         cfg = start.load(start.parsed(words), overrides)
@@ -64,7 +66,7 @@ def _options(cfg: DictConfig) -> tuple[str, str]:
 
 def _title(cfg: DictConfig, plan: Plan, differing: Sequence[str]) -> str:
     kl, forcing = _options(cfg)
-    lines = [f"KL {charts.said_of(kl, plan.kl_schedule)}", f"forcing {charts.said_of(forcing, plan.tf_schedule)}"]
+    lines = [f"KL {said_of(kl, plan.kl_schedule)}", f"forcing {said_of(forcing, plan.tf_schedule)}"]
     return "\n".join([*lines, ", ".join(f"{name} {getattr(plan, name)}" for name in differing)])
 
 

@@ -138,7 +138,7 @@ def test_epochs_are_whole_numbers_on_the_axis(tmp_path, monkeypatch, epochs):
 def test_no_display_and_no_shared_state_is_needed(tmp_path):
     """pyplot would choose a backend for the process, and keep a list of all figures."""
     script = (
-        "import sys; from pathlib import Path; from cvae import charts; from cvae.schedules import *;"
+        "import sys; from pathlib import Path; from cvae import charts; from cvae.schedules import Constant, Plan;"
         "plan = Plan(Constant(), Constant(), 1, 1, 2);"
         "charts.schedules([('a', plan)], Path(sys.argv[1])); print('matplotlib.pyplot' in sys.modules)"
     )

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from cvae.charts import Chosen, said_of
+from cvae.charts import Chosen
 from cvae.config import build, signature
 from cvae.console import say, short, warn
 from cvae.data.contract import Dataset, check_lengths, condition_statistics
@@ -27,7 +27,7 @@ from cvae.model.cvae import CVAE
 from cvae.model.objective import Likelihood, Objective
 from cvae.model.recurrent import StandardNormal
 from cvae.resume import recorded_config
-from cvae.schedules import LearningRate, Plan, Schedule
+from cvae.schedules import LearningRate, Plan, Schedule, said_of
 from cvae.training import checkpoint
 from cvae.training.content import describe, note_data, open_data
 from cvae.training.distributed import current
