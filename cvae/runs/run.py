@@ -15,6 +15,7 @@ from cvae.cli import quoted
 from cvae.config import flat, identity
 from cvae.console import printable, short
 from cvae.metrics import KEY, Metric, from_record
+from cvae.options import believed, chosen
 from cvae.runs.evaluations import Evaluation, read_evaluations
 from cvae.runs.rows import Row, read_rows
 from cvae.runs.state import failure_of, state_of
@@ -23,6 +24,7 @@ from cvae.strangers import pasteable, said
 
 _IGNORED = ("sample_every", "compile")  # like the keys that ``identity`` leaves out, they do not change what a run learns
 _SURROUNDINGS = re.compile(r"\+*(trial\.|hydra[./](run|sweep|sweeper|job|mode|launcher|output_subdir|verbose|job_logging)\b)")
+_GROUPS = ("data", "model", "prior", "likelihood", "kl_schedule", "tf_schedule", "optim")
 _REQUIRED = ("seed", "epochs", "n_past", "n_future")  # whole numbers that every report needs
 DATA = "data.fingerprint"  # added to the settings: a hash of the content of the data, since their folder's name says nothing
 _PICTURES = 50_000  # in a folder of samples
@@ -35,7 +37,8 @@ class Run:
     """What a run folder holds.
 
     ``settings`` is the flat config: ``model.latent_dim: 32``. The choice of a group stands under the group's name,
-    ``kl_schedule: cyclical``, and the fingerprint of the data under ``data.fingerprint``.
+    ``kl_schedule: cyclical``, and the fingerprint of the data under ``data.fingerprint``. ``options`` are the names of the
+    chosen options as the command knows them, ``model: tiny``; of a run that does not say them, those of the classes.
     ``rows`` are the rows of metrics.jsonl, one for each epoch, up to the first damage. ``record`` is run.json, ``metrics`` the
     table of metrics in it. ``state`` is finished, running, stopped, pruned, failed, diverged or damaged: what is shown of a
     damaged run is right, but it may not be all, or not of these settings. ``problems`` say what is wrong with its files, and
@@ -45,6 +48,7 @@ class Run:
     folder: Path
     name: str
     settings: dict[str, Any]
+    options: dict[str, str]
     rows: list[Row]
     record: dict[str, Any]
     metrics: tuple[Metric, ...]
@@ -160,6 +164,7 @@ def read_run(folder: Path) -> Run:
         folder=folder,
         name=folder.name,
         settings={key: value for key, value in settings.items() if key not in _IGNORED} | {DATA: _cut(record.get("dataset"))},
+        options=_options(folder, record, settings),
         rows=[] if changed else rows.rows,  # which settings they belong to is not known
         record=record,
         metrics=metrics,
@@ -221,6 +226,13 @@ def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     if len(settings) > _SETTINGS:
         raise files.Unreadable(f"{_CONFIG} has more than {_SETTINGS} settings, and no more are read")
     return settings
+
+
+def _options(folder: Path, record: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:
+    """The option of each group by its name: what run.json says, else Hydra's own record, else the names of the classes."""
+    known = believed(record.get("options")) or chosen(folder) or {}
+    classes = {group: settings.get("model.backbone" if group == "model" else group) for group in _GROUPS}
+    return {group: str(name) for group, name in classes.items() if isinstance(name, str)} | known
 
 
 def _changed(

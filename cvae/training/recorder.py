@@ -24,6 +24,7 @@ from cvae.damage import first_lines, read_record, settings_hashes, write_record
 from cvae.errors import FAILURE, UserError, whole, writing
 from cvae.integrity import Damaged, Lines
 from cvae.metrics import BUILT_IN, Metric, as_record, panels
+from cvae.options import chosen
 from cvae.owner import held
 from cvae.process import Process
 from cvae.training.terminal import epoch_line
@@ -106,6 +107,7 @@ class Recorder:
                 "command": command(),
                 "started": _now(),
                 "group": group,
+                "options": chosen(self.folder),
                 "host": platform.node(),
                 "process": asdict(Process.of()),
                 "python": platform.python_version(),
