@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ def _whole_epochs(axes: Axes) -> None:
     axes.grid(alpha=0.3)
 
 
-def _legends(figure: Figure, places: Sequence[Axes]) -> None:
+def _legends(figure: Figure, places: Iterable[Axes]) -> None:
     """In a panel what tells its lines apart, and below all panels once what marks are the same in each."""
     marks: dict[str, Any] = {}
     for axes in places:

@@ -277,6 +277,6 @@ class Plan:
 
 def said_of(name: str, schedule: Schedule) -> str:
     """A schedule's option with its numbers, as ``cyclical (cycles 3, ramp 0.5)``."""
-    own = fields(schedule) if is_dataclass(schedule) else ()
+    own = fields(cast(Any, schedule)) if is_dataclass(schedule) else ()
     numbers = ", ".join(f"{each.name} {getattr(schedule, each.name)}" for each in own)
     return f"{name} ({numbers})" if numbers else name
