@@ -13,6 +13,7 @@ Having no state, a schedule cannot disagree with a resumed run.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Protocol, cast
 
@@ -277,6 +278,6 @@ class Plan:
 
 def said_of(name: str, schedule: Schedule) -> str:
     """A schedule's option with its numbers, as ``cyclical (cycles 3, ramp 0.5)``."""
-    own = fields(cast(Any, schedule)) if is_dataclass(schedule) else ()
+    own: Sequence[Any] = fields(cast(Any, schedule)) if is_dataclass(schedule) else ()
     numbers = ", ".join(f"{each.name} {getattr(schedule, each.name)}" for each in own)
     return f"{name} ({numbers})" if numbers else name

@@ -26,7 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from cvae import cli, config, damage, owner, resume, show, start
+from cvae import cli, config, damage, grid, owner, resume, show, start
 from cvae.console import say
 from cvae.errors import FAILURE, UserError, expanded
 from cvae.trial import current_trial
@@ -117,7 +117,12 @@ def _start(words: list[str]) -> None:
     with contextlib.nullcontext() if folder is None else owner.hold(folder):
         if folder is not None:
             start.refuse_used(folder)
-        _job()
+        try:
+            _job()
+        except Exception:
+            grid.say_results()
+            raise
+        grid.say_results()
 
 
 def _main() -> None:
