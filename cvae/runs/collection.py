@@ -21,6 +21,7 @@ from cvae.sweep.records import SweepRecord, read_sweep
 _HINT = "give run folders or multirun folders; they are in multirun/"
 _MARKS = (".hydra", "run.json", "metrics.jsonl", FAILURE)  # one of them makes a folder a run's
 _MOST, _DEPTH = 20_000, 40  # entries of a folder of runs, and folders within folders
+_FINGERPRINT, _DATA_SETS = 64, 6  # letters, and data sets that are named
 _PROGRAMS = (("python", "-m", "cvae.train"), ("cvae-train",))  # whose sweeps have commands that are shown
 
 
@@ -288,3 +289,16 @@ def commits(runs: Sequence[Run]) -> str:
     shas = sorted({str(run.record.get("git_sha") or "unknown")[:10] for run in runs})
     changed = sum(bool(run.record.get("dirty")) for run in runs)
     return f"Commit {', '.join(shas)}" + (f", {changed} of {len(runs)} runs with uncommitted changes." if changed else ".")
+
+
+def other_data(runs: Sequence[Run]) -> str:
+    """A warning that runs are on different data, so that their levels do not compare; empty if they are not."""
+    counts: dict[str, list[str]] = {}
+    for run in runs:
+        if fingerprint := run.record.get("dataset"):
+            counts.setdefault(str(fingerprint)[:_FINGERPRINT], []).append(str(run.settings.get("data", "data")))
+    if len(counts) < 2:
+        return ""
+    named = [f"{len(names)} on {names[0]} ({DATA}={fingerprint})" for fingerprint, names in counts.items()]
+    shown = "; ".join(named[:_DATA_SETS]) + ("; ..." if len(named) > _DATA_SETS else "")
+    return f"These runs are on {len(counts)} different data sets, whose levels do not compare: {shown}."

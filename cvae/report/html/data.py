@@ -20,7 +20,7 @@ from cvae.console import short, warn
 from cvae.evaluation.intervals import quantile
 from cvae.pages.document import Heading, one_line, to_html
 from cvae.pictures import read_gif
-from cvae.runs.collection import Collection, all_metrics, differing, main_objective
+from cvae.runs.collection import Collection, all_metrics, differing, main_objective, other_data
 from cvae.runs.run import Run
 from cvae.study.answers import find_answers
 from cvae.sweep.records import SweepRecord
@@ -66,6 +66,7 @@ def page_data(
         "live": version,
         "settings": settings,
         "common": common,
+        "other_data": other_data(runs),
         "metrics": [asdict(metric) for metric in metrics],
         "t95": [None, None, *(round(quantile(count), 4) for count in range(2, _SEEDS + 1))],
         "runs": [{**_run(run, objective.key, settings, common, keys), "video": predictions.get(run.name)} for run in noted],

@@ -7,6 +7,8 @@ const levels = baselineLevels();
 const lastEpoch = runs.reduce((last, run) => Math.max(last, run.epoch), 0);
 
 function makeCharts() {
+  byId("other-data").hidden = !view.other_data;
+  byId("other-data").append(saidWhole(view.other_data));
   const first = (metric) => metric === objective || ["table", "curve"].includes(metric.shown);
   const sorted = [...new Set([objective, ...[...metrics.values()].filter(first), ...metrics.values()])];
   const marked = ({ shown, beside }) => shown === "baseline" && levels.has(beside); // it is a mark in another chart
