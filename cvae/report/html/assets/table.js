@@ -84,12 +84,13 @@ function tick(some, on) {
 function foldColumns() {
   const scroller = byId("table");
   if (!scroller.clientWidth) return; // the filter has left no run
+  scroller.style.maxWidth = printing ? `${PAPER.table}px` : "";
   const rows = [...scroller.querySelectorAll("tr")];
   const hide = (i, hidden) => rows.forEach((row) => (row.children[i].hidden = hidden));
   const foldable = columns.flatMap((column, i) => (column.fold ? [i] : []));
   for (const i of foldable) hide(i, false);
   const folded = [];
-  while (!unfolded && foldable.length && scroller.scrollWidth > scroller.clientWidth) {
+  while ((!unfolded || printing) && foldable.length && scroller.scrollWidth > scroller.clientWidth) {
     folded.push(foldable.pop());
     hide(folded.at(-1), true);
   }
