@@ -7,6 +7,7 @@ import struct
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ _INK, _PAPER = (36, 41, 47), (255, 255, 255)
 Pixels = NDArray[np.uint8]
 
 
-def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Sequence[str], path: Path) -> None:
+def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Sequence[str], path: Path | BinaryIO) -> None:
     """Write one PNG: for each sequence the truth above the prediction, given frames framed in green.
 
     Long videos are thinned to a dozen columns; the numbers at the top say which frames.
@@ -38,7 +39,7 @@ def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Seque
         given = [t < n_past for t in columns]
         _rows(sheet, left, y, cell, scale, (true_STHWC[s, columns], predicted_STHWC[s, columns]), given)
         draw.text((8, y + cell), _cut(name, small, left - 14), (110, 118, 129), small, anchor="lm")
-    sheet.save(path)
+    sheet.save(path, "PNG")
 
 
 # A sample GIF: where its cells begin, and how far they are enlarged.
