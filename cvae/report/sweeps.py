@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from cvae.charts import literal
 from cvae.pages.plots import COLOURS, png
@@ -63,9 +65,23 @@ def _draw(axes: Axes, traces: Sequence[Mapping[str, Any]], layout: Mapping[str, 
         getattr(axes, f"set_{way}label")(_text(own.get("title", {}).get("text") or ""))
         if own.get("type") == "log":
             getattr(axes, f"set_{way}scale")("log")
+        along = [value for trace in traces for value in trace.get(way) or []]
+        _ticks(getattr(axes, f"{way}axis"), own.get("type") == "log", along)
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, framealpha=0.8, edgecolor="none")
+
+
+def _ticks(axis: Axis, logarithmic: bool, values: Sequence[object]) -> None:
+    """Few numbers on a logarithmic axis, and no fractions of an epoch or a trial."""
+    if logarithmic:
+        numbers = [value for value in values if isinstance(value, (int, float)) and value > 0] or [1]
+        wide = max(numbers) > 100 * min(numbers)
+        axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 3.0), numticks=5))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    elif values and all(isinstance(value, int) for value in values):
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _text(value: object) -> str:

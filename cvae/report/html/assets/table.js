@@ -11,7 +11,7 @@ const columns = [
   { id: "state", label: "state", value: (run) => run.state, cell: stateCell },
   ...view.settings.map((key) => {
     const value = (run) => run.settings.get(key);
-    return { id: `s:${key}`, label: key, value, fold: true, cell: (run) => said(value(run), 18) };
+    return { id: `s:${key}`, label: key, value, fold: true, cell: (run) => said(rounded(value(run)), 18) };
   }),
   ...lastMetrics.filter((column) => !ofObjective(column)).map((column) => ({ ...column, fold: true })),
   { id: "epoch", label: "epoch", numeric: true, fold: true, value: (run) => run.epoch, cell: (run) => `${run.epoch ?? "–"} / ${run.epochs ?? "–"}` },
@@ -23,6 +23,11 @@ let shownRuns = [];
 function metricColumn({ key, label, unit, better, form }, which, value, cell = (run) => number(value(run), form)) {
   const id = which === "best" ? which : key;
   return { id, label: `${which} ${label}`, numeric: true, unit, bestFirst: better === "max", value, cell };
+}
+
+// Four digits tell settings apart; the dialog of a run has all.
+function rounded(value) {
+  return typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value;
 }
 
 function stateCell(run) {
