@@ -217,7 +217,7 @@ def test_a_minimised_objective_ranks_by_the_table_of_its_runs(command, tmp_path)
     assert [tuple(metric[key] for key in keys) for metric in view["metrics"]][-1] == ("val/mae", "MAE $a^$", "", ".3f", "min")
     assert command("report", "runs=runs", "format=md").code == 0
     text = Path("report.md").read_text()
-    assert "| 1 | 1 | finished | 0.100 | 2 | 20.00 |" in text
+    assert "| 1 | 0.100 | 2 | 1 | finished | 20.00 |" in text
     assert "| older | 3 | finished |  |  | 20.00 |" in text
 
 

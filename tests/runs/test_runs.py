@@ -12,6 +12,7 @@ import time
 
 import optuna
 import pytest
+import yaml
 from fakes import fake_checkpoint, fake_run
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
