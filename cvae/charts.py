@@ -76,7 +76,7 @@ def curves(rows: Sequence[dict[str, Any]], panels: Sequence[Sequence[tuple[str, 
         axes.set_xlim(0, max(plan.epochs, rows[-1]["epoch"] if rows else 0) * 1.01)
         _mark_end(axes, plan)
         if best is not None and chosen.objective(best) is not None:
-            axes.axvline(best["epoch"], color=_BEST, linewidth=1.2, alpha=0.8, label=f"best epoch, {best['epoch']}")
+            axes.axvline(best["epoch"], color=_BEST, linewidth=3.5, alpha=0.4, label=f"best epoch, {best['epoch']}")
     for axes in places[len(measured) + 1 :]:
         axes.remove()
     _legends(figure, places[: len(measured) + 1])
@@ -130,7 +130,7 @@ def _top(function: Callable[[float], float], plan: Plan) -> float:
 
 def _mark_end(axes: Axes, plan: Plan) -> None:
     if (end := plan.forcing_ends) is not None and end < _LATE * plan.epochs:
-        axes.axvline(end, color=_MARK, linewidth=1, linestyle=":", label="forcing ends")
+        axes.axvline(end, color=_MARK, linewidth=1.2, linestyle=":", zorder=3, label="forcing ends")
 
 
 def _whole_epochs(axes: Axes) -> None:

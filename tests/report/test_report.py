@@ -218,7 +218,7 @@ def test_a_minimised_objective_ranks_by_the_table_of_its_runs(command, tmp_path)
     assert command("report", "runs=runs", "format=md").code == 0
     text = Path("report.md").read_text()
     assert "| 1 | 0.100 | 2 | 1 | finished | 20.00 |" in text
-    assert "| older | 3 | finished |  |  | 20.00 |" in text
+    assert "| older |  |  | 3 | finished | 20.00 |" in text
 
 
 def test_videos_are_of_the_best_of_each_group_first(tmp_path):
