@@ -309,7 +309,7 @@ def test_what_changes_the_result_changes_the_signature(other):
 def multirun(*words: str):
     """The config that a sweeper is given."""
     args = get_args_parser().parse_args([*words, "hydra.mode=MULTIRUN"])
-    return start._load(args, args.overrides)
+    return start.load(args, args.overrides)
 
 
 def test_a_multirun_knows_its_datas_fingerprint(drawn, tmp_path):

@@ -15,8 +15,8 @@ from cvae.data.contract import Split
 from cvae.evaluation.futures import Piece, futures, given
 from cvae.evaluation.metrics import FrameMetric
 from cvae.evaluation.protocol import Protocol
-from cvae.model.cvae import CVAE
 from cvae.metrics import Metric
+from cvae.model.cvae import CVAE
 
 ROWS = {  # how the metrics of protocols are shown; those of a frame have a function
     "psnr": Metric("psnr", "PSNR", "dB", ".2f", "max"),

@@ -94,7 +94,9 @@ def _scored(
     marks = _marks(protocol, cfg)
     if protocol.bar is not None and settings.bair:
         reached = numbers["psnr"]["mean"] >= protocol.bar
-        marks.append(f"PSNR {numbers['psnr']['mean']:.2f} dB {'reaches' if reached else 'misses'} the {protocol.bar:g} dB of BAIR")
+        marks.append(
+            f"PSNR {numbers['psnr']['mean']:.2f} dB {'reaches' if reached else 'misses'} the {protocol.bar:g} dB of BAIR"
+        )
     return {
         "protocol": of_protocol(protocol, functions, features),
         **facts,

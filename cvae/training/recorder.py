@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cvae import pictures
+from cvae import charts, pictures
 from cvae.console import command, say, short, warn
 from cvae.damage import first_lines, read_record, settings_hashes, write_record
 from cvae.errors import FAILURE, UserError, whole, writing
@@ -95,11 +95,13 @@ class Mirrors(Mirror):
 class Recorder:
     """Writes a run's folder. metrics.jsonl is the truth; terminal, pictures and the mirror are views of it.
 
-    ``metrics`` is the run's table, by which all of them show it.
+    ``metrics`` is the run's table, by which all of them show it. ``chosen`` is what curves.png shows besides its epochs.
     """
 
-    def __init__(self, folder: Path, mirror: Mirror, metrics: Sequence[Metric] = BUILT_IN) -> None:
-        self.folder, self.mirror, self.metrics = folder, mirror, metrics
+    def __init__(
+        self, folder: Path, mirror: Mirror, metrics: Sequence[Metric] = BUILT_IN, chosen: charts.Chosen | None = None
+    ) -> None:
+        self.folder, self.mirror, self.metrics, self.chosen = folder, mirror, metrics, chosen
         self.owner = held(folder)
         self._lines = Lines()
         self._known: dict[str, Any] = {}  # of the run, for its checkpoints
@@ -215,9 +217,9 @@ class Recorder:
         rows = read_metrics(self.folder / "metrics.jsonl")
         try:
             self.check()
-            if rows:
+            if rows and self.chosen is not None:
                 drawn = [[(metric.key, metric.title) for metric in together] for together in panels(self.metrics)]
-                pictures.curves(rows, drawn, self.folder / "curves.png")
+                charts.curves(rows, drawn, self.folder / "curves.png", self.chosen)
         except (OSError, UserError) as error:  # the run itself may be complete, or end with an error that says more
             warn(f"curves.png was not drawn ({getattr(error, 'strerror', error)})")
         self.mirror.finish(exit_code, state)

@@ -18,9 +18,11 @@ import pytest
 from conftest import tiny
 from PIL import Image
 
+from cvae.charts import Chosen
 from cvae.data.store import VideoData
 from cvae.errors import UserError
 from cvae.integrity import Damaged
+from cvae.schedules import Constant, Plan
 from cvae.training import provenance
 from cvae.training import recorder as module
 from cvae.training.recorder import NoMirror, Recorder, RunInfo, read_metrics, short
@@ -47,7 +49,8 @@ class Spy:
 
 
 def begin(folder: Path, mirror: Any = None, **changes: Any) -> Recorder:
-    recorder = Recorder(folder, mirror or NoMirror())
+    plan = Plan(Constant(), Constant(), beta=1e-4, tfr=1.0, epochs=1)
+    recorder = Recorder(folder, mirror or NoMirror(), chosen=Chosen(plan, lambda row: row.get("train/mse"), "as chosen"))
     words = {
         "signature": "feedbeef",
         "config": {"lr": 1e-3},
@@ -370,7 +373,7 @@ def test_a_run_needs_no_mirror(run, capsys):
 
 
 def test_a_mirror_is_told_everything_in_turn(run, monkeypatch):
-    monkeypatch.setattr(module.pictures, "curves", lambda rows, panels, path: None)  # it is not told of them
+    monkeypatch.setattr(module.charts, "curves", lambda rows, panels, path, chosen: None)  # it is not told of them
     spy = Spy()
     live(begin(run, spy))
     gif = run / "samples/epoch_0001.gif"
