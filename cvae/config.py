@@ -109,7 +109,7 @@ def build(node: DictConfig, allow_targets: Sequence[str] = (), kind: Any = objec
         raise UserError(f"{node!r} stands where a {kind.__name__} is needed: give it a _target_; --cfg job shows the keys")
     key = node._get_full_key(None)
     plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-    _check_targets(plain, key, (), tuple(allow_targets))
+    _check_targets(plain, key, _slot(key), tuple(allow_targets))
     try:
         found = instantiate(plain, _convert_="all", **kwargs)
     except InstantiationException as error:
@@ -124,6 +124,21 @@ def build(node: DictConfig, allow_targets: Sequence[str] = (), kind: Any = objec
     if lacking := _lacking(found, kind):
         raise UserError(f"{key}: {node._target_} makes a {type(found).__name__}, which {lacking}: a {kind.__name__} is needed")
     return found
+
+
+def arguments(node: DictConfig, allow_targets: Sequence[str] = ()) -> list[str]:
+    """The names of what a component takes; of one that does not tell, none.
+
+    Raises:
+        UserError: its target is not allowed or cannot be imported.
+    """
+    key = node._get_full_key(None)
+    return list(_parameters(_checked(node.get("_target_"), key, (*_slot(key), *allow_targets))) or ())
+
+
+def _slot(key: str) -> tuple[str, ...]:
+    """What may be built at a key: that of the last of its parts that is a slot."""
+    return next(((_SLOTS[part],) for part in reversed(key.split(".")) if part in _SLOTS), ())
 
 
 def _lacking(found: object, kind: Any) -> str:
@@ -206,11 +221,7 @@ def _located(target: str, key: str) -> Any:
 
 def _refuse_unknown_keys(node: Mapping[Any, Any], key: str, target: Callable[..., Any]) -> None:
     """Raise UserError for keys that the target does not take: those of another option, if ``_target_`` alone was replaced."""
-    try:
-        parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):  # a class that does not tell
-        return
-    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values()):
+    if (parameters := _parameters(target)) is None:
         return
     unknown = [name for name in node if name not in parameters and not re.fullmatch(r"_\w+_", name)]  # as _partial_
     if unknown:
@@ -218,6 +229,15 @@ def _refuse_unknown_keys(node: Mapping[Any, Any], key: str, target: Callable[...
             f"{key}: {node['_target_']} takes no {', '.join(unknown)}, but {', '.join(parameters) or 'nothing'}. Drop what is "
             f"left over from another option: {' '.join(f'~{key}.{name}' for name in unknown)}"
         )
+
+
+def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    """What a class or function takes; None if it takes any key, or does not tell."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return None
+    return None if any(each.kind == each.VAR_KEYWORD for each in parameters.values()) else parameters
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------

@@ -50,11 +50,12 @@ def silence() -> None:
     console().file = io.StringIO()  # no terminal: no bars are drawn to be dropped
 
 
-def say(text: str, style: str | None = None) -> None:
+def say(text: str, style: str | None = None, log: bool = True) -> None:
     """Print a line above any live bar, and log it (a run's folder keeps the log)."""
     text = printable(text)
     _print(text, style)
-    _log.info(text)
+    if log:
+        _log.info(text)
 
 
 def warn(text: str) -> None:

@@ -41,7 +41,7 @@ def words_of(cfg: DictConfig) -> list[str]:
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     plain: Any = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
-    return {str(key): value for key, value in plain.items() if key != "hydra"}
+    return {str(key): value for key, value in plain.items() if key not in ("hydra", "trial")}  # a run is no trial
 
 
 def _choice(group: str, wanted: Any, usual: Any) -> str | None:

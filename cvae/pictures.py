@@ -1,82 +1,25 @@
-"""Curves, schedules, strips and GIFs. Drawn without a display, and without state that threads or runs could share."""
+"""Frames side by side: strips and GIFs."""
 
 from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, ImageSequence
 
 _GIVEN, _TRUE, _PREDICTED = (46, 160, 67), (175, 184, 193), (219, 109, 40)  # borders: green, grey, orange
 _INK, _PAPER = (36, 41, 47), (255, 255, 255)
-_LINE = ("#1f6feb", "#db6d28", "#2ea043")
-_STYLES = [(colour, style) for style in ("-", "--") for colour in (*_LINE, "#8250df", "#57606a")]
 
 Pixels = NDArray[np.uint8]
 
 
-def curves(rows: Sequence[dict[str, Any]], panels: Sequence[Sequence[tuple[str, str]]], path: Path) -> None:
-    """Draw a run's epochs.
-
-    Args:
-        rows: of metrics.jsonl.
-        panels: each the curves that share it, as key and title; the first one's title is the axis's, and the others are dashed.
-    """
-    panels = [panel for panel in panels if any(row.get(panel[0][0]) is not None for row in rows)] or panels
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.4 * lines), layout="constrained", dpi=110)
-    places = figure.subplots(lines, columns, squeeze=False).flatten()
-    for axes, panel in zip(places, panels, strict=False):
-        _plot(axes, rows, panel)
-    for axes in places[len(panels) :]:
-        axes.remove()
-    figure.savefig(path)
-
-
-def schedules(kl: Callable[[float], float], forcing: Callable[[float], float], titles: tuple[str, str], path: Path) -> None:
-    """Draw a KL weight and a teacher-forcing ratio over a run's progress."""
-    t = np.linspace(0, 1, 1001)
-    figure = Figure(figsize=(9, 3.4), layout="constrained", dpi=110)
-    for axes, schedule, title, colour in zip(figure.subplots(1, 2), (kl, forcing), titles, _LINE, strict=False):
-        axes.plot(100 * t, [schedule(value) for value in t], color=colour, linewidth=2)
-        axes.set(title=title, xlabel="% of the run", xlim=(0, 100), ylim=(-0.05, 1.05))
-        axes.grid(alpha=0.3)
-    figure.savefig(path)
-
-
-def _plot(axes: Axes, rows: Sequence[dict[str, Any]], panel: Sequence[tuple[str, str]]) -> None:
-    for index, (key, title) in enumerate(panel):
-        points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
-        if points:
-            marker = "." if len(points) <= 60 else None
-            style, colour = "--" if index else "-", _LINE[index % len(_LINE)]
-            axes.plot(*zip(*points, strict=True), style, color=colour, label=literal(title), linewidth=1.8, marker=marker)
-    axes.set(xlabel="epoch", ylabel=literal(panel[0][1]))
-    axes.ticklabel_format(axis="y", scilimits=(-3, 4))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(alpha=0.3)
-    if len(axes.lines) > 1:
-        axes.legend(framealpha=0.8, edgecolor="none")
-    if rows:
-        axes.set_xlim(min(0, rows[0]["epoch"] - 1), rows[-1]["epoch"] + 0.5)
-
-
-def literal(text: str) -> str:
-    """Text as Matplotlib takes it without finding a formula in it."""
-    return text.replace("$", r"\$")
-
-
-def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Sequence[str], path: Path) -> None:
+def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Sequence[str], path: Path | BinaryIO) -> None:
     """Write one PNG: for each sequence the truth above the prediction, given frames framed in green.
 
     Long videos are thinned to a dozen columns; the numbers at the top say which frames.
@@ -96,7 +39,7 @@ def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Seque
         given = [t < n_past for t in columns]
         _rows(sheet, left, y, cell, scale, (true_STHWC[s, columns], predicted_STHWC[s, columns]), given)
         draw.text((8, y + cell), _cut(name, small, left - 14), (110, 118, 129), small, anchor="lm")
-    sheet.save(path)
+    sheet.save(path, "PNG")
 
 
 # A sample GIF: where its cells begin, and how far they are enlarged.
@@ -193,18 +136,3 @@ def _rows(sheet: Image.Image, left: int, y: int, cell: int, scale: int, pair: Se
             image = ImageOps.scale(Image.fromarray(frame_HWC), scale, Image.Resampling.NEAREST)
             sheet.paste(ImageOps.expand(image, 2, _GIVEN if given[n] else colour), (left + n * cell - 2, y - 2))
         y += cell
-
-
-def frame_scores(title: str, n_past: int, lines: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Draw PSNR by predicted frame, a line for each way to predict; the first predicted frame is frame ``n_past``."""
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained", dpi=110)
-    axes = figure.subplots()
-    for (label, values), (colour, style) in zip(lines.items(), _STYLES, strict=False):
-        frames = range(n_past, n_past + len(values))
-        axes.plot(frames, values, style, color=colour, label=literal(label), linewidth=1.8, marker=".")
-    axes.set(title=literal(title), xlabel="frame", ylabel="PSNR, dB")
-    axes.title.set_fontsize(9)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(alpha=0.3)
-    axes.legend(framealpha=0.8, edgecolor="none", fontsize=8)
-    figure.savefig(path, format="png", metadata={"Software": None})

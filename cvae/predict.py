@@ -100,7 +100,21 @@ def _source(cfg: DictConfig, run: Path) -> Source:
 
 
 def _run(value: Any) -> Path:
-    return expanded(str(value), "run")
+    """The one run folder that ``run=`` names, or a file of weights.
+
+    Raises:
+        UserError: it names none, or several.
+    """
+    from cvae.runs.collection import run_folders
+
+    words = [str(word) for word in (value if OmegaConf.is_list(value) else [value])]
+    if len(words) == 1 and (path := expanded(words[0], "run")).is_file():
+        return path
+    folders = run_folders(words)
+    if len(folders) > 1:
+        more = ", ".join(short(folder) for folder in folders[:3]) + " ..." * (len(folders) > 3)
+        raise UserError(f"run={','.join(words)} names {len(folders)} runs and a prediction is of one: {more}")
+    return folders[0]
 
 
 def _out(out: str | None, run: Path, name: str, several: bool = False) -> Path:

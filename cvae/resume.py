@@ -28,7 +28,7 @@ _PLACES = ("data.root", "data.cache_dir", "data.workers", "data.resident")
 _RESUMABLE = ("device", "precision", "compile", "logger", *_PLACES, "allow_targets")
 _NO_SETTINGS = ("hydra.searchpath",)  # of a run: it says where options are found
 _HYDRA = 1 << 20  # bytes of hydra.yaml that are read
-_LOGGER = ("_target_", "project", "group", "name", "tags")  # what a folder may say of its view
+_LOGGER = ("_target_", "project", "group", "name", "tags")  # what a folder may say of a view
 
 
 def run_folder(words: Sequence[str]) -> Path:
@@ -65,7 +65,9 @@ def reopen(words: Sequence[str]) -> tuple[DictConfig, Path]:
         OmegaConf.update(cfg, key, OmegaConf.select(fresh, key), merge=False)
     # allow_targets is the user's word, given again; a run folder's own does not count.
     cfg.allow_targets = fresh.allow_targets
-    if not {"logger", "logger.entity"} & values.keys():
+    if "logger.project" not in values:
+        _stay_in_project(cfg, folder)
+    if "logger" not in values and not any(re.fullmatch(r"logger\.(\w+\.)?entity", key) for key in values):
         _send_to_no_stranger(cfg, folder)
     if checkpoint == "best":
         damage.go_back(folder)
@@ -74,13 +76,22 @@ def reopen(words: Sequence[str]) -> tuple[DictConfig, Path]:
 
 def _send_to_no_stranger(cfg: DictConfig, folder: Path) -> None:
     """Record offline where the run was sent to an entity that is not the user's default: only a command can name it."""
-    entity = (read_settings(folder, ".hydra/config.yaml").get("logger") or {}).get("entity")
-    if entity in (None, os.environ.get("WANDB_ENTITY")) or "WandbMirror" not in str(cfg.logger.get("_target_")):
+    recorded = flat(read_settings(folder, ".hydra/config.yaml").get("logger") or {})
+    entities = [value for key, value in recorded.items() if key.rpartition(".")[2] == "entity" and value is not None]
+    entity = next((each for each in entities if each != os.environ.get("WANDB_ENTITY")), None)
+    if entity is None or "WandbMirror" not in str(OmegaConf.to_container(cfg.logger, resolve=False)):
         return
     path = folder / ".hydra" / "config.yaml"
     warn(f"{path} sends to the W&B entity {entity}, which only a command can name (logger.entity=...): recording offline")
     if os.environ.get("WANDB_MODE") != "disabled":
         OmegaConf.update(cfg, "logger.mode", "offline", force_add=True)
+
+
+def _stay_in_project(cfg: DictConfig, folder: Path) -> None:
+    """Forget the recorded project where run.json notes another, in which the run was shown last; the mirror asks run.json."""
+    noted = (damage.read_record(folder) or {}).get("wandb")
+    if isinstance(noted, dict) and isinstance(noted.get("project"), str) and "project" in cfg.logger:
+        cfg.logger.project = None
 
 
 def recorded_config(folder: Path, places: Mapping[str, Any] = MappingProxyType({}), *, data: bool = True) -> DictConfig:
@@ -101,8 +112,7 @@ def recorded_config(folder: Path, places: Mapping[str, Any] = MappingProxyType({
         recorded = read_settings(folder, ".hydra/config.yaml")
         if not isinstance(recorded, dict):
             raise TypeError("it holds no settings")
-        logger = recorded.get("logger") or {}
-        recorded["logger"] = {key: logger[key] for key in _LOGGER if key in logger and _plain(logger[key])}
+        recorded["logger"] = _views(recorded.get("logger") or {})
         recorded.pop("trial", None)  # of a sweep that is over, or not this process's
         refuse_resolvers(recorded, str(path))
         forget_caches(recorded)
@@ -122,6 +132,17 @@ def recorded_config(folder: Path, places: Mapping[str, Any] = MappingProxyType({
     if "data.root" not in places:
         refuse_new_root(OmegaConf.select(cfg, "data.root", throw_on_missing=False), str(path))
     return cfg
+
+
+def _views(logger: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder may say of its views, of each or of all: class, project, group, name and tags, in plain text."""
+    said = {key: logger[key] for key in _LOGGER if key in logger and _plain(logger[key])}
+    each = {
+        name: node
+        for name, node in logger.items()
+        if re.fullmatch(r"\w+", str(name)) and isinstance(node, Mapping) and "_target_" in node
+    }
+    return {**said, **{name: _views({key: node[key] for key in _LOGGER if key in node}) for name, node in each.items()}}
 
 
 def _plain(value: object) -> bool:

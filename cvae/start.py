@@ -1,4 +1,4 @@
-"""What a command line of cvae.train asks for, before Hydra makes a run folder: a start, or ``show=``."""
+"""What a command line of cvae.train asks for, before Hydra makes a run folder, and what a start needs."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def action(arguments: Sequence[str]) -> str | None:
     """``resume`` or ``show`` if the command line asks for it, else None: a run or a multirun.
 
     Raises:
-        UserError: it asks for one of them in a multirun.
+        UserError: it asks for the first in a multirun.
     """
     if only_prints(arguments):
         return None
     asked = [key for key in ("resume", "show") if override_values(arguments).get(key, "null") != "null"]
-    if asked and is_multirun(arguments):
-        raise UserError(f"{asked[0]}= acts on one run: leave -m out")
+    if "resume" in asked and is_multirun(arguments):
+        raise UserError("resume= acts on one run: leave -m out")
     return asked[0] if asked else None
 
 
@@ -59,17 +59,18 @@ def compose(words: Sequence[str]) -> DictConfig:
         HydraException: there is no such key or option, or the words cannot be read.
         UserError: ``--config-dir`` is not a folder.
     """
-    cfg = _load(args := _parsed(words), args.overrides)
+    cfg = load(args := parsed(words), args.overrides)
     with open_dict(cfg):
         del cfg["hydra"]
     return cfg
 
 
-def _parsed(words: Sequence[str]) -> argparse.Namespace:
+def parsed(words: Sequence[str]) -> argparse.Namespace:
+    """A command line with its flags apart from its overrides."""
     return get_args_parser().parse_args(list(words))
 
 
-def _load(args: argparse.Namespace, overrides: list[str]) -> DictConfig:
+def load(args: argparse.Namespace, overrides: list[str]) -> DictConfig:
     """The config with its ``hydra`` node, found where the flags say."""
     found = loader(args.config_path, args.config_dir)
     return found.load_configuration(args.config_name or "config", overrides, RunMode.MULTIRUN)
@@ -99,11 +100,11 @@ def check_start(words: Sequence[str]) -> tuple[bool, Path | None]:
     """
     if only_prints(words):
         return False, None
-    args = _parsed(words)
+    args = parsed(words)
     try:
-        cfg = _load(args, args.overrides)
+        cfg = load(args, args.overrides)
     except HydraException:  # without the swept words it need not compose; Hydra itself will say what is wrong
-        cfg = _load(args, [word for word in args.overrides if word.startswith(("hydra", "experiment="))])
+        cfg = load(args, [word for word in args.overrides if word.startswith(("hydra", "experiment="))])
         OmegaConf.update(cfg, "data", None, merge=False)
     hydra = cfg.hydra
     multirun = is_multirun(words) or hydra.mode == RunMode.MULTIRUN
@@ -178,7 +179,7 @@ def unfold(arguments: Sequence[str]) -> list[str]:
     words += [f"{key}={_as_word(each)}" for key, each in values.items()]
     rest = [word for word in arguments if not word.startswith("experiment=")]
     # Before the user's own, and beside them: Hydra wants all overrides in one row, not parted by flags.
-    first = arguments.index(_parsed(arguments).overrides[0])
+    first = arguments.index(parsed(arguments).overrides[0])
     return [*rest[:first], *words, *rest[first:]]
 
 
@@ -233,20 +234,3 @@ def _as_word(value: Any) -> str:
     return (
         quoted(value) if isinstance(value, str) else json.dumps(value, default=str)
     )  # null, true and numbers as Hydra has them
-
-
-def show(cfg: DictConfig) -> None:
-    """``show=schedules``: draw both schedules into the current folder.
-
-    Raises:
-        UserError: there is nothing else to show.
-    """
-    from cvae.pictures import schedules
-    from cvae.schedules import Schedule
-
-    if cfg.show != "schedules":
-        raise UserError(f"show={cfg.show}: choose schedules")
-    kl, forcing = (build(cfg[key], cfg.allow_targets, Schedule) for key in ("kl_schedule", "tf_schedule"))
-    path = Path("schedules.png").absolute()
-    schedules(kl, forcing, (f"KL weight / beta: {kl}", f"teacher forcing / tfr: {forcing}"), path)
-    say(f"drawn {path}")

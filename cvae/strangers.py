@@ -151,10 +151,8 @@ def _harmless(word: str) -> bool:
         return bool(_SWEEPS.fullmatch(key)) and not calls_resolver(value) and not names_path(value if "/" in key else "")
     if parts[0] in ("allow_targets", "resume", "show", "trial") or parts[-1] == "cache_dir":
         return False
-    if (
-        key == "logger.entity"
-        or (key == "logger.mode" and value not in ("offline", "disabled"))
-        or ("logger" in parts and "{" in value)
+    if "logger" in parts and (
+        parts[-1] == "entity" or (parts[-1] == "mode" and value not in ("offline", "disabled")) or "{" in value
     ):
         return False
     if calls_resolver(value.replace("${oc.env:", "") if key == "data.root" else value):

@@ -26,7 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from cvae import cli, config, damage, from_python, owner, resume, start
+from cvae import cli, config, damage, from_python, grid, owner, resume, show, start
 from cvae.console import say
 from cvae.errors import FAILURE, UserError, expanded
 from cvae.trial import current_trial
@@ -151,7 +151,12 @@ def _start(words: list[str]) -> None:
     with contextlib.nullcontext() if folder is None else owner.hold(folder):
         if folder is not None:
             start.refuse_used(folder)
-        _job()
+        try:
+            _job()
+        except Exception:
+            grid.say_results()
+            raise
+        grid.say_results()
 
 
 def _main() -> None:
@@ -161,7 +166,7 @@ def _main() -> None:
     words = sys.argv[1:] = start.unfold(sys.argv[1:])
     action = start.action(words)
     if action == "show":
-        start.show(start.compose(words))
+        show.schedules(words)
     elif action == "resume":
         _resume(words)
     else:

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import importlib
 import pickle
+import shlex
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -95,7 +96,8 @@ def run(words: argparse.Namespace) -> None:
     say(f"run folder  {short(out)}")
     if words.root is not None:
         test(cfg, model)
-    say(f"go on with  python -m cvae.predict run={short(out)} sequence=0")
+    for line in (["python", "-m", "cvae.evaluate", f"run={short(out)}"], ["python", "-m", "cvae.predict", f"run={short(out)}"]):
+        say(f"go on with  {shlex.join(line)}")
 
 
 # --- reading a pickle -------------------------------------------------------------------------------------------------

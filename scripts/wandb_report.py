@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from cvae.cli import fail
 from cvae.errors import UserError, first_line
 from cvae.metrics import BUILT_IN, Metric, panels
-from cvae.training.wandb_mirror import abandon, logged_in, server, silence
+from cvae.training.wandb_service import abandon, logged_in, server, silence
 
 TEXT = """\
 Validation is free-running over the whole validate split: the model is given the first frames and predicts the others from its
@@ -25,7 +28,7 @@ multiplies the KL, beta included; `tf_ratio` is the share of true frames among t
 METRICS = {metric.key: metric for metric in BUILT_IN}
 PSNR, KL = METRICS["val/psnr"], METRICS["train/kld"]
 BEST = f"{PSNR.key}.{PSNR.better}"  # the mirror asks W&B for the best epoch's
-CHOICES = ("kl_schedule._target_", "tf_schedule._target_", "lr", "tfr", "beta")
+CHOICES = ("options.kl_schedule", "options.tf_schedule", "lr", "tfr", "beta")
 TIMEOUT = 10  # seconds
 LONGEST = 128  # letters of a title
 
@@ -80,12 +83,28 @@ def save(project: str, entity: str | None, groups: list[str], title: str) -> str
 @contextlib.contextmanager
 def _asking() -> Iterator[None]:
     try:
-        yield
+        with _alone():
+            yield
     except UserError:
         raise
     except Exception as error:  # W&B and its transport have many
-        abandon()
+        with _alone():
+            abandon()
         raise UserError(f"{server()} does not take the report ({first_line(error)}): check wandb login and --entity") from error
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """No line on standard error but ours: W&B, its threads and its service have their own about a server that fails."""
+    sys.stderr.flush()
+    usual = os.dup(2)
+    with Path(os.devnull).open("w") as nothing, contextlib.redirect_stderr(nothing):
+        os.dup2(nothing.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(usual, 2)
+            os.close(usual)
 
 
 def _require(api: Any, path: str, groups: list[str]) -> None:
@@ -175,4 +194,9 @@ def _literal(text: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        if end.code != 1:
+            raise
+        os._exit(1)  # what W&B left behind would tell of its end

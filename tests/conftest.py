@@ -56,7 +56,7 @@ def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     _drop_hydras_handlers()
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "HYDRA_FULL_ERROR"):
+    for name in ("HYDRA_FULL_ERROR", *(name for name in os.environ if name.startswith("WANDB_") and name != "WANDB_SERVICE")):
         monkeypatch.delenv(name, raising=False)
 
 

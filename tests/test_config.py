@@ -23,6 +23,7 @@ from cvae.errors import UserError
 from cvae.model.cvae import CVAE
 from cvae.model.objective import Likelihood
 from cvae.schedules import Schedule
+from cvae.training.loggers import build_mirror
 from cvae.training.recorder import Mirror
 
 GROUPS = {
@@ -40,8 +41,9 @@ def composed(*words: str):
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS if g not in ("data", "experiment") for o in GROUPS[g]])
 def test_every_option_composes_and_builds(group, option):
     cfg = composed(f"{group}={option}")
-    for key in ("kl_schedule", "tf_schedule", "likelihood", "logger"):
+    for key in ("kl_schedule", "tf_schedule", "likelihood"):
         config.build(cfg[key])
+    build_mirror(cfg)
     model = config.build(cfg.model, cond_dim=7)
     config.build(cfg.optim, params=model.parameters())
 
@@ -307,7 +309,7 @@ def test_what_changes_the_result_changes_the_signature(other):
 def multirun(*words: str):
     """The config that a sweeper is given."""
     args = get_args_parser().parse_args([*words, "hydra.mode=MULTIRUN"])
-    return start._load(args, args.overrides)
+    return start.load(args, args.overrides)
 
 
 def test_a_multirun_knows_its_datas_fingerprint(drawn, tmp_path):

@@ -20,6 +20,17 @@ from cvae.start import compose
 from cvae.train import train as train_from_python
 from cvae.training.recorder import read_metrics
 
+INTERRUPTING = """
+import signal
+__all__ = ["odd"]
+asked = []
+def odd(predicted, true):
+    asked.append(predicted.shape)
+    if len(asked) == 2:  # it is tried before the run begins
+        signal.raise_signal(signal.SIGINT)
+    return (predicted - true).abs().mean(dim=(-3, -2, -1))
+"""
+
 
 def plain(cfg: object) -> object:
     return OmegaConf.to_container(cfg, resolve=False)
@@ -70,13 +81,21 @@ def test_a_run_is_that_of_the_command(train, drawn: Path) -> None:
     assert {path.name for path in (folder / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
     assert read_run(folder).state == "finished"
     assert "nothing to do" in train(f"resume={folder}").out
-
-
-def test_a_folder_may_be_chosen_and_holds_one_run(drawn: Path) -> None:
-    cfg = compose(tiny(drawn, "epochs=1"))
-    train_from_python(cfg, "my runs/a")
     with pytest.raises(UserError, match="already holds a run"):
-        train_from_python(cfg, "my runs/a")
+        train_from_python(compose(tiny(drawn)), "again")
+
+
+@pytest.mark.slow
+def test_an_interrupt_is_one_and_the_run_goes_on_from_where_it_was(train, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mypkg.py").write_text(INTERRUPTING)
+    monkeypatch.syspath_prepend(Path.cwd())
+    cfg = compose(tiny(drawn, "allow_targets=[mypkg]", "+metrics.odd._target_=mypkg.odd", "+metrics.odd.better=min"))
+    with pytest.raises(KeyboardInterrupt):
+        train_from_python(cfg, "run")
+    assert len(read_metrics(Path("run/metrics.jsonl"))) == 1
+    done = train("resume=run", "allow_targets=[mypkg]")
+    assert done.code == 0, done.err
+    assert len(read_metrics(Path("run/metrics.jsonl"))) == 2
 
 
 @pytest.mark.parametrize(

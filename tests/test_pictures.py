@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,12 +15,6 @@ from cvae import pictures
 Pixels = NDArray[np.uint8]
 
 GREEN, GREY, ORANGE = (46, 160, 67), (175, 184, 193), (219, 109, 40)
-KEYS = {"train/mse": 0.02, "train/kld": 12.0, "kl_weight": 1e-4, "tf_ratio": 1.0}
-VALIDATED = {"val/psnr": 20.0, "val/psnr_copy": 17.0}
-PANELS = [
-    [("val/psnr", "PSNR, dB"), ("val/psnr_copy", "last frame, dB"), ("val/psnr_best", "best $x$, dB")],
-    *([(key, f"about {key}")] for key in KEYS),
-]
 
 
 def opened(path: Path, file_format: str) -> tuple[int, int]:
@@ -37,110 +27,6 @@ def opened(path: Path, file_format: str) -> tuple[int, int]:
 
 def names(count: int) -> list[str]:
     return [f"traj_{s}/{s}" for s in range(count)]
-
-
-# ------------------------------------------------------------------------------------------------------- curves
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were saved."""
-    saved: list[Figure] = []
-    real = Figure.savefig
-
-    def savefig(self: Figure, *words: Any, **options: Any) -> None:
-        saved.append(self)
-        real(self, *words, **options)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    return saved
-
-
-def lines(figure: Figure) -> dict[str, list[list[float]]]:
-    """Axes label -> the epochs of each of its lines."""
-    return {axes.get_ylabel(): [list(line.get_xdata()) for line in axes.lines] for axes in figure.axes}
-
-
-def history(epochs: int, every: int = 1, best: bool = False) -> list[dict[str, Any]]:
-    rows = [{"epoch": epoch, **KEYS} for epoch in range(1, epochs + 1)]
-    for row in rows:
-        if row["epoch"] % every == 0 or row["epoch"] == epochs:
-            row |= {**VALIDATED, **({"val/psnr_best": 22.0} if best else {})}
-    return rows
-
-
-@pytest.mark.parametrize(("epochs", "every", "best"), [(1, 1, False), (7, 3, True), (300, 20, True)])
-def test_curves_show_every_epoch_that_has_a_value(tmp_path, figures, epochs, every, best):
-    pictures.curves(history(epochs, every, best), [*PANELS, [("val/mae", "not computed")]], tmp_path / "curves.png")
-    width, height = opened(tmp_path / "curves.png", "PNG")
-    assert width > 1000
-    assert height > 600
-    all_epochs = list(range(1, epochs + 1))
-    validated = [epoch for epoch in all_epochs if epoch % every == 0 or epoch == epochs]
-    assert lines(figures[0]) == {
-        "PSNR, dB": [validated] * (3 if best else 2),
-        **{f"about {key}": [all_epochs] for key in KEYS},
-    }
-    told = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
-    assert told == ["PSNR, dB", "last frame, dB", r"best \$x\$, dB"][: 3 if best else 2]
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [],
-        [
-            {"epoch": 1},
-            {"epoch": 2, **KEYS, "val/psnr": None},
-            {"epoch": 3, **KEYS, **VALIDATED, "val/psnr": float("nan"), "train/mse": float("inf")},
-        ],
-    ],
-    ids=["no rows", "values missing or not finite"],
-)
-def test_curves_are_drawn_from_what_is_there(tmp_path, rows):
-    pictures.curves(rows, PANELS, tmp_path / "curves.png")
-    opened(tmp_path / "curves.png", "PNG")
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 3, 40, 300])
-def test_epochs_are_whole_numbers_on_the_axis(tmp_path, monkeypatch, epochs):
-    figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
-    pictures.curves(history(epochs), PANELS, tmp_path / "curves.png")
-    for axes in figures[0].axes:
-        low, high = axes.get_xlim()
-        shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
-        assert shown
-        assert all(tick == round(tick) for tick in shown)
-
-
-def test_no_display_and_no_shared_state_is_needed(tmp_path):
-    """pyplot would choose a backend for the process, and keep a list of all figures."""
-    script = (
-        "import sys; from pathlib import Path; from cvae import pictures;"
-        "pictures.schedules(float, float, ('a', 'b'), Path(sys.argv[1])); print('matplotlib.pyplot' in sys.modules)"
-    )
-    variables = {**os.environ, "MPLBACKEND": "TkAgg", "PYTHONPATH": str(Path(pictures.__file__).parents[1])}
-    variables.pop("DISPLAY", None)
-    command = [sys.executable, "-c", script, str(tmp_path / "it.png")]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
-    opened(tmp_path / "it.png", "PNG")
-
-
-def test_schedules_are_drawn_as_they_are(tmp_path, figures):
-    pictures.schedules(lambda t: 3 * t, lambda t: float(t < 0.5), ("KL", "forcing"), tmp_path / "schedules.png")
-    width, height = opened(tmp_path / "schedules.png", "PNG")
-    assert width > 600
-    assert height > 200
-    assert [axes.get_title() for axes in figures[0].axes] == ["KL", "forcing"]
-    (kl,), (forcing,) = (axes.lines for axes in figures[0].axes)
-    percent = np.asarray(kl.get_xdata(), float)
-    assert (percent[0], percent[-1]) == (0, 100)
-    assert np.diff(percent).max() <= 0.5  # a jump looks like one
-    assert kl.get_ydata() == pytest.approx(3 * percent / 100)
-    assert forcing.get_ydata() == pytest.approx((percent < 50).astype(float))
-    assert figures[0].axes[0].get_ylim()[0] <= 0
 
 
 # ------------------------------------------------------------------------------------------------- strips, GIFs

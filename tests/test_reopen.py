@@ -9,9 +9,12 @@ import pytest
 from conftest import tiny
 from omegaconf import OmegaConf
 
+from cvae import integrity
 from cvae.errors import UserError
 from cvae.resume import recorded_config, reopen
 from cvae.start import compose
+from cvae.training.loggers import build_mirror
+from cvae.training.wandb_mirror import WandbMirror
 
 
 def folder_with(tmp_path: Path, *words: str, **changes: object) -> Path:
@@ -36,7 +39,7 @@ def test_the_folder_says_what_its_view_is_called_and_the_user_whether_it_is_sent
     cfg, _ = reopen([f"resume={folder}"])
     plain = OmegaConf.to_container(cfg.logger)
     assert plain == {
-        "_target_": "cvae.training.wandb_mirror.WandbMirror",
+        "wandb": {"_target_": "cvae.training.wandb_mirror.WandbMirror"},
         "project": "arms",
         "group": None,
         "tags": [],
@@ -63,6 +66,55 @@ def test_the_users_own_default_entity_is_no_strangers(tmp_path, monkeypatch, cap
     monkeypatch.setenv("WANDB_MODE", "disabled")
     cfg, _ = reopen([f"resume={folder}"])
     assert ("mode" in cfg.logger, "entity us" in capfd.readouterr().out) == (False, True)
+
+
+def test_of_each_view_a_folder_says_no_more_than_of_all(tmp_path, capfd):
+    own = {"_target_": "cvae.training.wandb_mirror.WandbMirror", "entity": "mallory", "mode": "online", "project": "arms"}
+    folder = folder_with(tmp_path, "logger=[wandb,tensorboard]", logger__wandb=own, logger__artifacts="all")
+    cfg, _ = reopen([f"resume={folder}"])
+    assert cfg.logger.wandb == {"_target_": own["_target_"], "project": "arms"}
+    assert list(cfg.logger.tensorboard) == ["_target_"]
+    assert ("artifacts" in cfg.logger, cfg.logger.mode) == (False, "offline")
+    assert "entity mallory" in capfd.readouterr().out
+    cfg, _ = reopen([f"resume={folder}", "+logger.wandb.entity=me"])
+    assert (cfg.logger.wandb.entity, "mode" in cfg.logger) == ("me", False)
+
+
+def test_a_run_stays_in_the_project_that_run_json_notes_unless_the_command_names_one(tmp_path, monkeypatch):
+    folder = folder_with(tmp_path, logger__project="first")
+    monkeypatch.setenv("WANDB_PROJECT", "other")
+
+    def project(*words: str, noted: object = None) -> str:
+        record = {"id": "1", "signature": "s", "group": None, "wandb": noted}
+        (folder / "run.json").write_text(integrity.stamped(record))
+        cfg, _ = reopen([f"resume={folder}", *words])
+        mirror = build_mirror(cfg)
+        assert mirror.settle(record) == {"wandb": {"project": mirror.project}}
+        return mirror.project
+
+    assert project() == "first"
+    assert project(noted={"project": "second"}) == "second"
+    assert project("logger=wandb", noted={"project": "second"}) == "second"
+    assert project("logger.project=third", noted={"project": "second"}) == "third"
+    assert project("logger=wandb") == "other"
+    for nonsense in ([], {"project": 7}, {"project": ["a"]}, "x"):
+        assert project(noted=nonsense) == "first"
+
+
+def test_a_folder_of_the_old_form_goes_on(tmp_path):
+    old = {
+        "_target_": "cvae.training.wandb_mirror.WandbMirror",
+        "project": "ours",
+        "entity": None,
+        "tags": ["a"],
+        "mode": "auto",
+    }
+    folder = folder_with(tmp_path, logger=old)
+    mirror = build_mirror(reopen([f"resume={folder}"])[0])
+    assert (type(mirror), mirror.project, mirror.tags) == (WandbMirror, "ours", ["a"])
+    assert build_mirror(reopen([f"resume={folder}", "logger.mode=offline"])[0]).mode == "offline"
+    both = build_mirror(reopen([f"resume={folder}", "logger=[wandb,tensorboard]"])[0])
+    assert [type(each).__name__ for each in both.each] == ["WandbMirror", "TensorboardMirror"]
 
 
 @pytest.mark.parametrize("value", ["${data.root}", "${lr}", ["${data.root}"], {"a": 1}, 7])

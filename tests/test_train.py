@@ -17,7 +17,7 @@ from conftest import tiny
 from PIL import Image
 
 KEYS = [
-    "epoch", "step", "train/mse", "train/kld", "train/loss", "val/psnr", "val/ssim", "val/psnr_copy",
+    "epoch", "step", "train/mse", "train/kld", "train/loss", "val/psnr", "val/ssim", "val/mse", "val/psnr_copy",
     "kl_weight", "tf_ratio", "lr", "seconds", "frames_per_second",
 ]  # fmt: skip
 
@@ -137,6 +137,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(train, drawn):
 def test_posterior_collapse_and_a_wide_decoder_are_warned_of_and_a_live_latent_is_not(train, drawn):
     said = train(*tiny(drawn, "beta=1")).out
     assert "warning: the decoder's implied sigma 78.4 exceeds 3 times the copy baseline's RMSE" in said
+    assert "posterior collapse" not in said  # after four steps nothing can be said
+    said = train(*tiny(drawn, "beta=1", "epoch_size=70")).out
     assert "warning: posterior collapse" in said
     assert "exceeds" not in train(*tiny(drawn, "likelihood=gaussian", "likelihood.sigma=0.1")).out
 
@@ -154,12 +156,29 @@ def test_show_schedules_draws_both_and_trains_nothing(train):
     assert "schedules.png" in result.out
 
 
-def test_each_of_a_multirun_has_its_own_folder(train, drawn):
-    assert train("-m", *tiny(drawn), "kl_schedule=cyclical,monotonic", "tf_schedule=step,linear").code == 0
+def test_each_of_a_multirun_has_its_own_folder_and_all_of_them_a_table_at_the_end(train, drawn):
+    done = train("-m", *tiny(drawn), "kl_schedule=cyclical,monotonic", "tf_schedule=step,linear")
+    assert done.code == 0
     (sweep,) = (path for path in Path("multirun").iterdir())
+    *_, header, one, two, three, four, command = done.out.splitlines()
+    assert header.split() == ["kl_schedule", "tf_schedule", "best", "validation", "PSNR,", "dB", "epoch", "folder"]
+    for job, line in enumerate((one, two, three, four)):
+        kl, forcing, psnr, *_, folder = line.split()
+        assert (kl, forcing) == (("cyclical", "monotonic")[job // 2], ("step", "linear")[job % 2])
+        assert float(psnr) == pytest.approx(max(row["val/psnr"] for row in rows(sweep / str(job))), abs=0.006)
+        assert Path(folder) == sweep / str(job)
+    assert sum(" * " in line for line in (one, two, three, four)) >= 1  # the best
+    assert command == f"compare them  python -m cvae.report runs={sweep}"
     assert sorted(path.name for path in sweep.iterdir() if path.is_dir()) == ["0", "1", "2", "3"]
     for job in range(4):
         assert len(rows(sweep / str(job))) == 2
+
+
+def test_a_multirun_that_fails_has_its_table_too(train, drawn):
+    done = train("-m", *tiny(drawn), "epochs=1", "lr=1e-3,1e30", "hydra.sweep.dir=grid")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert re.search(r"^1e\+30 +- +- +grid/1  diverged$", done.out, re.MULTILINE)
+    assert re.search(r"^0.001 +\d\d?\.\d\d \* +1 +grid/0$", done.out, re.MULTILINE)
 
 
 def test_the_embedded_world_is_the_default(train):

@@ -22,6 +22,8 @@ class Server:
         self.reports: list[dict[str, Any]] = []
         self.history: dict[str, list[dict[str, Any]]] = {}
         self.files: list[str] = []
+        self.runs: list[dict[str, Any]] = []  # as their first request describes them
+        self.artifact: dict[str, bytes] = {}  # the files of the artifacts
         self.url = ""
 
     def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -49,13 +51,44 @@ class Server:
             return {"upsertView": {"view": {**view, **shown}, "inserted": True}}
         if operation == "RunResumeStatus":
             return {"model": None}
+        if operation.startswith(("Artifact", "CreateArtifact", "UpdateArtifact", "CommitArtifact")):
+            return self._artifacts(operation, given)
         if operation == "UpsertBucket":
+            self.runs.append(given)
             run = {key: given.get(key) for key in ("name", "displayName", "config")}
             return {"upsertBucket": {"bucket": {"id": "r", **run, "project": project, "historyLineCount": 0}, "inserted": True}}
         if operation == "CreateRunFiles":
             files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in given["files"]]
             return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
         return {}
+
+    def _artifacts(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
+        manifest = {"id": "m", "file": {"id": "f", "uploadUrl": f"{self.url}/artifact/manifest", "uploadHeaders": []}}
+        if operation == "ArtifactType":
+            return {"project": {"artifact": None}}
+        if operation == "CreateArtifact":
+            made = {"id": "a", "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+            return {"createArtifact": {"artifact": made}}
+        if operation in ("CreateArtifactManifest", "UpdateArtifactManifest"):
+            return {operation[0].lower() + operation[1:]: {"artifactManifest": manifest}}
+        if operation == "CreateArtifactFiles":
+            names = [each["name"] for each in given["input"]["artifactFiles"]]
+            node = {"uploadHeaders": [], "uploadMultipartUrls": None, "artifact": {"id": "a"}}
+            edges = [{"node": {**node, "storagePath": n, "uploadUrl": f"{self.url}/artifact/{n}", "name": n}} for n in names]
+            return {"createArtifactFiles": {"files": {"edges": edges}}}
+        if operation == "CommitArtifact":
+            return {"commitArtifact": {"artifact": {"id": "a", "digest": "d"}}}
+        project = {
+            "__typename": "Project",
+            "id": "p",
+            "name": "cvae",
+            "entity": {"__typename": "User", "id": "e", "name": "me"},
+        }
+        none = dict.fromkeys(("description", "metadata", "historyStep", "commitHash", "updatedAt"))
+        plain = {"versionIndex": 0, "ttlDurationSeconds": -2, "ttlIsInherited": True, "tags": [], "size": 1, "digest": "d"}
+        plain |= {"state": "COMMITTED", "fileCount": 1, "createdAt": "2026-01-01T00:00:00", "aliases": []}
+        sequence = {"__typename": "ArtifactSequence", "id": "s", "name": "run", "project": project}
+        return {"artifact": {"id": "a", "artifactSequence": sequence, "artifactType": {"name": "run"}, **none, **plain}}
 
     def take(self, path: str, body: bytes) -> None:
         """A request that is no GraphQL: the lines of a run's history, or a file."""
@@ -64,6 +97,8 @@ class Server:
             self.history.setdefault(path.split("/")[-2], []).extend(json.loads(line) for line in lines)
         elif path.startswith("/upload/"):
             self.files.append(path.removeprefix("/upload/"))
+        elif path.startswith("/artifact/"):
+            self.artifact[path.removeprefix("/artifact/")] = body
 
 
 @contextlib.contextmanager

@@ -51,9 +51,9 @@ class VideoFeatures:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # TorchScript is deprecated; its files are what the field shares
                 self._net = torch.jit.load(weights, map_location="cpu").eval()
+            known = {argument.name for argument in self._net.forward.schema.arguments}
         except Exception as error:  # of many types
             raise UserError(f"{_KEY}={weights} is no TorchScript file ({first_line(error)}): {_HINT}") from error
-        known = {argument.name for argument in self._net.forward.schema.arguments}
         self._switches = {name: value for name, value in _I3D.items() if name in known}
 
     def __call__(self, videos_NTCHW: Tensor) -> Features:
@@ -64,12 +64,11 @@ class VideoFeatures:
 
     def _rows(self, videos_NTCHW: Tensor) -> Features:
         videos, frames = videos_NTCHW.shape[:2]
-        flat = videos_NTCHW.flatten(0, 1).float()
-        large = functional.interpolate(flat, (SIZE, SIZE), mode="bilinear", align_corners=False).mul_(2).sub_(1)
-        prepared_NCTHW = large.unflatten(0, (videos, frames)).transpose(1, 2).contiguous()
         try:
-            with torch.inference_mode(), torch.autocast(prepared_NCTHW.device.type, enabled=False):
-                rows_ND = self._net(prepared_NCTHW, **self._switches)
+            with torch.inference_mode(), torch.autocast(videos_NTCHW.device.type, enabled=False):
+                small = videos_NTCHW.flatten(0, 1).float()
+                large = 2 * functional.interpolate(small, (SIZE, SIZE), mode="bilinear", align_corners=False) - 1
+                rows_ND = self._net(large.unflatten(0, (videos, frames)).transpose(1, 2).contiguous(), **self._switches)
         except Exception as error:  # the net's own code may raise anything
             asked = f"{frames} frames of {SIZE}x{SIZE} pixels"
             raise UserError(f"{_KEY}={self.weights} fails on videos of {asked} ({_brief(error)}): {_HINT}") from error
@@ -113,21 +112,26 @@ def frechet_distance(a_ND: NDArray[np.floating], b_ND: NDArray[np.floating]) -> 
 
 
 def frechet_interval(
-    predicted_ND: NDArray[np.floating], true_ND: NDArray[np.floating], seed: int, resamples: int = _RESAMPLES
+    predicted_SND: NDArray[np.floating], true_ND: NDArray[np.floating], seed: int, resamples: int = _RESAMPLES
 ) -> tuple[float, float, float]:
-    """The distance and the ends of its 95 % interval over videos; row i of both is the same video.
+    """The distance of all samples to the true videos, and the ends of its 95 % interval over videos.
+
+    ``predicted_SND[s, i]`` is of the same video as ``true_ND[i]``; one sample may also be given as ``ND``.
 
     Videos are drawn anew with replacement, predicted and true together. The interval is the distance plus and minus 1.96
     deviations of the distances so drawn, and not their quantiles: repeated videos have less spread, which shifts the
     distance itself. It tells how far the number moves with the choice of as many videos; it does not take away that a distance
-    from few videos is larger than one from many.
+    from few videos is larger than one from many. All three are NaN where a model diverged.
     """
-    distance = frechet_distance(predicted_ND, true_ND)
-    generator = np.random.default_rng(seed)
-    drawn = [
-        frechet_distance(predicted_ND[rows], true_ND[rows])
-        for rows in generator.integers(0, len(true_ND), (resamples, len(true_ND)))
-    ]
+    videos, dims = true_ND.shape
+
+    def of(rows: NDArray[np.int64]) -> float:
+        return frechet_distance(predicted_SND[..., rows, :].reshape(-1, dims), true_ND[rows])
+
+    distance = of(np.arange(videos))
+    if not np.isfinite(distance):
+        return distance, distance, distance
+    drawn = [of(rows) for rows in np.random.default_rng(seed).integers(0, videos, (resamples, videos))]
     half = 1.96 * float(np.std(drawn, ddof=1))
     return distance, max(0.0, distance - half), distance + half
 
@@ -137,12 +141,12 @@ def _gaussian(features_ND: NDArray[np.floating]) -> tuple[NDArray[np.float64], N
     rows = np.asarray(features_ND, np.float64)
     if len(rows) < 2:
         raise UserError(f"FVD needs at least 2 videos and got {len(rows)}: a split of more videos has one")
-    mean = rows.mean(axis=0)
-    centred = (rows - mean) / np.sqrt(len(rows) - 1)
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        mean = rows.mean(axis=0)
+        centred = (rows - mean) / np.sqrt(len(rows) - 1)
     if len(rows) <= rows.shape[1]:
         return mean, centred
-    factor: NDArray[np.float64] = np.linalg.qr(centred, mode="r")
-    return mean, factor
+    return mean, np.asarray(np.linalg.qr(centred, mode="r"))
 
 
 def _brief(error: Exception) -> str:

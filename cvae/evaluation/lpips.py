@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cvae.errors import UserError, first_line, require
-from cvae.evaluation.weights import named_file, sha256_of_file
+from cvae.evaluation.weights import is_file, named_file, sha256_of_file
 
 NETS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
 """Nets and torchvision's files of their weights; eight digits in a name are the beginning of the file's SHA-256."""
@@ -22,7 +22,7 @@ NETS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeez
 _KEY = "lpips.weights"
 _SOURCE = "https://download.pytorch.org/models/"
 _SMALLEST = 32  # pixels: below, the deepest layers of a net see nothing
-_IMAGES = 256  # at a time; memory is bounded by it
+_PIXELS = 1 << 18  # of images at a time, 64 of 64 x 64: VGG, the largest net, then takes less than 1 GB
 
 
 class Lpips:
@@ -57,7 +57,8 @@ class Lpips:
                 f"LPIPS needs frames of 3 colours and at least {_SMALLEST}x{_SMALLEST} pixels, not {got}: leave it out"
             )
         self._model.to(predicted.device)
-        pairs = (images.reshape(-1, *images.shape[-3:]).float().split(_IMAGES) for images in (predicted, target))
+        at_once = max(1, _PIXELS // (height * width))
+        pairs = (images.reshape(-1, *images.shape[-3:]).float().split(at_once) for images in (predicted, target))
         with torch.inference_mode(), torch.autocast(predicted.device.type, enabled=False):
             values = [self._model(x, y, normalize=True).flatten() for x, y in zip(*pairs, strict=True)]
         return torch.cat(values).reshape(predicted.shape[:-3])
@@ -77,7 +78,7 @@ def lpips(weights: str | os.PathLike[str] | None = None, net: str = "alex") -> L
     if weights is not None:
         return Lpips(named_file(weights, _KEY, how(net)), net)
     file = cached(net)
-    if not file.is_file():
+    if not is_file(file):
         raise UserError(f"LPIPS needs {file}, which is missing: {how(net)}")
     found = Lpips(file, net)
     if not found.sha256.startswith(NETS[net][-12:-4]):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cvae.errors import UserError
 
-__all__ = ["psnr", "ssim"]
+__all__ = ["mse", "psnr", "ssim"]
 
 FrameMetric = Callable[[Tensor, Tensor], Tensor]  # predicted and true images ...CHW to values ...
 
@@ -20,13 +20,17 @@ _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 
 
+def mse(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of ``...CHW`` images over channels and pixels, shape ``...``."""
+    return (predicted.float() - target.float()).square().mean(dim=(-3, -2, -1))
+
+
 def psnr(predicted: Tensor, target: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of ``...CHW`` images with peak 1, shape ``...``.
 
     The MSE is clamped at 1e-10, so that a perfect frame counts 100 dB and not infinity.
     """
-    mse = (predicted.float() - target.float()).square().mean(dim=(-3, -2, -1))
-    return -10 * torch.log10(mse.clamp_min(1e-10))
+    return -10 * torch.log10(mse(predicted, target).clamp_min(1e-10))
 
 
 def ssim(predicted: Tensor, target: Tensor) -> Tensor:

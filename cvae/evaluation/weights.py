@@ -19,9 +19,17 @@ def named_file(path: str | os.PathLike[str], key: str, hint: str) -> Path:
         UserError: there is no such file, or it is none; ``hint`` says where to get it.
     """
     file = expanded(path, key)
-    if not file.is_file():
-        raise UserError(f"{key}={file} is {'no regular file' if file.exists() else 'missing'}: {hint}")
+    if not is_file(file):
+        raise UserError(f"{key}={file} is missing, or no file that can be read: {hint}")
     return file
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file; no where a folder may not be looked into."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def sha256_of_file(path: Path, key: str) -> str:

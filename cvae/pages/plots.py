@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,14 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cvae.charts import literal
 from cvae.evaluation.intervals import mean_interval
 from cvae.metrics import panels
-from cvae.pictures import literal
 from cvae.runs.collection import all_metrics
 from cvae.runs.run import Run
 
 # The palette of Okabe and Ito, which colour-blind readers can distinguish.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8b949e")
+_LETTERS = 58  # of a legend across one panel
 _DASHES = ("-", "--", ":", "-.")
 
 
@@ -30,18 +32,22 @@ def group_curves(groups: Mapping[str, Sequence[Run]]) -> bytes | None:
         return None
     columns = min(3, len(metrics))
     lines = -(-len(metrics) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.2 * lines + 0.3 + 0.22 * -(-len(groups) // 2)), layout="constrained", dpi=110)
+    room = _LETTERS * columns  # of the legend's lines
+    beside = 2 if columns > 1 and all(len(name) <= room // 2 for name in groups) else 1
+    told = {name: textwrap.fill(name, room // beside) for name in groups}
+    height = 3.2 * lines + 0.3 + 0.18 * sum(text.count("\n") + 1 for text in told.values()) / beside
+    figure = Figure(figsize=(4.6 * columns, height + 0.2), layout="constrained", dpi=110)
     places = list(np.atleast_1d(figure.subplots(lines, columns)).flat)
     for axes, metric in zip(places, metrics, strict=False):
         for index, (name, runs) in enumerate(groups.items()):
             dash = _DASHES[index // len(COLOURS) % len(_DASHES)]
-            band(axes, _seed_curves(runs, metric.key), COLOURS[index % len(COLOURS)], name, dash)
+            band(axes, _seed_curves(runs, metric.key), COLOURS[index % len(COLOURS)], told[name], dash)
         style(axes, metric.title)
     for axes in places[len(metrics) :]:
         axes.set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if len(labels) > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+        figure.legend(handles, labels, loc="outside lower center", ncols=beside, frameon=False, fontsize=8)
     return png(figure)
 
 

@@ -24,6 +24,7 @@ from cvae.prediction.video import Pixels
 
 _HINT = "choose another folder with out="
 _TOGETHER = 32  # sequences that are predicted at a time
+_MOST = 20_000  # frames of all samples of a sequence; they are in memory at once
 _OTHERS = 3  # samples that are shown beside the best
 
 
@@ -94,8 +95,10 @@ def write_split(model: Predictor, source: Source, n_future: int | None, seed: in
 
 
 def _predicted(model: Predictor, scenes: Sequence[Scene], samples: int, seed: int) -> Tensor:
-    """``future_SBKCHW`` of scenes of one length."""
+    """``future_SBKCHW`` of scenes of one length; UserError if they would be too many."""
     length = scenes[0].length
+    if samples * length > _MOST:
+        raise UserError(f"samples={samples} of {length} frames are more than {_MOST} frames: lower samples or n_future")
     past_BTCHW = images(np.stack([scene.frames_THWC[: model.n_past] for scene in scenes]), model.device)
     cond_BTA = torch.from_numpy(np.stack([scene.cond_TA for scene in scenes]))
     noise_STBZ = torch.stack([model.noise(seed, scene.row, samples, length) for scene in scenes], dim=2)
@@ -108,12 +111,13 @@ def _scores(model: Predictor, scene: Scene, future_SKCHW: Tensor) -> tuple[NDArr
     past, true_KCHW = frames_TCHW[model.n_past - 1], frames_TCHW[model.n_past :]
     future_SKCHW = future_SKCHW[:, : len(true_KCHW)]
 
-    def both(predicted: Tensor, true: Tensor) -> NDArray[np.float64]:
+    def both(predicted_KCHW: Tensor) -> NDArray[np.float64]:
         if not len(true_KCHW):
-            return np.zeros((*predicted.shape[:-3], 2))
-        return torch.stack([psnr(predicted, true), ssim(predicted, true)], dim=-1).double().cpu().numpy()
+            return np.zeros((0, 2))
+        scores_K2 = torch.stack([psnr(predicted_KCHW, true_KCHW), ssim(predicted_KCHW, true_KCHW)], dim=-1)
+        return scores_K2.double().cpu().numpy()
 
-    return both(future_SKCHW, true_KCHW.expand_as(future_SKCHW)), both(past.expand_as(true_KCHW), true_KCHW)
+    return np.stack([both(sample_KCHW) for sample_KCHW in future_SKCHW]), both(past.expand_as(true_KCHW))
 
 
 def _rows(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cvae.data.layout import IMAGE_SIZE, TABLES
 from cvae.data.packed import CONDITIONS
-from cvae.errors import UserError, expanded, require
+from cvae.errors import UserError, expanded, first_line, require
 from cvae.model.cvae import CVAE
 from cvae.prediction import weights
 from cvae.resume import recorded_config
@@ -166,7 +166,7 @@ class Predictor:
 
     def _past(self, past: Array) -> tuple[Tensor, bool, bool]:
         """``frames_BTCHW`` in [0, 1], whether it is one sequence, and whether its channels come last."""
-        found = past if isinstance(past, Tensor) else torch.from_numpy(np.ascontiguousarray(past))
+        found = _tensor("past", past)
         single = found.dim() == 4
         frames = found[None] if single else found
         channels_last = frames.dim() == 5 and frames.shape[-1] == 3
@@ -193,7 +193,7 @@ class Predictor:
                     f"cond is missing: the model takes {width} values with each frame ({', '.join(self.conditions)})"
                 )
             return torch.zeros(batch, 0, 0)
-        found = cond if isinstance(cond, Tensor) else torch.from_numpy(np.ascontiguousarray(cond))
+        found = _tensor("cond", cond)
         cond_BTA = found[None] if single and found.dim() == 2 else found
         if cond_BTA.dim() != 3 or cond_BTA.shape[0] != batch or cond_BTA.shape[2] != width:
             raise UserError(
@@ -216,6 +216,16 @@ class Predictor:
             more = f"; without it, cond needs more than {self.n_past} rows" if self.conditions else ""
             raise UserError(f"n_future is {n_future}: give a number of frames to predict, at least 1{more}")
         return length
+
+
+def _tensor(name: str, values: Array) -> Tensor:
+    """An array as a tensor that shares no memory with it: NumPy's may be read-only, which PyTorch warns of."""
+    if isinstance(values, Tensor):
+        return values
+    try:
+        return torch.from_numpy(np.array(values))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} is no array of numbers ({first_line(error)}): give NumPy or torch") from error
 
 
 def to_bytes(frames: Tensor) -> Tensor:

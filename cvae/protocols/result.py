@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cvae.charts import frame_scores
 from cvae.console import short
 from cvae.errors import UserError, whole, write_whole, writing
 from cvae.evaluation.fvd import VideoFeatures, frechet_interval
@@ -19,7 +20,6 @@ from cvae.evaluation.intervals import bootstrap
 from cvae.evaluation.lpips import Lpips
 from cvae.evaluation.protocol import Protocol
 from cvae.evaluation.scoring import BASELINES, ROWS, Scores, Values
-from cvae.pictures import frame_scores
 
 FORMAT = 1
 _DIGITS = 6

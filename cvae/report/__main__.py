@@ -48,7 +48,7 @@ def report(cfg: DictConfig) -> None:
     from cvae.pages.document import write_markdown
     from cvae.report.html.data import page_data
     from cvae.report.html.render import render
-    from cvae.report.markdown import markdown_blocks
+    from cvae.report.markdown import STRIPS, markdown_blocks
     from cvae.report.serve import serve
     from cvae.runs.collection import Collection, collect
 
@@ -71,7 +71,7 @@ def report(cfg: DictConfig) -> None:
     out = expanded(cfg.out or f"report.{form}", "out")
     if form == "md":
         _name_problems(found.problems, said)
-        write_markdown(markdown_blocks(found, title, command(), cfg.bair), out)
+        write_markdown(markdown_blocks(found, title, command(), cfg.bair, min(cfg.videos, STRIPS)), out)
     else:
         with writing(out, _HINT):
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 
@@ -10,28 +11,47 @@ from cvae.evaluation.intervals import mean_interval, seed_differences
 from cvae.metrics import Metric
 from cvae.pages.document import Block, Code, Heading, Picture, Table, Text, level, signed
 from cvae.pages.plots import group_curves
-from cvae.runs.collection import Collection, all_metrics, by_seed, commits, differing, main_objective, setting_order
+from cvae.pictures import strip
+from cvae.report.sweeps import sweep_png
+from cvae.report.videos import best_of_each_group, read_video
+from cvae.runs.collection import Collection, all_metrics, by_seed, commits, differing, main_objective, other_data, setting_order
 from cvae.runs.evaluations import Evaluation
 from cvae.runs.run import Run
 from cvae.study.answers import find_answers
 
+STRIPS, _SEQUENCES = 6, 2  # runs whose frames are shown, and sequences of each
 
-def markdown_blocks(found: Collection, title: str, command: str, bair: bool) -> list[Block]:
-    """All blocks of the report; ``bair``: the data are BAIR, so the course report's 25 dB applies to its claims."""
+
+def markdown_blocks(found: Collection, title: str, command: str, bair: bool, strips: int = STRIPS) -> list[Block]:
+    """All blocks of the report.
+
+    Args:
+        found: the runs.
+        title: the title of the page.
+        command: the command that makes the page.
+        bair: the data are BAIR, so the course report's 25 dB applies to its claims.
+        strips: the most runs of which frames are shown.
+    """
     runs = found.runs
     blocks: list[Block] = [Heading(1, title), Code(command), *find_answers(runs, bair)]
     keys = [key for key in differing(runs) if key != "seed"]
     groups = grouped(runs, keys)
     if len(groups) < len(runs):
         blocks += [Heading(2, "Groups"), *_groups(groups)]
+    if warning := other_data(runs):
+        blocks.append(Text(warning))
     if (curves := group_curves(groups)) is not None:
         blocks += [Heading(2, "Curves"), Picture("curves.png", curves, "Metrics and schedules over epochs")]
     blocks += [Heading(2, "Runs"), _runs(runs, differing(runs))]
     if rows := [[run.name, *_evaluation(each)] for run in runs for each in run.evaluations]:
         header = ["run", "protocol", "videos", "PSNR [95 %], dB", "repeating the last frame, dB"]
         blocks += [Heading(2, "Evaluation"), Table(header, rows)]
-    for sweep in found.sweeps:
+    if samples := _strips(runs, keys, strips):
+        blocks += [Heading(2, "Samples"), *samples]
+    for number, sweep in enumerate(found.sweeps):
         blocks += [Heading(2, f"Sweep {sweep.name}"), Text(f"{sweep.summary}. {f'Best: {sweep.best}' if sweep.best else ''}")]
+        if (drawn := sweep_png(sweep, runs)) is not None:
+            blocks.append(Picture(f"sweep_{number}.png", drawn, f"Figures of the sweep {sweep.name}"))
     if runs:
         blocks += [Heading(2, "Commands that repeat the runs"), Text(commits(runs))]
         blocks.append(Code("\n".join(filter(None, (run.repeat for run in runs)))))
@@ -47,9 +67,17 @@ def markdown_blocks(found: Collection, title: str, command: str, bair: bool) -> 
 def grouped(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, list[Run]]:
     """Runs by the settings that name their group; ``keys`` has no seed, so a group holds all seeds."""
     groups: dict[str, list[Run]] = {}
+    names: dict[str, str] = {}
     for run in sorted(runs, key=lambda run: [setting_order(run.settings.get(key)) for key in keys]):
-        groups.setdefault(" ".join(f"{key}={run.settings.get(key)}" for key in keys) or "all", []).append(run)
+        short_name = " ".join(f"{key}={_setting(run.settings.get(key))}" for key in keys)
+        exact = str([run.settings.get(key) for key in keys])
+        name = short_name if names.setdefault(short_name, exact) == exact else exact  # alike to four digits
+        groups.setdefault(name or "all", []).append(run)
     return groups
+
+
+def _setting(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _groups(groups: dict[str, list[Run]]) -> list[Block]:
@@ -86,13 +114,33 @@ def _ends(runs: Sequence[Run], metric: Metric) -> dict[int, float]:
 
 def _runs(runs: Sequence[Run], keys: Sequence[str]) -> Table:
     objective, shown = main_objective(runs), [metric for metric in all_metrics(runs) if metric.shown == "table"]
-    header = ["run", *keys, "state", f"best {objective.title}", "at epoch", *(f"last {metric.title}" for metric in shown)]
+    header = ["run", f"best {objective.title}", "at epoch", *keys, "state", *(f"last {metric.title}" for metric in shown)]
     rows = []
     for run in runs:
         value, epoch = run.best(objective.key) or (None, "")
-        numbers = [objective.text(value), str(epoch), *(metric.text(run.last(metric.key)) for metric in shown)]
-        rows.append([run.name, *(str(run.settings.get(key, "")) for key in keys), run.state, *numbers])
+        settings = [_setting(run.settings.get(key, "")) for key in keys]
+        numbers = [metric.text(run.last(metric.key)) for metric in shown]
+        rows.append([run.name, objective.text(value), str(epoch), *settings, run.state, *numbers])
     return Table(header, rows)
+
+
+def _strips(runs: Sequence[Run], keys: Sequence[str], most: int) -> list[Block]:
+    """True and predicted frames of the best run of each group of settings, then of the second best ones, up to a number."""
+    blocks: list[Block] = []
+    objective = main_objective(runs)
+    for number, run in enumerate(best_of_each_group([run for run in runs if run.video], keys)[:most]):
+        if isinstance(video := read_video(run), str):
+            continue  # the notes say why
+        names = [f"sequence {row + 1}" for row in range(min(_SEQUENCES, len(video.true_STHWC)))]
+        shown = slice(len(names))
+        file = io.BytesIO()
+        strip(video.true_STHWC[shown], video.predicted_STHWC[shown], video.n_past, names, file)
+        value, _ = run.best(objective.key) or (None, 0)
+        told = [f"{objective.label} {objective.text(value)} {objective.unit}".rstrip()] * (value is not None)
+        told += [f"{key}={_setting(run.settings.get(key))}" for key in keys]
+        blocks.append(Text(f"{run.name}, after epoch {video.epoch}: {', '.join(told)}"))
+        blocks.append(Picture(f"strip_{number}.png", file.getvalue(), f"Truth above prediction of {run.name}"))
+    return blocks
 
 
 def _evaluation(each: Evaluation) -> list[str]:

@@ -21,6 +21,7 @@ from cvae.sweep.records import SweepRecord, read_sweep
 _HINT = "give run folders or multirun folders; they are in multirun/"
 _MARKS = (".hydra", "run.json", "metrics.jsonl", FAILURE)  # one of them makes a folder a run's
 _MOST, _DEPTH = 20_000, 40  # entries of a folder of runs, and folders within folders
+_FINGERPRINT, _DATA_SETS = 64, 6  # letters, and data sets that are named
 _PROGRAMS = (("python", "-m", "cvae.train"), ("cvae-train",))  # whose sweeps have commands that are shown
 
 
@@ -74,7 +75,7 @@ def collect(places: Sequence[str]) -> Collection:
         except Exception as error:  # whatever a folder leads to, or one that is removed now, costs its own line alone
             unreadable[real] = (folder, f"it cannot be read, or was removed ({files.brief(error)})")
     sweeps, closed = _sweeps(runs)
-    shown = [_with_sweep_state(run, sweeps) for run in _with_short_names(runs)]
+    shown = [_with_sweep_state(_with_option_names(run), sweeps) for run in _with_short_names(runs)]
     return Collection(shown, [*unreadable.values(), *closed], failed, sweeps)
 
 
@@ -180,6 +181,11 @@ def _with_short_names(runs: Sequence[Run]) -> list[Run]:
     return [replace(run, name=os.path.relpath(run.folder, common)) for run in runs]
 
 
+def _with_option_names(run: Run) -> Run:
+    """The run with the choice of each group by the name that its command has for it: ``model: tiny``."""
+    return replace(run, settings=run.settings | {key: name for key, name in run.options.items() if key in run.settings})
+
+
 def _sweeps(runs: Iterable[Run]) -> tuple[list[SweepRecord], list[tuple[Path, str]]]:
     """The studies of the runs, each read from its journal or from the sweep.json beside its runs, and what cannot be read."""
     firsts: dict[tuple[str, str], Run] = {}
@@ -218,10 +224,14 @@ def differing(runs: Sequence[Run]) -> list[str]:
     """The settings in which runs differ, without those that follow from another choice.
 
     A monotonic run has no ``kl_schedule.cycles``, because its ``kl_schedule`` is another one: ``cycles`` differs only if it
-    differs among the cyclical runs. The fingerprint of the data differs only if no setting of the data explains it.
+    differs among the cyclical runs. So it is with the width of a tiny and a small model, and with whatever else is always the
+    same under one option. The fingerprint of the data differs only if no setting of the data explains it.
     """
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     found = [key for key in keys if _differs(key, runs)]
+    found = [
+        key for key in found if (group := key.split(".")[0]) == key or group not in found or not _determined(key, [group], runs)
+    ]
     of_data = [key for key in found if key.split(".")[0] == "data" and key != DATA]
     if DATA in found and _determined(DATA, of_data, runs):
         found.remove(DATA)
@@ -235,6 +245,12 @@ def _differs(key: str, runs: Sequence[Run]) -> bool:
     groups = [".".join(parts[:end]) for end in range(1, len(parts))]
     explained = any(_values(group, having).isdisjoint(_values(group, lacking)) for group in groups)
     return len(_values(key, having)) > 1 or (bool(lacking) and not explained)
+
+
+def _of_an_option(key: str, found: Sequence[str], runs: Sequence[Run]) -> bool:
+    """Whether a setting is always the same under one option of its group, whose options differ."""
+    group = key.split(".")[0]
+    return group != key and group in found and _determined(key, [group], runs)
 
 
 def _determined(key: str, others: Sequence[str], runs: Sequence[Run]) -> bool:
@@ -292,3 +308,16 @@ def commits(runs: Sequence[Run]) -> str:
     shas = sorted({str(run.record.get("git_sha") or "unknown")[:10] for run in runs})
     changed = sum(bool(run.record.get("dirty")) for run in runs)
     return f"Commit {', '.join(shas)}" + (f", {changed} of {len(runs)} runs with uncommitted changes." if changed else ".")
+
+
+def other_data(runs: Sequence[Run]) -> str:
+    """A warning that runs are on different data, so that their levels do not compare; empty if they are not."""
+    counts: dict[str, list[str]] = {}
+    for run in runs:
+        if fingerprint := run.record.get("dataset"):
+            counts.setdefault(str(fingerprint)[:_FINGERPRINT], []).append(str(run.settings.get("data", "data")))
+    if len(counts) < 2:
+        return ""
+    named = [f"{len(names)} on {names[0]} ({DATA}={fingerprint})" for fingerprint, names in counts.items()]
+    shown = "; ".join(named[:_DATA_SETS]) + ("; ..." if len(named) > _DATA_SETS else "")
+    return f"These runs are on {len(counts)} different data sets, whose levels do not compare: {shown}."

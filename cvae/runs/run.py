@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvae import __version__, files, integrity
-from cvae.cli import quoted
+from cvae import __version__, files, integrity, repeat
 from cvae.config import flat, identity
 from cvae.console import printable, short
 from cvae.metrics import KEY, Metric, from_record
+from cvae.options import believed, chosen
+from cvae.repeat import OVERRIDES
 from cvae.runs.evaluations import Evaluation, read_evaluations
 from cvae.runs.rows import Row, read_rows
 from cvae.runs.state import failure_of, state_of
@@ -22,12 +21,12 @@ from cvae.start import resume_command
 from cvae.strangers import pasteable, said
 
 _IGNORED = ("sample_every", "compile")  # like the keys that ``identity`` leaves out, they do not change what a run learns
-_SURROUNDINGS = re.compile(r"\+*(trial\.|hydra[./](run|sweep|sweeper|job|mode|launcher|output_subdir|verbose|job_logging)\b)")
+_GROUPS = ("data", "model", "prior", "likelihood", "kl_schedule", "tf_schedule", "optim")
 _REQUIRED = ("seed", "epochs", "n_past", "n_future")  # whole numbers that every report needs
 DATA = "data.fingerprint"  # added to the settings: a hash of the content of the data, since their folder's name says nothing
 _PICTURES = 50_000  # in a folder of samples
 _SETTINGS, _TEXT = 1000, 2000  # that a run may have, and letters of each
-_CONFIG, _OVERRIDES = ".hydra/config.yaml", ".hydra/overrides.yaml"
+_CONFIG = ".hydra/config.yaml"
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,8 @@ class Run:
     """What a run folder holds.
 
     ``settings`` is the flat config: ``model.latent_dim: 32``. The choice of a group stands under the group's name,
-    ``kl_schedule: cyclical``, and the fingerprint of the data under ``data.fingerprint``.
+    ``kl_schedule: cyclical``, and the fingerprint of the data under ``data.fingerprint``. ``options`` are the names of the
+    chosen options as the command knows them, ``model: tiny``; of a run that does not say them, those of the classes.
     ``rows`` are the rows of metrics.jsonl, one for each epoch, up to the first damage. ``record`` is run.json, ``metrics`` the
     table of metrics in it. ``state`` is finished, running, stopped, pruned, failed, diverged or damaged: what is shown of a
     damaged run is right, but it may not be all, or not of these settings. ``problems`` say what is wrong with its files, and
@@ -45,6 +45,7 @@ class Run:
     folder: Path
     name: str
     settings: dict[str, Any]
+    options: dict[str, str]
     rows: list[Row]
     record: dict[str, Any]
     metrics: tuple[Metric, ...]
@@ -99,20 +100,12 @@ class Run:
         """The command that repeats it as a single run, without what a folder must not say: ``left_out``; empty if not known."""
         if self.overrides is None:
             return ""
-        words, _ = pasteable(self._words)
-        if any(word.startswith("experiment=") for word in words) and self.sweep is not None:
-            words.append("hydra.mode=RUN")  # an experiment may be a multirun
-        return shlex.join(["python", "-m", "cvae.train", *words])
+        return repeat.alone(pasteable(repeat.of_the_run(self.overrides))[0], self.sweep is not None)
 
     @property
     def left_out(self) -> str:
         """What the command to repeat it lacks, in a sentence; empty if nothing."""
-        return said(pasteable(self._words)[1])
-
-    @property
-    def _words(self) -> list[str]:
-        """Its overrides without those that only say where it ran."""
-        return [word for word in self.overrides or [] if not _SURROUNDINGS.match(word)]
+        return said(pasteable(repeat.of_the_run(self.overrides or []))[1])
 
     @property
     def resume(self) -> str:
@@ -160,6 +153,7 @@ def read_run(folder: Path) -> Run:
         folder=folder,
         name=folder.name,
         settings={key: value for key, value in settings.items() if key not in _IGNORED} | {DATA: _cut(record.get("dataset"))},
+        options=_options(folder, record, settings),
         rows=[] if changed else rows.rows,  # which settings they belong to is not known
         record=record,
         metrics=metrics,
@@ -223,6 +217,13 @@ def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def _options(folder: Path, record: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:
+    """The option of each group by its name: what run.json says, else Hydra's own record, else the names of the classes."""
+    known = believed(record.get("options")) or chosen(folder) or {}
+    classes = {group: settings.get("model.backbone" if group == "model" else group) for group in _GROUPS}
+    return {group: str(name) for group, name in classes.items() if isinstance(name, str)} | known
+
+
 def _changed(
     folder: Path, record: Mapping[str, Any], facts: Mapping[str, Any], settings: Mapping[str, Any], epochs: int
 ) -> Iterator[str]:
@@ -251,23 +252,14 @@ def _overrides(folder: Path, record: Mapping[str, Any]) -> tuple[list[str] | Non
     """The overrides of the run's command, with its own config folders, and why they cannot be read."""
     known = record.get("overrides_sha256")
     try:
-        words = [*map(str, files.read_yaml(folder, _OVERRIDES) or [])]
-        if isinstance(known, str) and integrity.sha256_of(folder / _OVERRIDES) != known:
-            return None, [f"{_OVERRIDES} is not the one that the run had"]
-        return [*_search_path(folder), *words], []
+        words = repeat.overrides(folder)
+        if isinstance(known, str) and integrity.sha256_of(folder / OVERRIDES) != known:
+            return None, [f"{OVERRIDES} is not the one that the run had"]
+        return words, []
     except FileNotFoundError:
-        return ([], []) if known is None else (None, [f"{_OVERRIDES} is missing"])
+        return ([], []) if known is None else (None, [f"{OVERRIDES} is missing"])
     except (files.Unreadable, TypeError) as error:
-        return None, [str(error) if isinstance(error, files.Unreadable) else f"{_OVERRIDES} is no list"]
-
-
-def _search_path(folder: Path) -> list[str]:
-    """The override that names the config folders of the user's own that the run's command named, if any."""
-    with contextlib.suppress(FileNotFoundError, KeyError, TypeError):
-        sources = files.read_yaml(folder, ".hydra/hydra.yaml")["hydra"]["runtime"]["config_sources"]
-        own = [quoted(f"{each['schema']}://{each['path']}") for each in sources if "command-line" in each["provider"]]
-        return [f"hydra.searchpath=[{','.join(own)}]"] if own else []
-    return []
+        return None, [str(error) if isinstance(error, files.Unreadable) else f"{OVERRIDES} is no list"]
 
 
 def _video(folder: Path) -> tuple[str, list[str]]:

@@ -15,8 +15,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from cvae.charts import Chosen
 from cvae.config import build, signature
-from cvae.console import say, short, warn
 from cvae.data.contract import Dataset, check_lengths, condition_statistics
 from cvae.data.layout import IMAGE_SIZE
 from cvae.errors import UserError, require
@@ -26,21 +26,23 @@ from cvae.metrics import OWN_KEYS, Metric, objectives, table
 from cvae.model.cvae import CVAE
 from cvae.model.objective import Likelihood, Objective
 from cvae.model.recurrent import StandardNormal
+from cvae.options import chosen
 from cvae.resume import recorded_config
-from cvae.schedules import LearningRate, Schedule
+from cvae.schedules import LearningRate, Plan, Schedule, said_of
 from cvae.training import checkpoint
 from cvae.training.content import describe, note_data, open_data
 from cvae.training.distributed import current
 from cvae.training.loading import restored
-from cvae.training.recorder import Mirror, Recorder, SilentRecorder, read_metrics
+from cvae.training.loggers import build_mirror
+from cvae.training.recorder import Recorder, SilentRecorder, read_metrics
 from cvae.training.restore import go_on
 from cvae.training.runtime import choose_device, choose_precision, device_name, peak_memory
 from cvae.training.settings import Settings
+from cvae.training.start_table import named, say_what_runs
 from cvae.training.trainer import Trainer
 from cvae.trial import Trial
 
 _TRIED = 1000  # moments at which the forcing schedule is looked at
-_WIDE = 3  # a decoder whose sigma is so many times the copy baseline's error can explain the frames without the latent
 
 
 def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, trial: Trial) -> tuple[Trainer, Recorder]:
@@ -51,7 +53,7 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
     """
     trainer = build_trainer(cfg, folder)
     recorder, settings = trainer.recorder, trainer.settings
-    _say_what_runs(cfg, trainer, folder)
+    say_what_runs(cfg, trainer, folder)
     note_data(cfg, trainer.data.fingerprint)
     if trainer.processes.first:
         trial.use_data(trainer.data.fingerprint)
@@ -60,7 +62,9 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
     trainer.processes.share(cfg, folder, resumed, trainer.device)
     if trainer.finished:
         return trainer, recorder
-    choices = [_name(cfg[key]) for key in ("kl_schedule", "tf_schedule", "likelihood", "prior")]
+    options = chosen(folder) or {}
+    model = options.get("model", named(cfg.model.backbone))
+    choices = [options.get(key, named(cfg[key])) for key in ("kl_schedule", "tf_schedule", "likelihood", "prior")]
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     config["beta"] = settings.beta
     written: Any = OmegaConf.to_container(cfg.data, resolve=False)
@@ -70,6 +74,7 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
         "device": device_name(trainer.device),
         "processes": trainer.processes.world,
         "precision": trainer.precision,
+        "parameters": sum(each.numel() for each in trainer.model.parameters()),
         **describe(trainer.data),
     }
     which = ""
@@ -83,7 +88,7 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
         facts=record,
         group=group,
         name=f"{which}{choices[0]}-{choices[1]}-lr{trainer.lr:g}-tfr{settings.tfr:g}-beta{settings.beta:g}-seed{settings.seed}",
-        tags=[_name(cfg.model.backbone), *choices],
+        tags=[model, *choices],
     )
     return trainer, recorder
 
@@ -104,7 +109,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     kl_schedule, tf_schedule = (build(cfg[key], cfg.allow_targets, Schedule) for key in ("kl_schedule", "tf_schedule"))
     objective = Objective(likelihood, cfg.free_bits, cfg.kl_balance, processes.mean)
     learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay)
-    mirror = build(cfg.logger, cfg.allow_targets, Mirror)
+    mirror = build_mirror(cfg)
 
     data = open_data(cfg)
     check_lengths(data, cfg.n_past, cfg.n_future)
@@ -132,8 +137,27 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
         device,
         precision,
         autocast,
-        (Recorder if processes.first else SilentRecorder)(folder, mirror, metrics),
+        (Recorder if processes.first else SilentRecorder)(
+            folder, mirror, metrics, _chosen(cfg, folder, settings, kl_schedule, tf_schedule)
+        ),
         processes,
+    )
+
+
+def _chosen(cfg: DictConfig, folder: Path, settings: Settings, kl_schedule: Schedule, tf_schedule: Schedule) -> Chosen:
+    """What curves.png shows of a run besides its epochs."""
+    options = chosen(folder) or {}
+    plan = Plan(kl_schedule, tf_schedule, settings.beta, settings.tfr, settings.epochs, settings.schedule_step)
+    parts = {"model": cfg.model.backbone, "likelihood": cfg.likelihood, "prior": cfg.prior}
+    title = [
+        f"kl_schedule={said_of(options.get('kl_schedule') or named(cfg.kl_schedule), kl_schedule)}",
+        f"tf_schedule={said_of(options.get('tf_schedule') or named(cfg.tf_schedule), tf_schedule)}",
+        *(f"{key}={options.get(key) or named(node)}" for key, node in parts.items()),
+        f"lr={cfg.lr:g} tfr={settings.tfr:g} beta={settings.beta:g} seed={settings.seed}",
+    ]
+    objective = settings.objective
+    return Chosen(
+        plan, lambda row: None if (value := row.get(objective.key)) is None else objective.rank(value), "  ".join(title)
     )
 
 
@@ -241,43 +265,3 @@ def _compile(model: CVAE, choice: str, device: torch.device, processes: int) -> 
         raise UserError(f"compile={choice} needs a C++ compiler and {compiler} is not there: install one, or compile=false")
     for module in (model.backbone.encoder, model.backbone.decoder):
         module.compile(mode="reduce-overhead" if choice == "graphs" else "default")
-
-
-def _say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path) -> None:
-    settings, data, likelihood = trainer.settings, trainer.data, trainer.objective.likelihood
-    sigma = likelihood.implied_sigma(settings.beta, 3 * IMAGE_SIZE**2)
-    backbone, parameters = cfg.model.backbone, sum(each.numel() for each in trainer.model.parameters())
-    table = {
-        "run": short(folder),
-        "data": f"{data}: {len(data.train)} train, {len(data.validate)} validate",
-        "training": f"{settings.epochs} epochs x {settings.epoch_size} iterations x {settings.batch_size} windows of "
-        f"{settings.n_past}+{settings.n_future}",
-        "model": _name(backbone)
-        + (f" width {backbone.width:g}" if "width" in backbone else "")
-        + f", {parameters / 1e6:.2f} M parameters, {data.train.cond_NA.shape[1]} values a condition",
-        "schedules": f"KL {trainer.kl_schedule}, forcing {trainer.tf_schedule}",
-        "objective": f"{type(likelihood).__name__}, beta {settings.beta:g}, implied sigma "
-        + ("learned" if sigma is None else f"{sigma:.3g}"),
-        "device": f"{device_name(trainer.device)}, {trainer.precision}"
-        + (f", {trainer.processes.world} processes" if trainer.processes.world > 1 else ""),
-        "baseline": f"repeating the last past frame: {trainer.psnr_copy:.2f} dB, RMSE {trainer.copy_rmse:.3f}",
-    }
-    for fact, value in table.items():
-        say(f"{fact:<{max(map(len, table))}}  {value}")
-    _warn_of_settings(trainer, sigma)
-
-
-def _warn_of_settings(trainer: Trainer, sigma: float | None) -> None:
-    settings, rmse = trainer.settings, trainer.copy_rmse
-    if sigma is not None and sigma > _WIDE * rmse:
-        factor = (_WIDE * rmse / sigma) ** 2
-        warn(
-            f"the decoder's implied sigma {sigma:.3g} exceeds {_WIDE} times the copy baseline's RMSE {rmse:.3f}: the latent "
-            f"will hardly be used. beta={settings.beta * factor:.1g} or less keeps it in use"
-        )
-    if settings.schedule_step == "epoch" and not any(trainer.kl_schedule(e / settings.epochs) for e in range(settings.epochs)):
-        warn("the KL weight is 0 in every epoch: more epochs are needed, fewer cycles, or schedule_step=iteration")
-
-
-def _name(node: DictConfig) -> str:
-    return str(node._target_).rpartition(".")[2].lower()

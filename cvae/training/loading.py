@@ -32,7 +32,8 @@ def restored(cfg: DictConfig, weights: object, path: Path) -> CVAE:
             f"{path} holds no weights of a model of this package; scripts/import_course_checkpoint.py reads those of SVG"
         )
     weights = {str(name): value for name, value in weights.items()}
-    model: CVAE = build(cfg.model, cfg.allow_targets, CVAE, cond_dim=len(mean_A))
+    with torch.random.fork_rng(devices=[]):  # initial values are drawn and thrown away: the caller's numbers stay the same
+        model: CVAE = build(cfg.model, cfg.allow_targets, CVAE, cond_dim=len(mean_A))
     try:
         check_weights(weights, model)
     except ValueError as error:

@@ -7,36 +7,37 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
-import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from cvae import pictures
+from cvae import charts, pictures
 from cvae.console import command, say, short, warn
 from cvae.damage import first_lines, read_record, settings_hashes, write_record
 from cvae.errors import FAILURE, UserError, whole, writing
 from cvae.integrity import Damaged, Lines
 from cvae.metrics import BUILT_IN, Metric, as_record, panels
+from cvae.options import chosen
 from cvae.owner import held
 from cvae.process import Process
+from cvae.repeat import own_command
+from cvae.training.provenance import git, versions
 from cvae.training.terminal import epoch_line
 
 __all__ = ["NoMirror"]
 
 _HINT = "free some space or choose another run folder"
-_PACKAGES = ("cvae", "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "optuna", "wandb", "pillow")
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run's identity and how views should file it."""
+    """A run's identity and how views should file it. ``record`` is its run.json."""
 
     id: str
     folder: Path
@@ -45,6 +46,7 @@ class RunInfo:
     tags: list[str]
     config: dict[str, Any]
     metrics: Sequence[Metric] = BUILT_IN
+    record: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 class Mirror(Protocol):
@@ -60,14 +62,46 @@ class NoMirror(Mirror):
     """``logger=none``."""
 
 
+class Mirrors(Mirror):
+    """Several at once."""
+
+    def __init__(self, each: Sequence[Mirror]) -> None:
+        self.each = each
+
+    def start(self, info: RunInfo) -> None:
+        for mirror in self.each:
+            mirror.start(info)
+
+    def log(self, row: dict[str, Any]) -> None:
+        for mirror in self.each:
+            mirror.log(row)
+
+    def sample(self, gif: Path, epoch: int) -> None:
+        for mirror in self.each:
+            mirror.sample(gif, epoch)
+
+    def finish(self, exit_code: int, state: str | None = None) -> None:
+        for mirror in self.each:
+            mirror.finish(exit_code, state)
+
+    def settle(self, record: dict[str, Any]) -> dict[str, Any]:
+        """What run.json should keep of where the run is shown; of the mirrors that have something to keep."""
+        kept: dict[str, Any] = {}
+        for mirror in self.each:
+            kept |= getattr(mirror, "settle", lambda record: {})(record)
+        return kept
+
+
 class Recorder:
     """Writes a run's folder. metrics.jsonl is the truth; terminal, pictures and the mirror are views of it.
 
-    ``metrics`` is the run's table, by which all of them show it.
+    ``metrics`` is the run's table, by which all of them show it. ``chosen`` is what curves.png shows besides its epochs.
     """
 
-    def __init__(self, folder: Path, mirror: Mirror, metrics: Sequence[Metric] = BUILT_IN) -> None:
-        self.folder, self.mirror, self.metrics = folder, mirror, metrics
+    def __init__(
+        self, folder: Path, mirror: Mirror, metrics: Sequence[Metric] = BUILT_IN, chosen: charts.Chosen | None = None
+    ) -> None:
+        self.folder, self.mirror, self.metrics, self.chosen = folder, mirror, metrics, chosen
         self.owner = held(folder)
         self._lines = Lines()
         self._known: dict[str, Any] = {}  # of the run, for its checkpoints
@@ -98,27 +132,30 @@ class Recorder:
         else:
             nonce = secrets.token_hex(8)
             record = {
-                "id": hashlib.sha256(f"{signature} {nonce}".encode()).hexdigest()[:12],
+                "id": _agents_id(group) or hashlib.sha256(f"{signature} {nonce}".encode()).hexdigest()[:12],
                 "signature": signature,
                 "nonce": nonce,
                 "command": command(),
+                "own_command": own_command(self.folder, group is not None),
                 "started": _now(),
                 "group": group,
+                "options": chosen(self.folder),
                 "host": platform.node(),
                 "process": asdict(Process.of()),
                 "python": platform.python_version(),
-                "versions": _versions(),
-                **_git(),
+                "versions": versions(),
+                **git(),
                 **facts,
                 **hashes,
                 "metrics": as_record(self.metrics),
             }
         self.check()
+        record |= Mirrors([self.mirror]).settle(record)
         write_record(self.folder, record, _HINT)
         with writing(self.folder):
             (self.folder / FAILURE).unlink(missing_ok=True)
         config = {**config, "signature": record["signature"]}
-        self.mirror.start(RunInfo(record["id"], self.folder, record["group"], name, tags, config, self.metrics))
+        self.mirror.start(RunInfo(record["id"], self.folder, record["group"], name, tags, config, self.metrics, record))
 
     def check(self, look: bool = True) -> None:
         """Raise UserError if this process does not own the folder any more; see ``cvae.owner``."""
@@ -180,9 +217,9 @@ class Recorder:
         rows = read_metrics(self.folder / "metrics.jsonl")
         try:
             self.check()
-            if rows:
+            if rows and self.chosen is not None:
                 drawn = [[(metric.key, metric.title) for metric in together] for together in panels(self.metrics)]
-                pictures.curves(rows, drawn, self.folder / "curves.png")
+                charts.curves(rows, drawn, self.folder / "curves.png", self.chosen)
         except (OSError, UserError) as error:  # the run itself may be complete, or end with an error that says more
             warn(f"curves.png was not drawn ({getattr(error, 'strerror', error)})")
         self.mirror.finish(exit_code, state)
@@ -212,28 +249,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _agents_id(group: str | None) -> str | None:
+    """The id that an agent of W&B Sweeps gives to the run that it starts; the jobs of a multirun would share it."""
+    name = os.environ.get("WANDB_RUN_ID", "")
+    asked = "WANDB_SWEEP_ID" in os.environ and group is None
+    return name if asked and re.fullmatch(r"[\w-]{1,64}", name) else None
+
+
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-def _git() -> dict[str, Any]:
-    """Commit of the checkout that the code runs from, and whether it has uncommitted changes; None outside one."""
-
-    def git(*words: str) -> str | None:
-        try:
-            command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *words]
-            return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            return None
-
-    tracked = git("ls-files", "--error-unmatch", __file__) is not None
-    status = git("status", "--porcelain") if tracked else None
-    return {"git_sha": git("rev-parse", "HEAD") if tracked else None, "dirty": None if status is None else bool(status)}

@@ -15,6 +15,7 @@ from typing import Any
 from cvae.config import flat
 from cvae.console import say, short, warn
 from cvae.errors import UserError
+from cvae.options import believed, named
 from cvae.training.recorder import RunInfo, read_metrics
 
 __all__ = ["TensorboardMirror"]
@@ -50,9 +51,10 @@ class TensorboardMirror:
             # What a run had written beyond the checkpoint that it goes on from is forgotten.
             rows = read_metrics(info.folder / "metrics.jsonl")
             self._write(step=rows[-1]["epoch"] + 1 if rows else 1, session_log=SessionLog(status=SessionLog.START))
+            options = believed(info.record.get("options")) or {}
+            settings = {**flat(named(info.config, options)), **options}
             plain = {
-                key: value if isinstance(value, (bool, int, float, str)) else str(value)
-                for key, value in flat(info.config).items()
+                key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in settings.items()
             }
             self._write(summary=hparams_pb(plain, trial_id=info.id))
 

@@ -5,48 +5,107 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any
+
+import numpy as np
 
 from cvae.console import console, say
 from cvae.metrics import Metric
 from cvae.model.objective import Losses
 
 _REFRESH = 0.5  # seconds between reads of a loss by the live bar, each of which waits for the device
+_SLOWER = 1.0  # what a free-running iteration takes more than a forced one, before both were seen: docs/results.md
+_TRUSTED = 5.0  # how much that counts against what is measured, in iterations of both kinds
+_POINTS = 2000  # of the schedule of forcing that are looked at
 
 Advance = Callable[[Losses], None]
 """Called once an iteration with its losses."""
 
 
+class TimeLeft:
+    """The seconds that a run still takes: an iteration takes longer the more of its steps are free-running.
+
+    A line is fitted to the seconds an iteration over its share of free steps, which the schedule tells beforehand. Validations
+    count with the iterations before them.
+
+    Args:
+        iterations: of the run.
+        done: how many of them were done before now.
+        free: the share of free-running steps that is to be expected, by progress in [0, 1].
+    """
+
+    def __init__(self, iterations: int, done: int, free: Callable[[float], float]) -> None:
+        at = np.linspace(0, iterations, min(iterations, _POINTS) + 1)
+        shares = np.array([free(each / max(1, iterations)) for each in (at[1:] + at[:-1]) / 2])
+        self._at, self._free_until = at, np.concatenate([[0.0], np.cumsum(shares * np.diff(at))])
+        self._iterations, self._done = iterations, done
+        self._sums = np.zeros(5)  # of 1, x, x^2, y, x y over iterations; x is the share of free steps, y the seconds
+
+    def note(self, step: int, seconds: float) -> None:
+        """``step`` iterations are done, those since the last note in so many seconds."""
+        count = step - self._done
+        if count > 0:
+            x, y = self._free(self._done, step) / count, seconds / count
+            self._sums += count * np.array([1, x, x * x, y, x * y])
+            self._done = step
+
+    @property
+    def seconds(self) -> float | None:
+        """None before the first note."""
+        count, x, xx, y, xy = self._sums
+        if not count:
+            return None
+        x, y = x / count, y / count
+        usual = _SLOWER * y / (1 + _SLOWER * x)
+        slope = max(0.0, (xy - count * x * y + _TRUSTED * usual) / (xx - count * x * x + _TRUSTED))
+        forced = max(0.0, y - slope * x)
+        return float(forced * (self._iterations - self._done) + slope * self._free(self._done, self._iterations))
+
+    def _free(self, first: float, last: float) -> float:
+        """How many iterations' worth of free-running steps there are between two iterations."""
+        low, high = np.interp([first, last], self._at, self._free_until)
+        return float(high - low)
+
+
 @contextlib.contextmanager
-def live_bar(iterations: int, done: int, frames: int) -> Iterator[Advance]:
-    """A bar over a run's iterations, each of so many ``frames``: MSE, KL, speed, time left. Without a terminal, nothing."""
+def live_bar(iterations: int, done: int, frames: int, free: Callable[[float], float]) -> Iterator[Advance]:
+    """A bar over a run's iterations, each of so many ``frames``: MSE, KL, speed, time left. Without a terminal, nothing.
+
+    ``free`` is the share of free-running steps that is to be expected, by progress; see ``TimeLeft``.
+    """
     if not console().is_terminal:
         yield lambda losses: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[values]}"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
+        TextColumn("{task.fields[left]}"),
     )
     with Progress(*columns, console=console(), transient=True) as bar:
-        task = bar.add_task("train", total=iterations, completed=done, values="")
-        began, shown, step = time.monotonic(), 0.0, done
+        task = bar.add_task("train", total=iterations, completed=done, values="", left="")
+        began, step, left = time.monotonic(), done, TimeLeft(iterations, done, free)
+        shown, noted = began - _REFRESH, began
 
         def advance(losses: Losses) -> None:
-            nonlocal shown, step
+            nonlocal shown, noted, step
             step += 1
             now = time.monotonic()
             if now - shown > _REFRESH:
-                shown = now
+                left.note(step, now - noted)
+                shown = noted = now
                 speed = (step - done) * frames / (now - began)
                 values = f"MSE {losses.mse.item():.4f}  KL {losses.kld.item():.2f}  {speed:.0f} frames/s"
-                bar.update(task, completed=step, values=values)
+                bar.update(task, completed=step, values=values, left=_clock(left.seconds))
 
         yield advance
+
+
+def _clock(seconds: float | None) -> str:
+    return "" if seconds is None else f"{timedelta(seconds=round(seconds))} left"
 
 
 def epoch_line(row: dict[str, Any], metrics: Sequence[Metric], epochs: int, best: bool) -> None:

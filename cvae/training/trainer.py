@@ -31,6 +31,7 @@ from cvae.training.terminal import Advance, live_bar
 from cvae.trial import NoTrial, Trial
 
 _COLLAPSED = 0.1  # nats a step: with less KL the posterior carries hardly any information
+_LONG = 100  # iterations after the KL's warm-up: a posterior that is still to be learned has little KL too
 _SHOWN = 4  # sequences in a sample picture
 
 
@@ -98,19 +99,34 @@ class Trainer:
         settings, trial = self.settings, trial or NoTrial()
         reset_peak_memory(self.device)
         done = self.epoch * settings.epoch_size + self.iteration
-        bar = live_bar(settings.epochs * settings.epoch_size, done, settings.batch_size * settings.length)
+        iterations, frames = settings.epochs * settings.epoch_size, settings.batch_size * settings.length
+        bar = live_bar(iterations, done, frames, self._free)
         with StopRequest(trial) as stop, self.processes.in_step(), bar as advance:
             self.network = self.processes.wrap(self.model)
             while not (self.finished or trial.pruned):
                 row = self._run_epoch(stop, advance)
                 if settings.objective.key in row:
                     trial.report(self.epoch, row[settings.objective.key])
-        if self.finished and row and row["train/kld"] < _COLLAPSED:
+        if self.finished and row and row["train/kld"] < _COLLAPSED and self._weighed() >= _LONG:
             warn(
                 f"posterior collapse: the last epoch's KL is {row['train/kld']:.3f} nats a step; the model predicts "
                 f"without its latent. Lower beta (now {settings.beta:g}) or use likelihood=sigma_optimal"
             )
         return self.best
+
+    def _free(self, t: float) -> float:
+        """The share of a step's frames that is to be expected to be its own prediction, encoded once more."""
+        if self.model.rollout != "planned":
+            return 0.0  # it encodes every frame anew, forced or not
+        forced = self.settings.tfr * self.tf_schedule(t)
+        # A step is encoded for the whole batch if one sample of it is free.
+        return 1 - forced ** (self.settings.batch_size if self.settings.coin == "per_sample" else 1)
+
+    def _weighed(self) -> float:
+        """The number of iterations since the KL weight has warmed up, to half its most."""
+        weights = [self.kl_schedule(step / 1000) for step in range(1001)]
+        warm = next(step for step, weight in enumerate(weights) if weight >= max(weights) / 2)
+        return self.settings.epochs * self.settings.epoch_size * (1 - warm / 1000)
 
     def _run_epoch(self, stop: StopRequest, advance: Advance) -> dict[str, Any]:
         began = time.monotonic() - self.elapsed

@@ -85,7 +85,9 @@ def test_what_every_distance_does(count: int) -> None:
 
 def test_a_model_that_diverged_has_no_distance_and_one_video_neither() -> None:
     a = mixed(0, 5, 3)
-    assert np.isnan(frechet_distance(np.where(a > 0, np.nan, a), a))
+    for unknown in (np.nan, np.inf):
+        assert np.isnan(frechet_distance(np.where(a > 0, unknown, a), a))
+        assert np.isnan(frechet_interval(np.where(a > 0, unknown, a), a, seed=0)).all()
     with pytest.raises(UserError, match="at least 2 videos and got 1"):
         frechet_distance(a[:1], a)
 
@@ -105,6 +107,15 @@ def test_the_interval_is_as_wide_as_the_distance_varies() -> None:
     assert np.mean(widths) == pytest.approx(np.std(distances), rel=0.35)
     assert intervals[0][0] == distances[0]
     assert frechet_interval(*drawn(0), seed=0, resamples=50) == intervals[0]
+
+
+def test_samples_of_a_video_are_drawn_together() -> None:
+    """So more samples of the same videos do not make the number surer than the videos do."""
+    true, noise = mixed(0, 40, 4), np.random.default_rng(1).normal(0, 0.01, (5, 40, 4))
+    one, five = (frechet_interval(1.3 * true + noise[:count], true, seed=2) for count in (1, 5))
+    assert five[0] == pytest.approx(frechet_distance((1.3 * true + noise).reshape(200, 4), true))
+    assert five[2] - five[1] == pytest.approx(one[2] - one[1], rel=0.05)
+    assert one == frechet_interval((1.3 * true + noise[0]), true, seed=2)
 
 
 # --- feature nets -----------------------------------------------------------------------------------------------------
@@ -208,6 +219,16 @@ def test_i3d_s_switches_are_set_where_a_net_has_them(saved) -> None:
     assert features(saved(Switched()))(videos()).tolist() == [[0, 0, 1]] * 5
 
 
+def test_given_videos_stay_as_they_are_also_at_the_net_s_own_size(saved) -> None:
+    given = videos(1, 2, 3, SIZE, SIZE)
+    kept = given.clone()
+    rows = features(saved(Pixels()))(given)
+    assert torch.equal(given, kept)
+    assert np.abs(rows - (2 * kept[:, 1, 2].flatten(1).numpy() - 1)).max() < 1e-6
+    with torch.inference_mode():
+        assert np.array_equal(features(saved(Pixels()))(given.clone()), rows)
+
+
 def test_autocast_changes_no_features(saved) -> None:
     net = features(saved(Pooled()))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -249,7 +270,7 @@ def test_what_is_no_feature_net_is_named_in_one_line(saved, tmp_path: Path) -> N
     for weights, said in [
         (None, "none is named"),
         (tmp_path / "nowhere.pt", "is missing"),
-        (tmp_path, "no regular file"),
+        (tmp_path, "no file that can be read"),
         (text, "no TorchScript file"),
         (state, "no TorchScript file"),
     ]:

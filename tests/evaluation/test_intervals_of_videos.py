@@ -20,7 +20,7 @@ def test_the_bootstrap_s_ends_are_scipy_s(count: int) -> None:
     values = draws(count, count)
     theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile").confidence_interval
     mean, low, high = bootstrap(values, seed=3, resamples=20_000)
-    noise = 0.06 * values.std() / math.sqrt(count)  # of both, since each draws its own videos
+    noise = 0.15 * values.std() / math.sqrt(count)  # of both, since each draws its own videos: five deviations of it
     assert mean == values.mean()
     assert (low, high) == pytest.approx(tuple(theirs), abs=noise)
 

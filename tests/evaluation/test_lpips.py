@@ -87,8 +87,8 @@ def test_batched_is_one_by_one_and_a_sample_more_is_a_dimension_more(weights, mo
     predicted_SBKCHW, true_BKCHW = noise(0, 3, 2, 4, 3, 32, 32), noise(1, 2, 4, 3, 32, 32)
     singles = [[[metric(x, y).item() for x, y in zip(*bs)] for bs in zip(s, true_BKCHW)] for s in predicted_SBKCHW]  # noqa: B905
     assert np.ptp(singles) > 1e-3
-    for at_once in (256, 5):
-        monkeypatch.setattr("cvae.evaluation.lpips._IMAGES", at_once)
+    for pixels in (1 << 18, 5 * 32 * 32, 1):
+        monkeypatch.setattr("cvae.evaluation.lpips._PIXELS", pixels)
         values = metric(predicted_SBKCHW, true_BKCHW[None])
         assert values.shape == (3, 2, 4)
         assert np.abs(values.numpy() - np.array(singles)).max() < 1e-5
@@ -139,7 +139,7 @@ def test_what_is_no_such_weights_is_named_in_one_line(weights, tmp_path: Path, c
     torch.save(torch.zeros(3), other)
     for file, said in [
         (tmp_path / "nowhere.pth", "is missing"),
-        (tmp_path, "no regular file"),
+        (tmp_path, "no file that can be read"),
         (text, "does not hold"),
         (code, "does not hold"),
         (other, "does not hold"),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -238,7 +241,7 @@ def test_what_does_not_fit_is_one_line(refused, mine: Path, spoil, words: str, m
         ("split=tset", "split is 'tset': choose train, validate, test"),
         ("checkpoint=worst", "checkpoint is 'worst': choose best or last"),
         ("run=nowhere", "nowhere does not exist"),
-        ("run=.", "is not a run folder: it has no .hydra/config.yaml"),
+        ("run=.", "run=. holds no run: give run folders"),
         ("data.root=nowhere", "nowhere is not a folder: set data.root"),
         ("data.condition=none", "condition"),
         ("export=w.pt", "must end in .safetensors"),
@@ -360,3 +363,39 @@ def test_without_pyav_and_ffmpeg_there_is_no_mp4_and_a_line_says_so(predict, mon
     Path("x.mp4").touch()
     with pytest.raises(UserError, match="is a video, which needs PyAV"):
         video.read_video(Path("x.mp4"), 1)
+
+
+def test_run_takes_what_holds_one_run(command, trained: Path, refused, tmp_path: Path) -> None:
+    shutil.copytree(trained.parents[1], "multirun")
+    assert command("predict", "run=multirun/sing*", "samples=1").code == 0
+    assert Path("predictions/R/test_0/strip.png").is_file()
+    shutil.copytree(trained, "multirun/single/S")
+    assert "run=multirun names 2 runs and a prediction is of one: multirun/single/R, multirun/single/S" in refused(
+        "run=multirun"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
+def test_answers_that_need_no_torch_do_not_load_it(words: list[str]) -> None:
+    code = (
+        "import sys\nfrom cvae import predict\n"
+        f"sys.argv = ['cvae/predict.py', *{words!r}]\n"
+        "try:\n    predict.main()\n"
+        "finally:\n    assert not {'torch', 'wandb', 'optuna', 'matplotlib'} & set(sys.modules), 'heavy import'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "sequence" in done.stdout
+
+
+def test_the_page_s_python_runs(trained: Path, drawn: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "predict.md").read_text()
+    first, second = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    names = {"past": np.zeros((2, 64, 64, 3), np.uint8), "cond": np.zeros((12, 7))}
+    exec(re.sub(r'"multirun/single/\S+"', repr(str(trained)), first), names)  # noqa: S102  # of our own page
+    assert names["future"].shape == (5, 10, 64, 64, 3)  # as its comment says
+    small = [word for word in tiny(drawn) if not word.startswith(("kl_schedule", "logger"))]
+    exec(second.replace('compose(["', f'compose([*{small!r}, "'), names)  # noqa: S102
+    assert names["best"] > 0
+    assert len(list(Path("multirun/single").iterdir())) == 1

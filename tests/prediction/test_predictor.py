@@ -82,6 +82,7 @@ def test_forms_of_input_give_the_same_future(model: Predictor) -> None:
     assert batch.shape == (2, 2, 4, 64, 64, 3)
     np.testing.assert_allclose(batch[:, 0], usual, atol=1e-6)
     assert np.abs(batch[:, 1] - usual).max() > 0  # each sequence has noise of its own
+    past_THWC.flags.writeable = False  # as Pillow's are
     as_bytes = model.predict(past_THWC, cond_TA, 2, uint8=True)
     assert as_bytes.dtype == np.uint8
     assert np.abs(as_bytes / 255 - usual).max() <= 0.5 / 255 + 1e-6
@@ -110,6 +111,8 @@ def test_the_number_of_frames(model: Predictor) -> None:
         ({"past": np.zeros((2, 64, 64, 3), np.int64)}, "past is torch.int64: give bytes"),
         ({"past": np.full((2, 64, 64, 3), 255.0)}, r"outside of \[0, 1\]: divide by 255"),
         ({"past": np.full((2, 64, 64, 3), np.nan)}, r"outside of \[0, 1\]"),
+        ({"past": ["a", "b"]}, "past is no array of numbers"),
+        ({"cond": [[1, 2], [3]]}, "cond is no array of numbers"),
         ({"cond": None}, r"cond is missing: the model takes 7 values with each frame \(dx, dy,"),
         ({"cond": np.zeros((6, 4))}, r"cond has the shape \(6, 4\): T x 7 is needed"),
         ({"cond": np.zeros((2, 6, 7))}, r"cond has the shape \(2, 6, 7\): T x 7"),

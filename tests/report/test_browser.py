@@ -144,13 +144,13 @@ def test_a_header_sorts_by_number_best_first_and_back(study):
     header = study.locator("th[data-column=best]")
     first = names(study)
     header.get_by_role("button").click()
-    best = [float(text.split("@")[0]) for text in column(study, 7) if text != MISSING]
+    best = [float(text.split("@")[0]) for text in column(study, 2) if text != MISSING]
     assert best == sorted(best, reverse=True)
-    assert column(study, 7)[-2:] == [MISSING, MISSING]
+    assert column(study, 2)[-2:] == [MISSING, MISSING]
     assert header.get_attribute("aria-sort") == "descending"
     header.get_by_role("button").click()
-    assert [float(text.split("@")[0]) for text in column(study, 7) if text != MISSING] == best[::-1]
-    assert column(study, 7)[-2:] == [MISSING, MISSING]
+    assert [float(text.split("@")[0]) for text in column(study, 2) if text != MISSING] == best[::-1]
+    assert column(study, 2)[-2:] == [MISSING, MISSING]
     header.get_by_role("button").click()
     assert names(study) == first
     assert header.get_attribute("aria-sort") is None
@@ -540,6 +540,50 @@ def test_a_reload_keeps_what_the_reader_chose(show):
     assert page.locator("[data-metric='val/ssim']").is_visible()
 
 
+def test_a_table_with_many_settings_has_no_column_off_the_screen(show):
+    view = views.study()
+    more = [f"data.option_{i}" for i in range(12)]
+    view["settings"] = [*view["settings"], *more]
+    for run in view["runs"]:
+        run["settings"].update(dict.fromkeys(more, 0.123456789))
+    page = show(view, width=1280)
+    page.locator("#fold", has_text="more columns").wait_for()
+    fits = "node => node.scrollWidth <= node.clientWidth"
+    heads = "#table thead th:visible"
+    assert page.locator("#table").evaluate(fits)
+    shown = [" ".join(text.split()) for text in page.locator(heads).all_inner_texts()]
+    assert shown[:4] == ["run", "best validation PSNR dB", "last validation PSNR dB", "state"]
+    assert "kl_schedule" in shown
+    page.locator("#fold").click()
+    assert page.locator(heads).count() == 4 + len(view["settings"]) + 3
+    assert page.locator(f"{_ROWS} > td", has_text="0.1235").count()  # four digits
+    page.locator("#fold", has_text="Fewer columns").click()
+    assert page.locator("#table").evaluate(fits)
+
+
+def test_paper_shows_whole_curves(show):
+    page = show(views.study())
+    charted(page)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    widths = "nodes => nodes.map(node => node.getBoundingClientRect().width)"
+    found = page.locator("#charts .chart:not([hidden]) .main-svg:first-child").evaluate_all(widths)
+    assert len(found) >= 6
+    assert max(found) <= 340  # half of A4 within its margins: 186 mm are 703 pixels
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    first = page.locator("#charts .main-svg").first
+    first.scroll_into_view_if_needed()
+    deadline = time.monotonic() + 120
+    while first.bounding_box()["width"] <= 340:
+        assert time.monotonic() < deadline, "a plot keeps the size that it had on paper"
+        time.sleep(0.05)
+
+
+def test_runs_on_other_data_are_named(show):
+    assert show(views.study()).locator("#other-data").is_hidden()
+    told = "These runs are on 2 different data sets"
+    assert show(views.study(other_data=told)).locator("#other-data").inner_text() == told
+
+
 def test_hostile_strings_are_text(show):
     page = show(views.hostile())
     charted(page)
@@ -553,6 +597,7 @@ def test_hostile_strings_are_text(show):
     shown = page.locator("body").inner_text()
     assert views.HOSTILE[0] in shown
     assert "turned [U+202E]gnp.exe" in shown
+    page.locator("#fold").click()
     assert "__proto__" in page.locator("#table thead").inner_text()
     assert "<script>" in page.locator(".sweep .js-plotly-plot").text_content()
     assert wide(page) is False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -16,6 +17,9 @@ import optuna
 import pytest
 from fakes import fake_run, fake_study
 from matplotlib.figure import Figure
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import create_trial
+from PIL import Image
 
 from cvae.errors import UserError
 from cvae.evaluation.intervals import mean_interval
@@ -24,7 +28,9 @@ from cvae.pages import plots
 from cvae.report.html.data import page_data
 from cvae.report.html.render import render
 from cvae.report.serve import LivePage, serve
-from cvae.runs.collection import collect
+from cvae.report.sweeps import sweep_png
+from cvae.runs.collection import collect, other_data
+from cvae.sweep.records import SweepRecord
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +85,56 @@ def test_markdown_has_groups_with_paired_differences_and_a_picture(command, runs
     text = Path("report.md").read_text()
     assert text.startswith("# Rates\n")
     assert "| lr=0.002 | 2 | 23.00 [10.29, 35.71] | 0.01 [0.01, 0.01] | 1 [1, 1] | +2.00 [+2.00, +2.00], 2 seeds |" in text
-    (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", text)
-    assert Path(picture).read_bytes().startswith(b"\x89PNG")
-    assert "| 3 | 0.002 | 2 | finished | 24.00 | 2 | 24.00 | 0.01000 | 1.00 |" in text
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert pictures == ["report_files/curves.png", "report_files/strip_0.png"]
+    assert all(Path(picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    assert "| 3 | 24.00 | 2 | 0.002 | 2 | finished | 24.00 | 0.01000 | 1.00 |" in text
+    assert "3, after epoch 3: validation PSNR 24.00 dB, lr=0.002" in text
     assert "no .hydra/config.yaml" in text
     assert "\npython -m cvae.train lr=0.002 seed=2\n" in text
+
+
+def test_markdown_has_at_most_four_digits_and_keeps_settings_apart(command, tmp_path, no_curves):
+    for number, lr in enumerate((0.00123456789, 0.00123456111, 0.5)):
+        fake_run(tmp_path / "runs" / str(number), (18.0, 20.0), lr=lr)
+        fake_run(tmp_path / "runs" / f"{number} again", (18.0, 20.0), lr=lr, seed=2)
+    assert command("report", "runs=runs", "out=report.md").code == 0
+    groups, _, listed = Path("report.md").read_text().partition("## Runs")
+    assert "| 0 | 20.00 | 2 | 0.001235 | 1 |" in listed
+    assert "| lr=0.001235 | 2 |" in groups
+    assert "| [0.00123456789] | 2 |" in groups  # another value, though it looks the same with four digits
+    assert "| lr=0.5 | 2 |" in groups
+
+
+def test_markdown_has_the_figures_of_a_sweep_and_as_many_strips_as_asked(command, tmp_path, no_curves):
+    study = optuna.create_study(study_name="s", direction="maximize", storage=f"sqlite:///{tmp_path}/s.db")
+    space = {"lr": FloatDistribution(1e-5, 1e-1, log=True), "tf": CategoricalDistribution(["linear", "step $x$"])}
+    for number in range(4):
+        params = {"lr": 10.0 ** -(number + 1), "tf": ["linear", "step $x$"][number % 2]}
+        study.add_trial(create_trial(value=19.0 + number, params=params, distributions=space))
+    figure = sweep_png(SweepRecord("s", "", study, "val/psnr", "", None), [])
+    with Image.open(io.BytesIO(figure)) as image:
+        assert image.width > 900
+        assert image.height > 900  # history, slices, importances
+    assert sweep_png(SweepRecord("s", "", optuna.create_study(), "val/psnr", "", None), []) is None
+    for number in range(3):
+        fake_run(tmp_path / "runs" / str(number), (18.0, 20.0 + number), seed=number, video=True)
+    assert command("report", "runs=runs", "out=report.md", "videos=2").code == 0
+    assert re.findall(r"\n(\d), after epoch 3", Path("report.md").read_text()) == ["2", "1"]
+
+
+def test_runs_on_other_data_are_named_in_both_forms(command, tmp_path, no_curves):
+    for number, dataset in enumerate(("d", "d", "e")):
+        folder = fake_run(tmp_path / "runs" / str(number))
+        record = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps({**record, "dataset": dataset}))
+    told = "These runs are on 2 different data sets, whose levels do not compare: 2 on "
+    assert other_data(collect(["runs"]).runs).startswith(told)
+    assert other_data(collect(["runs/[01]"]).runs) == ""
+    command("report", "runs=runs", "out=report.md")
+    assert told in Path("report.md").read_text()
+    command("report", "runs=runs", "out=report.html")
+    assert shown("report.html")["other_data"].startswith(told)
 
 
 def test_only_finished_runs_are_paired_and_a_seed_counts_once(command, tmp_path, no_curves):
@@ -166,8 +217,8 @@ def test_a_minimised_objective_ranks_by_the_table_of_its_runs(command, tmp_path)
     assert [tuple(metric[key] for key in keys) for metric in view["metrics"]][-1] == ("val/mae", "MAE $a^$", "", ".3f", "min")
     assert command("report", "runs=runs", "format=md").code == 0
     text = Path("report.md").read_text()
-    assert "| 1 | 1 | finished | 0.100 | 2 | 20.00 |" in text
-    assert "| older | 3 | finished |  |  | 20.00 |" in text
+    assert "| 1 | 0.100 | 2 | 1 | finished | 20.00 |" in text
+    assert "| older |  |  | 3 | finished | 20.00 |" in text
 
 
 def test_videos_are_of_the_best_of_each_group_first(tmp_path):

@@ -92,6 +92,7 @@ def _view(runs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         "live": None,
         "settings": list(_SETTINGS),
         "common": {"model": "small", "optim": "adam", "batch_size": 16, "beta": 1e-4, "grad_clip": None, "data.n_past": 2},
+        "other_data": "",
         "metrics": [asdict(metric) for metric in BUILT_IN if metric.key in runs[0]["curves"]],
         "t95": [None, None, *(float(stats.t.ppf(0.975, n - 1)) for n in range(2, 201))],
         "runs": runs,

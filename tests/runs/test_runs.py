@@ -12,6 +12,7 @@ import time
 
 import optuna
 import pytest
+import yaml
 from fakes import fake_checkpoint, fake_run
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
@@ -220,6 +221,21 @@ def test_only_settings_that_differ_by_themselves_are_shown(tmp_path):
     assert differing(collect(["runs"]).runs) == ["kl_schedule", "seed"]
     fake_run(tmp_path / "runs" / "3", words=["kl_schedule=cyclical", "kl_schedule.cycles=5"], lr=2e-3)
     assert differing(collect(["runs"]).runs) == ["lr", "kl_schedule", "kl_schedule.cycles", "seed"]
+
+
+def test_options_have_the_names_that_commands_have_and_what_follows_from_them_is_no_difference(tmp_path):
+    for number, model in enumerate(["tiny", "small", "small"]):
+        folder = fake_run(tmp_path / str(number), words=[f"model={model}"], seed=number)
+        record = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps({**record, "options": {"model": model, "kl_schedule": "mine"}}))
+    runs = collect([str(tmp_path)]).runs
+    assert [run.settings["model"] for run in runs] == ["tiny", "small", "small"]
+    assert {run.settings["kl_schedule"] for run in runs} == {"mine"}
+    assert differing(runs) == ["model", "seed"]
+    config = yaml.safe_load((folder / ".hydra/config.yaml").read_text())
+    config["model"]["latent_dim"] = 3  # of one of the small ones
+    (folder / ".hydra/config.yaml").write_text(yaml.safe_dump(config))
+    assert differing(collect([str(tmp_path)]).runs) == ["model", "model.latent_dim", "seed"]
 
 
 def test_other_data_differ_where_no_setting_says_so(tmp_path):

@@ -18,9 +18,12 @@ import pytest
 from conftest import tiny
 from PIL import Image
 
+from cvae.charts import Chosen
 from cvae.data.store import VideoData
 from cvae.errors import UserError
 from cvae.integrity import Damaged
+from cvae.schedules import Constant, Plan
+from cvae.training import provenance
 from cvae.training import recorder as module
 from cvae.training.recorder import NoMirror, Recorder, RunInfo, read_metrics, short
 
@@ -46,7 +49,8 @@ class Spy:
 
 
 def begin(folder: Path, mirror: Any = None, **changes: Any) -> Recorder:
-    recorder = Recorder(folder, mirror or NoMirror())
+    plan = Plan(Constant(), Constant(), beta=1e-4, tfr=1.0, epochs=1)
+    recorder = Recorder(folder, mirror or NoMirror(), chosen=Chosen(plan, lambda row: row.get("train/mse"), "as chosen"))
     words = {
         "signature": "feedbeef",
         "config": {"lr": 1e-3},
@@ -201,7 +205,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(path, "init", "-q")
     git(path, "add", ".")
     git(path, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "1")
-    monkeypatch.setattr(module, "__file__", str(path))
+    monkeypatch.setattr(provenance, "__file__", str(path))
     return path
 
 
@@ -239,6 +243,28 @@ def test_a_checkout_is_named_by_its_commit_and_whether_it_was_changed(run, check
     assert (said["git_sha"], said["dirty"]) == (git(checkout, "rev-parse", "HEAD"), dirty)
 
 
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://user:secret@host.org:8443/me/x.git?token=secret#a", "https://host.org:8443/me/x.git"),
+        ("https://secret@host.org/me/x.git", "https://host.org/me/x.git"),
+        ("ssh://git@host.org:22/me/x.git", "ssh://git@host.org:22/me/x.git"),
+        ("ssh://user@host.org/x", "ssh://host.org/x"),
+        ("git@host.org:me/x.git", "git@host.org:me/x.git"),
+        ("user@host.org:me/x.git", "host.org:me/x.git"),
+        ("http://[::1]:80/x", "http://[::1]:80/x"),
+        ("http://[::1/x", None),
+        ("file:///home/user/x.git", None),
+        ("/home/user/x.git", None),
+        ("../x.git", None),
+    ],
+)
+def test_a_remote_is_noted_without_user_and_password(run, checkout, url, kept):
+    git(checkout, "remote", "add", "origin", url)
+    begin(run)
+    assert record(run)["git_remote"] == kept
+
+
 @pytest.mark.parametrize("where", ["beside", "ignored", "no git"])
 def test_code_that_is_in_no_checkout_has_no_commit(run, checkout, monkeypatch, where):
     """As an installed package: the repository that its environment lies in is another's."""
@@ -252,7 +278,7 @@ def test_code_that_is_in_no_checkout_has_no_commit(run, checkout, monkeypatch, w
         monkeypatch.setenv("PATH", str(run))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("# 1\n")
-    monkeypatch.setattr(module, "__file__", str(path))
+    monkeypatch.setattr(provenance, "__file__", str(path))
     begin(run)
     assert (record(run)["git_sha"], record(run)["dirty"]) == (None, None)
 
@@ -347,7 +373,7 @@ def test_a_run_needs_no_mirror(run, capsys):
 
 
 def test_a_mirror_is_told_everything_in_turn(run, monkeypatch):
-    monkeypatch.setattr(module.pictures, "curves", lambda rows, panels, path: None)  # it is not told of them
+    monkeypatch.setattr(module.charts, "curves", lambda rows, panels, path, chosen: None)  # it is not told of them
     spy = Spy()
     live(begin(run, spy))
     gif = run / "samples/epoch_0001.gif"

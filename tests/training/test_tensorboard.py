@@ -25,10 +25,10 @@ def curve(run: Path, key: str) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in shown(run).Scalars(key)]
 
 
-def begin(run: Path, config: dict[str, Any] | None = None) -> TensorboardMirror:
+def begin(run: Path, config: dict[str, Any] | None = None, options: dict[str, str] | None = None) -> TensorboardMirror:
     run.mkdir(exist_ok=True)
     mirror = TensorboardMirror()
-    mirror.start(RunInfo("1d", run, None, "a-run", [], config or {"lr": 1e-3}))
+    mirror.start(RunInfo("1d", run, None, "a-run", [], config or {"lr": 1e-3}, record={"options": options}))
     return mirror
 
 
@@ -73,9 +73,9 @@ def test_settings_and_outcome_of_a_trial(tmp_path):
     from tensorboard.plugins.hparams import metadata
 
     run = tmp_path / "run"
-    mirror = begin(
-        run, {"lr": 1e-3, "seed": 1, "fused": True, "beta": None, "kl_schedule": {"_target_": "cvae.schedules.Cyclical"}}
-    )
+    config = {"lr": 1e-3, "seed": 1, "fused": True, "beta": None}
+    config |= {"kl_schedule": {"_target_": "cvae.schedules.Cyclical", "cycles": 3}, "optim": {"_target_": "mypkg.Sign"}}
+    mirror = begin(run, config, {"kl_schedule": "mine", "model": "tiny"})
     mirror.finish(0, "pruned")
     reader = shown(run)
     content = reader.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
@@ -84,7 +84,11 @@ def test_settings_and_outcome_of_a_trial(tmp_path):
     assert settings["seed"].number_value == 1
     assert settings["fused"].bool_value is True
     assert settings["beta"].string_value == "None"
-    assert settings["kl_schedule._target_"].string_value == "cvae.schedules.Cyclical"
+    assert settings["kl_schedule"].string_value == "mine"
+    assert settings["kl_schedule.cycles"].number_value == 3
+    assert settings["model"].string_value == "tiny"
+    assert settings["optim.class"].string_value == "Sign"
+    assert not [key for key in settings if "_target_" in key]
     assert reader.Tensors("trial_state")[0].tensor_proto.string_val[0] == b"pruned"
 
 

@@ -8,26 +8,23 @@ from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
-from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cvae import __version__, files
+from cvae import __version__
 from cvae.console import short, warn
 from cvae.evaluation.intervals import quantile
 from cvae.pages.document import Heading, one_line, to_html
-from cvae.pictures import read_gif
-from cvae.runs.collection import Collection, all_metrics, differing, main_objective
+from cvae.report.sweeps import figures_of, trial_runs
+from cvae.report.videos import best_of_each_group, read_video
+from cvae.runs.collection import Collection, all_metrics, differing, main_objective, other_data
 from cvae.runs.run import Run
 from cvae.study.answers import find_answers
 from cvae.sweep.records import SweepRecord
 
 _SEEDS = 200  # an interval over more seeds takes the last quantile
-_MAX_FRAMES = 60  # of a sample video
-_MAX_BYTES = 1 << 24  # of its file
 _READERS = 4  # videos that are decoded at a time: each takes up to 40 MB
 _TEXT = 2000  # letters of a fact
 
@@ -66,6 +63,7 @@ def page_data(
         "live": version,
         "settings": settings,
         "common": common,
+        "other_data": other_data(runs),
         "metrics": [asdict(metric) for metric in metrics],
         "t95": [None, None, *(round(quantile(count), 4) for count in range(2, _SEEDS + 1))],
         "runs": [{**_run(run, objective.key, settings, common, keys), "video": predictions.get(run.name)} for run in noted],
@@ -143,9 +141,9 @@ def _videos(
 
     Each is one image with a row for each sequence and a column for each frame.
     """
-    chosen = _best_of_each_group([run for run in runs if run.video], settings)[:most]
+    chosen = best_of_each_group([run for run in runs if run.video], settings)[:most]
     with ThreadPoolExecutor(_READERS) as pool:
-        read = list(pool.map(_read_video, chosen))
+        read = list(pool.map(read_video, chosen))
     truths: dict[str, dict[str, Any]] = {}
     predictions: dict[str, dict[str, Any]] = {}
     hidden: dict[str, str] = {}
@@ -153,35 +151,14 @@ def _videos(
         if isinstance(video, str):
             hidden[run.name] = video
             continue
-        truth, predicted, epoch = video
-        data = str([run.record.get("dataset"), truth["n_past"], truth["sequences"], truth["frames"]])
-        truths.setdefault(data, truth)
-        predictions[run.name] = {"truth": [*truths].index(data), "image": predicted, "epoch": epoch, "rank": len(predictions)}
+        sequences, frames, size = video.true_STHWC.shape[:3]
+        data = str([run.record.get("dataset"), video.n_past, sequences, frames])
+        if data not in truths:
+            shape = {"n_past": video.n_past, "sequences": sequences, "frames": frames, "size": size}
+            truths[data] = {**shape, "image": _image(video.true_STHWC)}
+        image, rank = _image(video.predicted_STHWC), len(predictions)
+        predictions[run.name] = {"truth": [*truths].index(data), "image": image, "epoch": video.epoch, "rank": rank}
     return list(truths.values()), predictions, hidden
-
-
-def _best_of_each_group(runs: Sequence[Run], settings: Sequence[str]) -> list[Run]:
-    """All runs: first the best one of each group of settings, then the second best ones, and so on."""
-    groups: dict[str, list[Run]] = {}
-    objective = main_objective(runs)
-    for run in sorted(runs, key=lambda run: objective.rank((run.best(objective.key) or [None])[0])):
-        groups.setdefault(str([run.settings.get(key) for key in settings if key != "seed"]), []).append(run)
-    return [run for rank in zip_longest(*groups.values()) for run in rank if run is not None]
-
-
-def _read_video(run: Run) -> tuple[dict[str, Any], str, int] | str:
-    """The true video, the predicted one and the epoch of a run's latest sample video; why it cannot be shown."""
-    n_past = run.settings["n_past"]
-    try:
-        content = files.read(run.folder, run.video, _MAX_BYTES)
-        true_STHWC, predicted_STHWC = read_gif(content, min(n_past + run.settings["n_future"], _MAX_FRAMES))
-        sequences, frames, size = true_STHWC.shape[:3]
-        truth = {"n_past": n_past, "sequences": sequences, "frames": frames, "size": size, "image": _image(true_STHWC)}
-        return truth, _image(predicted_STHWC), int(Path(run.video).stem.rpartition("_")[2])
-    except files.Unreadable as error:
-        return str(error)
-    except Exception as error:  # Pillow raises many kinds of errors for a damaged file
-        return f"{run.video} cannot be shown ({files.brief(error)})"
 
 
 def _image(video_STHWC: np.ndarray) -> str:
@@ -195,10 +172,7 @@ def _image(video_STHWC: np.ndarray) -> str:
 
 
 def _sweep(sweep: SweepRecord, runs: Sequence[Run]) -> dict[str, Any]:
-    # A trial that was retried has its folder's run for the newest one; a damaged run is not drawn.
-    trials = {sweep.newest(run.trial or 0): index for index, run in enumerate(runs) if run.study == sweep.key}
-    whole = [(trial, runs[index]) for trial, index in trials.items() if runs[index].state != "damaged"]
-    curves = {trial: run.series(run.objective) for trial, run in whole}
+    trials = trial_runs(sweep, runs)
     return {
         "name": sweep.name,
         "note": sweep.summary,
@@ -206,7 +180,7 @@ def _sweep(sweep: SweepRecord, runs: Sequence[Run]) -> dict[str, Any]:
         "best_run": None if sweep.best_trial is None else trials.get(sweep.best_trial),
         "command": sweep.command,
         "left_out": sweep.left_out,
-        "figures": [asdict(figure) for figure in sweep.figures(curves)],
+        "figures": [asdict(figure) for figure in figures_of(sweep, runs)],
     }
 
 

@@ -7,6 +7,8 @@ const levels = baselineLevels();
 const lastEpoch = runs.reduce((last, run) => Math.max(last, run.epoch), 0);
 
 function makeCharts() {
+  byId("other-data").hidden = !view.other_data;
+  byId("other-data").append(saidWhole(view.other_data));
   const first = (metric) => metric === objective || ["table", "curve"].includes(metric.shown);
   const sorted = [...new Set([objective, ...[...metrics.values()].filter(first), ...metrics.values()])];
   const marked = ({ shown, beside }) => shown === "baseline" && levels.has(beside); // it is a mark in another chart
@@ -55,7 +57,7 @@ function drawChart(node, metric) {
   const points = drawn.length > CROWD ? POINTS : Infinity;
   const traces = drawn.flatMap((line) => (state.by.length ? groupTraces : runTraces)(line, metric, points));
   traces.sort((a, b) => a.meta.layer - b.meta.layer); // intervals below all means
-  const layout = layoutOf(metric);
+  const layout = layoutOf(node, metric);
   const mark = traces.length ? levels.get(metric.key) : undefined;
   if (mark) markLevel(layout, mark);
   if (layout.yaxis.type === "linear") layout.yaxis.range = rangeOf(traces, mark ? [mark.level] : []);
@@ -127,10 +129,10 @@ function stretches(curve) {
   return parts.filter((part) => part.length);
 }
 
-function layoutOf(metric) {
+function layoutOf(node, metric) {
   const axis = axisLook();
   return {
-    ...plotLook(),
+    ...plotLook(node),
     height: 230,
     margin: { l: 54, r: 12, t: 6, b: 38 },
     hovermode: "closest",

@@ -5,6 +5,9 @@ const coarse = matchMedia("(pointer: coarse)").matches; // on a touch screen a d
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const look = document.documentElement.style;
 let palette; // of the lines, set with the theme
+// Pixels across A4, within the margins that page.css sets; the letters of a table are smaller there than on the screen.
+const PAPER = { full: 690, half: 336, table: 940 };
+let printing = false;
 
 // The present colour of a CSS variable; the browser resolves light-dark() only in a property that takes a colour.
 function resolved(variable) {
@@ -15,12 +18,14 @@ function resolved(variable) {
   return colour;
 }
 
-function plotLook() {
+// What all plots look like. A browser lays out paper after it has asked for what to print, so there a plot is told its width.
+function plotLook(node) {
   const font = { color: resolved("--muted"), family: getComputedStyle(document.body).fontFamily, size: 12 };
   const back = resolved("--raised");
   return {
     font,
     colorway: palette,
+    ...(printing ? { width: node.closest(".full") ? PAPER.full : PAPER.half } : {}),
     dragmode: coarse ? false : "zoom",
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
@@ -64,10 +69,16 @@ function makeTheme() {
   let before;
   addEventListener("beforeprint", () => {
     before = look.colorScheme;
+    printing = true;
+    foldColumns();
     setTheme("light");
     plots.filter((plot) => !plot.figure.hidden).forEach(drawNow);
   });
-  addEventListener("afterprint", () => setTheme(before));
+  addEventListener("afterprint", () => {
+    printing = false;
+    foldColumns();
+    setTheme(before);
+  });
 }
 
 const plots = [];

@@ -28,7 +28,7 @@ function sweepFigure({ title, about, figure: { data = [], layout = {} } }) {
 function drawSweep(node, data, { template, width, title, ...own }) { // the page sets its own
   const margin = data.some((trace) => trace.type === "parcoords") ? { l: 70, r: 70, t: 50, b: 30 } : { l: 60, r: 20, t: 20, b: 50 };
   const legend = { orientation: "h", x: 0, y: 1, yanchor: "bottom" }; // beside the figure it would fill a phone's width
-  const layout = { xaxis: {}, yaxis: {}, ...own, ...plotLook(), legend, autosize: true, height: own.height ?? 340, margin };
+  const layout = { xaxis: {}, yaxis: {}, ...own, ...plotLook(node), legend, autosize: !printing, height: own.height ?? 340, margin };
   for (const key of Object.keys(layout).filter((each) => /^[xy]axis\d*$/.test(each))) {
     const [letter, name] = [key[0], key.replace("axis", "")]; // x and x2 for xaxis2
     const along = data.filter((trace) => (trace[`${letter}axis`] ?? letter) === name);

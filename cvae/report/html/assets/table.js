@@ -1,16 +1,22 @@
 // The table of runs. Rows are made once; sorting moves them, the filter hides them.
 
+const lastMetrics = inTables.map((metric) => metricColumn(metric, "last", (run) => run.last.get(metric.key)));
+const ofObjective = (column) => column.id === objective.key;
+
+// What a reader compares stands at the left; `fold` columns give way where there is no room, the last one first.
 const columns = [
   { id: "name", label: "run", value: (run) => run.name },
+  metricColumn(objective, "best", (run) => run.best, bestCell),
+  ...lastMetrics.filter(ofObjective),
   { id: "state", label: "state", value: (run) => run.state, cell: stateCell },
   ...view.settings.map((key) => {
     const value = (run) => run.settings.get(key);
-    return { id: `s:${key}`, label: key, value, cell: (run) => said(value(run), 32) };
+    return { id: `s:${key}`, label: key, value, fold: true, cell: (run) => said(rounded(value(run)), 18) };
   }),
-  metricColumn(objective, "best", (run) => run.best, bestCell),
-  ...inTables.map((metric) => metricColumn(metric, "last", (run) => run.last.get(metric.key))),
-  { id: "epoch", label: "epoch", numeric: true, value: (run) => run.epoch, cell: (run) => `${run.epoch ?? "–"} / ${run.epochs ?? "–"}` },
+  ...lastMetrics.filter((column) => !ofObjective(column)).map((column) => ({ ...column, fold: true })),
+  { id: "epoch", label: "epoch", numeric: true, fold: true, value: (run) => run.epoch, cell: (run) => `${run.epoch ?? "–"} / ${run.epochs ?? "–"}` },
 ];
+let unfolded = false;
 const rowOf = new Map();
 let shownRuns = [];
 
@@ -19,8 +25,13 @@ function metricColumn({ key, label, unit, better, form }, which, value, cell = (
   return { id, label: `${which} ${label}`, numeric: true, unit, bestFirst: better === "max", value, cell };
 }
 
+// Four digits tell settings apart; the dialog of a run has all.
+function rounded(value) {
+  return typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value;
+}
+
 function stateCell(run) {
-  const note = run.note ? el("span", { class: "why" }, said(run.note, 22)) : null;
+  const note = run.note ? el("span", { class: "why" }, said(run.note, 16)) : null;
   return el("span", { class: "stated" }, badge(run.state), note);
 }
 
@@ -42,6 +53,11 @@ function makeTable() {
   });
   byId("reset").addEventListener("click", () => change({ off: new Set() }));
   makeLighting(byId("table").querySelector("tbody"));
+  byId("fold").addEventListener("click", () => {
+    unfolded = !unfolded;
+    foldColumns();
+  });
+  new ResizeObserver(foldColumns).observe(byId("table"));
   listen(["sort"], orderRows);
   listen(["query", "sort"], filterRows);
   listen(["off", "query"], showTicks);
@@ -67,6 +83,26 @@ function tick(some, on) {
   const off = new Set(state.off);
   for (const run of some) on ? off.delete(run.id) : off.add(run.id);
   change({ off });
+}
+
+// Hide columns until the others have room, unless the reader wants to see all.
+function foldColumns() {
+  const scroller = byId("table");
+  if (!scroller.clientWidth) return; // the filter has left no run
+  scroller.style.maxWidth = printing ? `${PAPER.table}px` : "";
+  const rows = [...scroller.querySelectorAll("tr")];
+  const hide = (i, hidden) => rows.forEach((row) => (row.children[i].hidden = hidden));
+  const foldable = columns.flatMap((column, i) => (column.fold ? [i] : []));
+  for (const i of foldable) hide(i, false);
+  const folded = [];
+  while ((!unfolded || printing) && foldable.length && scroller.scrollWidth > scroller.clientWidth) {
+    folded.push(foldable.pop());
+    hide(folded.at(-1), true);
+  }
+  const button = byId("fold");
+  button.hidden = !folded.length && !unfolded;
+  button.textContent = unfolded ? "Fewer columns" : count(folded.length, "more column");
+  button.setAttribute("aria-expanded", unfolded);
 }
 
 // The first click sorts the best first, the second reverses, the third restores the original order.

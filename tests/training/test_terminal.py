@@ -1,0 +1,63 @@
+"""The time that a run still takes, and what the start table says of a busy machine."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from cvae.schedules import Constant, Linear, Step
+from cvae.training.runtime import busy
+from cvae.training.terminal import TimeLeft
+
+
+def seconds_left(free, forced: float, slower: float, until: int, total: int = 1000, done: int = 0) -> float:
+    """What is said after ``until`` iterations that each take ``forced`` seconds, and ``slower`` more where they are free."""
+    left = TimeLeft(total, done, free)
+    for step in range(done, until, 10):
+        left.note(step + 10, sum(forced + slower * free((each + 0.5) / total) for each in range(step, step + 10)))
+    return left.seconds
+
+
+def truth(free, forced: float, slower: float, until: int, total: int = 1000) -> float:
+    return sum(forced + slower * free((step + 0.5) / total) for step in range(until, total))
+
+
+@pytest.mark.parametrize("schedule", [Step(0.5), Linear(), Constant(1.0), Constant(0.0), Constant(0.3)])
+@pytest.mark.parametrize("slower", [0.0, 0.05, 0.2])
+def test_time_left_is_right_once_both_kinds_were_seen(schedule, slower):
+    def free(t: float) -> float:
+        return 1 - schedule(t)
+
+    for until in (700, 990):
+        assert seconds_left(free, 0.1, slower, until) == pytest.approx(truth(free, 0.1, slower, until), rel=0.1)
+
+
+def test_a_run_that_is_still_forced_knows_that_free_running_takes_longer():
+    def free(t: float) -> float:
+        return float(t >= 0.5)
+
+    told = seconds_left(free, 0.1, 0.1, until=100)
+    assert told == pytest.approx(truth(free, 0.1, 0.1, 100), rel=0.01)  # 40 s forced and 100 s free, not 90 s
+    assert seconds_left(free, 0.1, 0.1, until=300, done=200) == pytest.approx(120, rel=0.01)  # a resumed run
+
+
+def test_nothing_is_said_before_a_first_step():
+    left = TimeLeft(10, 0, lambda t: 0.0)
+    left.note(0, 1.0)
+    assert left.seconds is None
+    left.note(10, 1.0)
+    assert left.seconds == 0
+
+
+@pytest.mark.parametrize(("load", "threads", "said"), [(7.0, 2, True), (7.0, 1, False), (1.5, 2, False)])
+def test_a_busy_machine_is_named_where_fewer_threads_would_help(monkeypatch, load, threads, said):
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    torch.set_num_threads(threads)
+    hint = busy()
+    torch.set_num_threads(1)
+    assert bool(hint) == said
+    if said:
+        assert hint == "2, on 2 cores with a load of 7.0: OMP_NUM_THREADS=1 before the command is likely faster"
