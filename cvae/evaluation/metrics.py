@@ -18,6 +18,7 @@ FrameMetric = Callable[[Tensor, Tensor], Tensor]  # predicted and true images ..
 
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
+_AT_ONCE, _ON_GPU = 8, 1024  # frames: on a CPU their doubles stay in its cache
 
 
 def mse(predicted: Tensor, target: Tensor) -> Tensor:
@@ -40,12 +41,26 @@ def ssim(predicted: Tensor, target: Tensor) -> Tensor:
     window lies within the image. Equals scikit-image's ``structural_similarity(gaussian_weights=True, sigma=1.5,
     use_sample_covariance=False, data_range=1)``.
     """
-    # Double precision: variances are small differences of large squares. Autocast leaves doubles as they are.
-    x, y = (image.double().reshape(-1, *image.shape[-3:]) for image in (predicted, target))
-    mu_x, mu_y, xx, yy, xy = _blur(torch.cat([x, y, x * x, y * y, x * y])).chunk(5)
-    var_x, var_y, cov = xx - mu_x * mu_x, yy - mu_y * mu_y, xy - mu_x * mu_y
-    similarity = ((2 * mu_x * mu_y + _C1) * (2 * cov + _C2)) / ((mu_x**2 + mu_y**2 + _C1) * (var_x + var_y + _C2))
-    return similarity.mean(dim=(1, 2, 3)).reshape(predicted.shape[:-3]).float()
+    shape = torch.broadcast_shapes(predicted.shape, target.shape)
+    # Samples of a video share its target, 1BKCHW for SBKCHW: what is known of the target alone is computed once.
+    shared = target.dim() == len(shape) and target.shape[0] == 1 and target.shape[1:] == shape[1:]
+    y_NCHW = (target if shared else target.expand(shape)).reshape(-1, *shape[-3:])
+    x_RNCHW = predicted.expand(shape).reshape(-1, len(y_NCHW), *shape[-3:])
+    values_RN = torch.empty(x_RNCHW.shape[:2], device=predicted.device)
+    at_once = _ON_GPU if predicted.is_cuda else _AT_ONCE
+    for start in range(0, len(y_NCHW), at_once):
+        now = slice(start, start + at_once)
+        # Double precision: variances are small differences of large squares. Autocast leaves doubles as they are.
+        y = y_NCHW[now].double()
+        mu_y, yy = _blur(torch.cat([y, y * y])).chunk(2)
+        var_y = yy - mu_y * mu_y
+        for r, frames_NCHW in enumerate(x_RNCHW[:, now]):
+            x = frames_NCHW.double()
+            mu_x, xx, xy = _blur(torch.cat([x, x * x, x * y])).chunk(3)
+            var_x, cov = xx - mu_x * mu_x, xy - mu_x * mu_y
+            similarity = (2 * mu_x * mu_y + _C1) * (2 * cov + _C2) / ((mu_x**2 + mu_y**2 + _C1) * (var_x + var_y + _C2))
+            values_RN[r, now] = similarity.mean(dim=(1, 2, 3)).float()
+    return values_RN.reshape(shape[:-3])
 
 
 def _blur(x_NCHW: Tensor) -> Tensor:
@@ -53,7 +68,7 @@ def _blur(x_NCHW: Tensor) -> Tensor:
     weights = torch.exp(-0.5 * (offsets / _SIGMA) ** 2)
     weights = weights / weights.sum()
     # Matrix products beat single-channel convolutions on a CPU by far at this size.
-    return _band(weights, x_NCHW.shape[-2]) @ x_NCHW @ _band(weights, x_NCHW.shape[-1]).T
+    return _band(weights, x_NCHW.shape[-2]) @ (x_NCHW @ _band(weights, x_NCHW.shape[-1]).T)
 
 
 def _band(weights: Tensor, size: int) -> Tensor:

@@ -120,7 +120,7 @@ class _Best:
 
     def take(self, piece: Piece) -> None:
         predicted, true = piece.predicted_SBKCHW.float(), piece.true_BKCHW[None]
-        scored = {name: _array(function(predicted, true.expand_as(predicted))) for name, function in self.functions.items()}
+        scored = {name: _array(function(predicted, true)) for name, function in self.functions.items()}
         for name, values_SBK in scored.items():
             of = scored["psnr"] if self.best_of == "psnr" else values_SBK
             better = ROWS["psnr" if self.best_of == "psnr" else name].better
