@@ -61,6 +61,7 @@ class RunConfig:
     compile: str = "auto"
     resume: str | None = None
     show: str | None = None
+    evaluate: list[str] = field(default_factory=list)
     allow_targets: list[str] = field(default_factory=list)
     trial: Any = None
 
@@ -242,7 +243,7 @@ def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] |
 
 # --- identity ---------------------------------------------------------------------------------------------------------
 
-_NO_IDENTITY = ("trial", "logger", "device", "resume", "show", "allow_targets")
+_NO_IDENTITY = ("trial", "logger", "device", "resume", "show", "evaluate", "allow_targets")
 _PLACES = ("root", "cache_dir", "workers", "resident")
 PLACES = (*_PLACES, "path", "folder", "dir")  # names of what may change in a resumed run: the data's content may not
 # Keys that came after 0.1.0, with their defaults: a run that lacks one, and a run that has the default, are the same.

@@ -82,6 +82,13 @@ BUILT_IN = (
     Metric("peak_memory", "peak memory", "GiB", ".3g", "min", shown="fact"),
 )
 
+OF_PROTOCOLS = (  # what result files of protocols hold, by these keys
+    Metric("psnr", "PSNR", "dB", ".2f", "max"),
+    Metric("ssim", "SSIM", form=".4f", better="max"),
+    Metric("lpips", "LPIPS", form=".4f", better="min"),
+    Metric("fvd", "FVD", form=".1f", better="min"),
+)
+
 
 def table(own: Mapping[Any, Any]) -> tuple[Metric, ...]:
     """The built-in rows, and those of the config's key ``metrics``, as ``{mae: {_target_: mypkg.mae, better: min}}``.

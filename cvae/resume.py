@@ -25,7 +25,7 @@ from cvae.start import compose
 from cvae.strangers import forget_caches, read_settings, refuse_links, refuse_new_root, refuse_resolvers
 
 _PLACES = ("data.root", "data.cache_dir", "data.workers", "data.resident")
-_RESUMABLE = ("device", "precision", "compile", "logger", *_PLACES, "allow_targets")
+_RESUMABLE = ("device", "precision", "compile", "logger", *_PLACES, "evaluate", "allow_targets")
 _NO_SETTINGS = ("hydra.searchpath",)  # of a run: it says where options are found
 _HYDRA = 1 << 20  # bytes of hydra.yaml that are read
 _LOGGER = ("_target_", "project", "group", "name", "tags")  # what a folder may say of a view

@@ -9,7 +9,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path, get_args_parser
@@ -27,7 +27,7 @@ from cvae.console import only_prints, say, warn
 from cvae.errors import UserError, expanded
 from cvae.strangers import forget_caches, is_changed, names_path, read_settings, refuse_new_root, refuse_resolvers
 
-_OF_THE_COMMAND = ("logger", "trial", "allow_targets", "resume", "show")
+_OF_THE_COMMAND = ("logger", "trial", "allow_targets", "resume", "show", "evaluate")
 
 
 def action(arguments: Sequence[str]) -> str | None:
@@ -86,6 +86,23 @@ def loader(config_path: str | None = None, config_dir: str | None = None) -> Con
             raise UserError(f"--config-dir={folder} is not a folder: check the path")
         search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))  # as Hydra does
     return ConfigLoaderImpl(search_path)
+
+
+def protocol_nodes(names: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
+    """The files of protocols, of this package or of the folder of the command's ``--config-dir``, by their names.
+
+    Raises:
+        UserError: there is no such protocol.
+    """
+    found: dict[str, Any] = {}
+    files = loader(config_dir=config_dir)
+    choices = [name for name in files.get_group_options("protocol") if re.fullmatch(r"[\w-]+", name)]
+    for name in names:
+        if name not in choices:
+            raise UserError(f"evaluate names {name!r}, and there is no such protocol: choose {', '.join(choices)}")
+        node = files.load_configuration(f"protocol/{name}", [], RunMode.RUN).protocol
+        found |= cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+    return found
 
 
 def check_start(words: Sequence[str]) -> tuple[bool, Path | None]:

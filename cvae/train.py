@@ -8,9 +8,9 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 
 def _start_again(*_: object) -> NoReturn:
@@ -27,9 +27,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from cvae import cli, config, damage, from_python, grid, owner, resume, show, start
-from cvae.console import say
+from cvae.console import say, warn
 from cvae.errors import FAILURE, UserError, expanded
 from cvae.trial import current_trial
+
+if TYPE_CHECKING:
+    from cvae.evaluation.protocol import Protocol
 
 _log = logging.getLogger("cvae")
 _CTRL_C = 128 + signal.SIGINT
@@ -74,7 +77,9 @@ def _train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: boo
     from cvae.training.runtime import Stopped
 
     trial = current_trial()
+    protocols = _protocols(cfg)
     trainer, recorder = assemble(cfg, folder, group, resumed, trial)
+    was_finished = trainer.finished
     stopped, exit_code, state = None, 1, "stopped"
     try:
         if trainer.finished:
@@ -82,6 +87,8 @@ def _train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: boo
         best = trainer.fit(trial)
         exit_code, state = 0, "pruned" if trial.pruned else "complete"
         trial.record(found := facts(trainer))
+        if protocols and trainer.processes.first and not trial.pruned and (trial.number is None or trial.again):
+            trial.record(_evaluated(cfg, folder, protocols, only_missing=was_finished))
         further = [found[metric.key] for metric in trainer.settings.objectives[1:]]
         return [best, *further] if further else best
     except Stopped as signalled:
@@ -92,6 +99,37 @@ def _train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: boo
     if (mine := owner.held(folder)) is not None:
         mine.release()  # a scheduler may start the run elsewhere before this process has ended
     stopped.leave(exit_code)
+
+
+def _protocols(cfg: DictConfig) -> list[Protocol]:
+    """The protocols of ``evaluate=``, before anything is trained; UserError if there is no such one."""
+    if not cfg.evaluate:
+        return []
+    from cvae.evaluation.protocol import protocols
+
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    own = next((source.path for source in sources if source.provider == "command-line"), None)
+    return protocols(start.protocol_nodes(list(cfg.evaluate), own))
+
+
+def _evaluated(cfg: DictConfig, folder: Path, protocols: Sequence[Protocol], only_missing: bool) -> dict[str, float]:
+    """Evaluate a finished run; the means of its metrics by ``eval/PROTOCOL/METRIC``. What cannot be evaluated is one line."""
+    from cvae.protocols.running import evaluate, means
+    from cvae.protocols.tools import Settings, Tools
+
+    wanted = [each for each in protocols if not (only_missing and (folder / "eval" / f"{each.name}.json").exists())]
+    places = {f"data.{key}": cfg.data[key] for key in ("root", "cache_dir", "workers") if cfg.data.get(key) is not None}
+    found: dict[str, float] = {}
+    try:
+        tools = Tools(Settings(device=cfg.device, places=places, allow_targets=list(cfg.allow_targets)))
+        for result in evaluate(folder, wanted, tools) if wanted else ():
+            if isinstance(result, UserError):
+                warn(str(result))
+            else:
+                found |= means(result)
+    except UserError as error:
+        warn(f"{error}; the run itself is complete")
+    return found
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")

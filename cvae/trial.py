@@ -13,6 +13,8 @@ class Trial(Protocol):
     number: int | None
     params: dict[str, Any]
     pruned: bool
+    again: bool
+    """Whether it repeats one of a sweep's best trials on a fresh seed: what a winner alone should do is done then."""
 
     @property
     def stopping(self) -> bool:
@@ -39,7 +41,7 @@ class NoTrial:
     """Outside a sweep: nothing is kept and nothing is pruned."""
 
     number: int | None = None
-    pruned = False
+    pruned = again = False
 
     def __init__(self) -> None:
         self.params: dict[str, Any] = {}

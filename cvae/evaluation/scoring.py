@@ -15,15 +15,10 @@ from cvae.data.contract import Split
 from cvae.evaluation.futures import Piece, futures, given
 from cvae.evaluation.metrics import FrameMetric
 from cvae.evaluation.protocol import Protocol
-from cvae.metrics import Metric
+from cvae.metrics import OF_PROTOCOLS
 from cvae.model.cvae import CVAE
 
-ROWS = {  # how the metrics of protocols are shown; those of a frame have a function
-    "psnr": Metric("psnr", "PSNR", "dB", ".2f", "max"),
-    "ssim": Metric("ssim", "SSIM", "", ".4f", "max"),
-    "lpips": Metric("lpips", "LPIPS", "", ".4f", "min"),
-    "fvd": Metric("fvd", "FVD", "", ".1f", "min"),
-}
+ROWS = {metric.key: metric for metric in OF_PROTOCOLS}
 BASELINES = {"copy_last": "repeating the last given frame", "mean_past": "repeating the mean of the given frames"}
 Values = NDArray[np.float64]
 Features = Callable[[Tensor], NDArray[np.float32]]  # videos NTCHW in [0, 1] to ND

@@ -15,7 +15,7 @@ from cvae.data.contract import Split
 from cvae.errors import UserError
 from cvae.evaluation.diagnosis import Diagnosis, sentences
 from cvae.evaluation.protocol import Protocol
-from cvae.evaluation.scoring import score
+from cvae.evaluation.scoring import ROWS, score
 from cvae.evaluation.validation import score_copy
 from cvae.evaluation.weights import sha256_of_file
 from cvae.model.cvae import CVAE
@@ -142,3 +142,9 @@ def _marks(protocol: Protocol, cfg: DictConfig) -> list[str]:
     if protocol.n_past != cfg.n_past:
         marks.append(f"{protocol.n_past} given frames, where the model was trained with {cfg.n_past}")
     return marks
+
+
+def means(result: Mapping[str, Any]) -> dict[str, float]:
+    """The mean of each metric of a result, as ``eval/PROTOCOL/METRIC``."""
+    name = result["protocol"]["name"]
+    return {f"eval/{name}/{metric}": result[metric]["mean"] for metric in ROWS if metric in result}

@@ -43,9 +43,11 @@ def markdown_blocks(found: Collection, title: str, command: str, bair: bool, str
     if (curves := group_curves(groups)) is not None:
         blocks += [Heading(2, "Curves"), Picture("curves.png", curves, "Metrics and schedules over epochs")]
     blocks += [Heading(2, "Runs"), _runs(runs, differing(runs))]
-    if rows := [[run.name, *_evaluation(each)] for run in runs for each in run.evaluations]:
-        header = ["run", "protocol", "videos", "PSNR [95 %], dB", "repeating the last frame, dB"]
+    if rows := [[run.name, *row] for run in runs for each in run.evaluations for row in _evaluation(each)]:
+        header = ["run", "protocol", "videos", "metric", "mean [95 %]", "repeating the last frame"]
         blocks += [Heading(2, "Evaluation"), Table(header, rows)]
+        told = [(run, each) for run in runs for each in run.evaluations if each.sentences]
+        blocks += [Text(f"{run.name}, {each.protocol}: {' '.join(each.sentences)}") for run, each in told]
     if samples := _strips(runs, keys, strips):
         blocks += [Heading(2, "Samples"), *samples]
     for number, sweep in enumerate(found.sweeps):
@@ -143,8 +145,18 @@ def _strips(runs: Sequence[Run], keys: Sequence[str], most: int) -> list[Block]:
     return blocks
 
 
-def _evaluation(each: Evaluation) -> list[str]:
+def _evaluation(each: Evaluation) -> list[list[str]]:
+    """A row a metric."""
     if each.videos is None:
-        return [each.protocol, "", each.note, ""]
-    scores = level(each.psnr, each.low, each.high) + (f" ({each.note})" if each.note else "")
-    return [each.protocol, str(each.videos), scores, level(each.copy, math.nan, math.nan)]
+        return [[each.protocol, "", "", each.note, ""]]
+    note = f" ({each.note})" if each.note else ""
+    return [
+        [
+            each.protocol,
+            str(each.videos),
+            score.metric.title,
+            level(score.mean, score.low, score.high, score.metric.form) + note,
+            level(score.copy, math.nan, math.nan, score.metric.form),
+        ]
+        for score in each.scores
+    ]

@@ -49,7 +49,7 @@ class Collection:
         lines = [f"{short(folder)} failed to start: {reason}" for folder, reason in self.failed]
         lines += [f"{short(path)}: {reason}" for path, reason in self.unreadable]
         for run in self.runs:
-            found = [*run.problems, *(each.note for each in run.evaluations if each.note)]
+            found = [*run.problems, *(each.problem for each in run.evaluations if each.problem)]
             lines += [f"{short(run.folder)}: {'; '.join(found)}"] * bool(found)
         return lines
 

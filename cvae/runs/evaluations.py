@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cvae import files
+from cvae.metrics import KEY, OF_PROTOCOLS, Metric
 
 _MOST = 100  # files in a folder of evaluations
+_METRICS, _SENTENCES, _LETTERS = 20, 20, 400  # that are taken of a file
 _LATER = 60.0  # seconds by which a checkpoint that is copied with its evaluation may seem newer
+_ROWS = {metric.key: metric for metric in OF_PROTOCOLS}
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric of a run under a protocol, with its 95 % interval [low, high]; what a file lacks is NaN.
+
+    ``copy`` is what repeating the last given frame scores.
+    """
+
+    metric: Metric
+    mean: float
+    low: float = math.nan
+    high: float = math.nan
+    copy: float = math.nan
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of a run under one protocol: PSNR in dB with its 95 % interval [low, high].
+    """What a run scored under one protocol, on so many videos; ``sentences`` are a diagnosis.
 
-    ``copy`` is the PSNR of repeating the last past frame. What a file lacks is NaN, and ``note`` says what is wrong with it.
+    ``note`` says what a reader must know, or what is wrong with the file, which then has no videos.
     """
 
     protocol: str
     videos: int | None = None
-    psnr: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    copy: float = math.nan
+    scores: tuple[Score, ...] = ()
+    sentences: tuple[str, ...] = ()
     note: str = ""
+    problem: str = ""
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
@@ -35,7 +53,7 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
     try:
         names = sorted(entry.name for entry in files.entries(folder / "eval", _MOST))
     except files.Unreadable as error:
-        return [Evaluation("eval", note=f"eval: {error}")]
+        return [_unreadable("eval", f"eval: {error}")]
     return [_evaluation(folder, f"eval/{name}") for name in names if name.endswith(".json")]
 
 
@@ -43,20 +61,44 @@ def _evaluation(folder: Path, name: str) -> Evaluation:
     protocol = Path(name).stem
     try:
         found = files.read_json(folder, name)
-        low, high = found["psnr"].get("ci95") or (math.nan, math.nan)
-        last_frame = found.get("baselines", {}).get("copy_last", {}).get("psnr", {}).get("mean", math.nan)
-        scores = [float(number) for number in (found["psnr"]["mean"], low, high, last_frame)]
+        scores = _scores(found)
         videos = int(found["videos"])
+        sentences, marks = (_texts(found.get(key)) for key in ("sentences", "marks"))
     except KeyError as error:
-        return Evaluation(protocol, note=f"{name} has no {error}")
+        return _unreadable(protocol, f"{name} has no {error}")
     except files.Unreadable as error:
-        return Evaluation(protocol, note=str(error))
+        return _unreadable(protocol, str(error))
     except (OSError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
-        return Evaluation(protocol, note=f"{name} cannot be read ({files.brief(error)})")
-    mean, low, high, copy = scores
-    if not 0 <= videos < 1 << 53 or mean < low or mean > high:
-        return Evaluation(protocol, note=f"{name} is damaged: its PSNR is not in its interval, or its videos cannot be counted")
-    return Evaluation(protocol, videos, mean, low, high, copy, _outdated(folder, name))
+        return _unreadable(protocol, f"{name} cannot be read ({files.brief(error)})")
+    outside = [score.metric.label for score in scores if score.mean < score.low or score.mean > score.high]
+    if outside or not 0 <= videos < 1 << 53:
+        what = f"its {outside[0]} is not in its interval" if outside else "its videos cannot be counted"
+        return _unreadable(protocol, f"{name} is damaged: {what}")
+    outdated = _outdated(folder, name)
+    return Evaluation(protocol, videos, scores, sentences, "; ".join(filter(None, [outdated, *marks])), outdated)
+
+
+def _unreadable(protocol: str, reason: str) -> Evaluation:
+    return Evaluation(protocol, note=reason, problem=reason)
+
+
+def _scores(found: Mapping[str, Any]) -> tuple[Score, ...]:
+    """Every metric of a result, PSNR first, which none may lack; the usual ones before those that are not known."""
+    baseline = found.get("baselines", {}).get("copy_last", {})
+    known = sorted((key for key in found if key in _ROWS), key=list(_ROWS).index)
+    others = [key for key in found if key not in _ROWS and isinstance(found[key], Mapping) and "mean" in found[key]]
+    scores = []
+    for key in ["psnr", *(key for key in [*known, *others] if key != "psnr")][:_METRICS]:
+        row = _ROWS.get(key) or Metric(key[:KEY], key[:KEY])
+        low, high = found[key].get("ci95") or (None, None)
+        numbers = (found[key]["mean"], low, high, baseline.get(key, {}).get("mean"))
+        scores.append(Score(row, *(math.nan if number is None else float(number) for number in numbers)))
+    return tuple(scores)
+
+
+def _texts(found: Any) -> tuple[str, ...]:
+    texts = found if isinstance(found, list) else []
+    return tuple(text[:_LETTERS] for text in texts[:_SENTENCES] if isinstance(text, str))
 
 
 def _outdated(folder: Path, name: str) -> str:

@@ -20,7 +20,7 @@ from cvae.errors import UserError
 from cvae.process import Process
 from cvae.sweep.locks import JOB, LEASE, SWEEPER, lease_of, locked, owned
 from cvae.sweep.storage import absolute, open_storage, patient, revealed
-from cvae.sweep.trials import CLAIM, DATA, FACTS, FAILURE, SEEDS, STOP, STUDY_DATA, tied
+from cvae.sweep.trials import CLAIM, DATA, FACTS, FAILURE, OF, SEEDS, STOP, STUDY_DATA, tied
 from cvae.trial import NoTrial
 
 _POLL = 2.0  # seconds between two looks for a request to stop
@@ -58,6 +58,7 @@ class JobTrial(NoTrial):
         super().__init__()
         self._url, self._claim = absolute(revealed(place.storage)), str(place.claim)
         self.job, self.study, self.number, self.params = job, study, frozen.number, dict(frozen.params)
+        self.again = OF in frozen.user_attrs
         self.steps, self.seed = place.get("steps"), int(place.get("seed_index") or 0)
         self._trial = optuna.Trial(study, frozen._trial_id)
         self._storage, self._id = study._storage, frozen._trial_id

@@ -268,24 +268,31 @@ def test_a_study_s_page_opens_with_the_verdicts(command, tmp_path, monkeypatch):
 def test_results_are_shown_where_a_run_has_them(command, runs):
     (runs / "0" / "eval").mkdir()
     result = {"videos": 60, "psnr": {"mean": 20.5, "ci95": [20.1, 20.9]}, "baselines": {"copy_last": {"psnr": {"mean": 17.0}}}}
+    result |= {
+        "fvd": {"mean": 261.0, "ci95": [None, None]},
+        "mine": {"mean": 3.0},
+        "sentences": ["All is <well>."],
+        "marks": ["odd"],
+    }
     (runs / "0/eval/course.json").write_text(json.dumps(result))
     (runs / "0/eval/srvp.json").write_text("{")
     (runs / "0/eval/other.json").write_text('{"videos": 3}')
     command("report", f"runs={runs}")
     found = {each["protocol"]: each for each in shown("report.html")["runs"][0]["evals"]}
-    assert found["course"] == {
-        "protocol": "course",
-        "videos": 60,
-        "psnr": 20.5,
-        "low": 20.1,
-        "high": 20.9,
-        "copy": 17.0,
-        "note": "",
-    }
+    course = found["course"]
+    psnr, *others = course["scores"]
+    assert (course["videos"], course["note"], course["sentences"]) == (60, "odd", ["All is <well>."])
+    assert (psnr["mean"], psnr["low"], psnr["high"], psnr["copy"], psnr["metric"]["unit"]) == (20.5, 20.1, 20.9, 17.0, "dB")
+    assert [(each["metric"]["label"], each["mean"], each["low"], each["metric"]["better"]) for each in others] == [
+        ("FVD", 261.0, None, "min"),
+        ("mine", 3.0, None, None),
+    ]
     assert "eval/srvp.json is damaged" in found["srvp"]["note"]
     assert "psnr" in found["other"]["note"]
     command("report", f"runs={runs}", "format=md")
-    assert "| 0 | course | 60 | 20.50 [20.10, 20.90] | 17.00 |" in Path("report.md").read_text()
+    text = Path("report.md").read_text()
+    assert "| 0 | course | 60 | PSNR, dB | 20.50 [20.10, 20.90] (odd) | 17.00 |" in text
+    assert "| 0 | course | 60 | FVD | 261.0 (odd) | — |" in text
 
 
 @pytest.mark.parametrize(

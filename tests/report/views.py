@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from scipy import stats
 
-from cvae.metrics import BUILT_IN, Metric
+from cvae.metrics import BUILT_IN, OF_PROTOCOLS, Metric
 
 HOSTILE = (
     "<script>window.pwned = 1</script>",
@@ -145,8 +145,11 @@ def _run(number: int, settings: dict[str, Any], epochs: int) -> dict[str, Any]:
 
 
 def _evaluation(psnr: float) -> dict[str, Any]:
-    interval = {"low": psnr - 0.2, "high": psnr + 0.2}
-    return {"protocol": "svg-10", "videos": 60, "psnr": psnr, **interval, "copy": 17.03, "note": "best of 10 samples"}
+    scores = [
+        {"metric": asdict(row), "mean": mean, "low": mean * 0.99, "high": mean * 1.01, "copy": copy}
+        for row, mean, copy in zip(OF_PROTOCOLS, (psnr, psnr / 30, 0.1, 260.5), (17.03, 0.6, 0.2, None), strict=True)
+    ]
+    return {"protocol": "svg-10", "videos": 60, "scores": scores, "sentences": [], "note": "best of 10 samples"}
 
 
 def _truth() -> dict[str, Any]:

@@ -170,5 +170,5 @@ def test_evaluations_of_other_versions_and_of_an_earlier_checkpoint(tmp_path):
         os.utime(run / "eval" / f"{name}.json", (time.time() - 3600,) * 2)
     fake_checkpoint(run, "best.pt")
     odd, short = read(run).evaluations
-    assert (short.videos, short.psnr, short.note) == (3, 20.0, "of an earlier best.pt: evaluate again")
+    assert (short.videos, short.scores[0].mean, short.note) == (3, 20.0, "of an earlier best.pt: evaluate again")
     assert (odd.videos, "not in its interval" in odd.note) == (None, True)

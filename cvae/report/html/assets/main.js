@@ -24,23 +24,30 @@ function makeLinks() {
   });
 }
 
-const DB = ".2f"; // decibels, as protocols score them
-
+// A row a protocol, run and metric; of each metric the best run first. What a file could not say is a row of its own.
 function makeEvaluations() {
-  const rows = runs.flatMap((run) => run.evals.map((each) => ({ run, ...each })));
-  byId("evaluations").hidden = !rows.length;
-  rows.sort((a, b) => compareValues(a.protocol, b.protocol) || -compareValues(a.psnr, b.psnr));
-  const heads = ["protocol", "run", "videos", "PSNR", "95 % interval", "last frame repeated", "gain", "note"];
-  const side = (i) => (i >= 2 && i <= 6 ? "numeric" : null);
-  const body = rows.map(({ run, protocol, videos, psnr, low, high, copy, note }) => {
-    const range = low == null || high == null ? "–" : `[${number(low, DB)}, ${number(high, DB)}]`;
-    const gain = psnr == null || copy == null ? "–" : signed(psnr - copy, DB);
-    const numbers = [String(videos ?? "–"), number(psnr, DB), range, number(copy, DB), gain];
-    const cells = [said(protocol, 40), nameButton(run), ...numbers, said(note || "", 80)];
+  const section = byId("evaluations");
+  const evals = runs.flatMap((run) => run.evals.map((each) => ({ run, ...each })));
+  const rows = evals.flatMap((each) => (each.scores.length ? each.scores : [null]).map((score, place) => ({ ...each, score, place })));
+  section.hidden = !rows.length;
+  const rank = ({ score }) => (score == null || score.mean == null ? Infinity : score.metric.better === "min" ? score.mean : -score.mean);
+  rows.sort((a, b) => compareValues(a.protocol, b.protocol) || a.place - b.place || rank(a) - rank(b) || 0);
+  const heads = ["protocol", "metric", "run", "videos", "mean", "95 % interval", "last frame repeated", "difference", "note"];
+  const side = (i) => (i >= 3 && i <= 7 ? "numeric" : null);
+  const body = rows.map(({ run, protocol, videos, score, note }) => {
+    const { mean, low, high, copy, metric } = score || { metric: { label: "–", unit: "", form: ".2f" } };
+    const range = low == null || high == null ? "–" : `[${number(low, metric.form)}, ${number(high, metric.form)}]`;
+    const gain = mean == null || copy == null ? "–" : signed(mean - copy, metric.form);
+    const numbers = [String(videos ?? "–"), number(mean, metric.form), range, number(copy, metric.form), gain];
+    const title = metric.unit ? `${metric.label}, ${metric.unit}` : metric.label;
+    const cells = [said(protocol, 40), said(title, 40), nameButton(run), ...numbers, said(note || "", 80)];
     return el("tr", {}, ...cells.map((child, i) => el("td", { class: side(i) }, child)));
   });
   const head = heads.map((text, i) => el("th", { scope: "col", class: side(i) }, text));
-  byId("evaluations").querySelector(".scroller").append(table(head, body));
+  section.querySelector(".scroller").append(table(head, body));
+  for (const { run, protocol, sentences } of evals.filter((each) => each.sentences.length)) {
+    section.append(el("p", {}, el("b", {}, `${cut(run.name, 60)}, ${protocol}: `), sentences.join(" ")));
+  }
 }
 
 function makeRest() {
