@@ -90,7 +90,7 @@ class Summary:
             "space": self.plan.identity["space"],
             "best": [trial.number for trial in best],
             "importances": importances,
-            "top_k": None if top is None else {"seeds": top.seeds, "values": top.values},
+            "top_k": None if top is None else {"seeds": top.seeds, "values": top.values, "recorded": top.facts},
             "trials": [_entry(trial) for trial in counted(trials)],
         }
         if gone := retried(trials):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
@@ -18,7 +18,7 @@ from cvae.evaluation.intervals import mean_interval
 from cvae.sweep.plan import Plan, open_study
 from cvae.sweep.space import Space
 from cvae.sweep.study import SweepStudy
-from cvae.sweep.trials import OF, ranked
+from cvae.sweep.trials import FACTS, OF, ranked
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,17 @@ class Top:
 
     seeds: list[int]
     values: dict[int, list[float]]  # by trial
+    facts: dict[int, dict[str, float]] = field(default_factory=dict)  # means of what only these runs recorded; none is ranked
 
     def lines(self, objective: str) -> list[str]:
         """A line a trial, the winner first."""
         lines = [f"trial {number}: {on_fresh_seeds(objective, values)}" for number, values in self.values.items()]
-        return [f"{'' if index else 'winner':10} {line}" for index, line in enumerate(lines)]
+        ranked = [f"{'' if index else 'winner':10} {line}" for index, line in enumerate(lines)]
+        return ranked + [
+            f"{'recorded':10} trial {number}: {', '.join(f'{key} {value:.4g}' for key, value in self.facts[number].items())}"
+            for number in self.values
+            if self.facts.get(number)
+        ]
 
 
 def on_fresh_seeds(objective: str, values: Sequence[float]) -> str:
@@ -61,11 +67,21 @@ def run_top(plan: Plan, study: SweepStudy, complete: Callable[[Plan, SweepStudy]
     say(f"the best {len(best)} once more, on {len(seeds)} fresh seeds each")
     complete(again, repeats)
     values: dict[int, list[float]] = {}
+    recorded: dict[int, list[dict[str, float]]] = {}
     for trial in repeats.finished():
         if trial.state == TrialState.COMPLETE:
             values.setdefault(trial.user_attrs[OF], []).append(trial.values[0])
+            recorded.setdefault(trial.user_attrs[OF], []).append(trial.user_attrs.get(FACTS) or {})
+    known = {trial.number: trial.user_attrs.get(FACTS) or {} for trial in best}
+    facts = {number: _means(each, known[number]) for number, each in recorded.items()}
     order = sorted(values.items(), key=lambda each: mean(each[1]), reverse=plan.directions == ["maximize"])
-    return Top(seeds, dict(order))
+    return Top(seeds, dict(order), facts)
+
+
+def _means(recorded: Sequence[Mapping[str, float]], known: Mapping[str, float]) -> dict[str, float]:
+    """The means over runs of the facts that all of them recorded, and the trial that they repeat did not."""
+    keys = [key for key in recorded[0] if key not in known and all(key in each for each in recorded)]
+    return {key: mean(each[key] for each in recorded) for key in keys}
 
 
 def _plan(plan: Plan, pairs: list[tuple[FrozenTrial, int]]) -> Plan:

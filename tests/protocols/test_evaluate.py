@@ -1,0 +1,177 @@
+"""``python -m cvae.evaluate`` on a trained run: result files, tables, differences, and one line for what cannot be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny
+from PIL import Image
+
+from cvae.evaluation.metrics import ssim
+from cvae.runs.evaluations import read_evaluations
+
+
+@pytest.fixture
+def run(trained: Path) -> Path:
+    """A copy of a tiny run, which a test may write to."""
+    return Path(shutil.copytree(trained, "R"))
+
+
+def evaluated(run: Path, name: str = "course") -> dict[str, Any]:
+    return json.loads((run / "eval" / f"{name}.json").read_text())
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+
+
+def test_a_result_says_what_defines_it(command, run: Path, drawn: Path) -> None:
+    before = contents(run)
+    result = command("evaluate", "run=R", "bair=true")
+    assert result.code == 0, result.err
+    found = evaluated(run)
+    assert {name: data for name, data in contents(run).items() if not name.startswith("eval/")} == before
+    assert sorted(path.name for path in (run / "eval").iterdir()) == ["course.json", "course.png"]
+    keys = {"protocol", "split", "videos", "data", "seed", "conditions", "norm", "checkpoint", "precision", "psnr", "ssim"}
+    assert keys <= found.keys()
+    protocol = found["protocol"]
+    assert (protocol["n_past"], protocol["n_future"], protocol["samples"], protocol["data_range"]) == (2, 10, 1, 1.0)
+    assert (found["videos"], found["checkpoint"]["name"], len(found["checkpoint"]["sha256"])) == (1, "best", 64)
+    assert len(found["psnr"]["per_frame"]) == 10
+    assert "misses the 25 dB of BAIR" in found["marks"][0]
+    assert "repeating the mean of the given frames" in result.out
+    assert Image.open(run / "eval/course.png").size == (825, 462)
+    # The copy baseline in ten lines of NumPy.
+    folder = next((drawn / "test").glob("*/*"))
+    video = np.stack([np.asarray(Image.open(folder / f"{t}.png"), np.float64) for t in range(12)]) / 255
+    errors = ((video[2:] - video[1]) ** 2).mean(axis=(1, 2, 3))
+    copy = found["baselines"]["copy_last"]
+    assert copy["psnr"]["mean"] == pytest.approx((-10 * np.log10(errors)).mean(), abs=1e-4)
+    true = torch.from_numpy(video).permute(0, 3, 1, 2)
+    assert copy["ssim"]["mean"] == pytest.approx(ssim(true[1:2].expand(10, -1, -1, -1), true[2:]).mean().item(), abs=1e-5)
+    (shown,) = read_evaluations(run)
+    assert [score.metric.label for score in shown.scores] == ["PSNR", "SSIM"]
+
+
+def test_evaluated_twice_the_same_bytes_but_for_times(command, run: Path) -> None:
+    words = ("run=R", "protocol=[srvp,diagnosis]", "protocol.srvp.samples=3", "split=validate", "checkpoint=last")
+    found = []
+    for _ in range(2):
+        assert command("evaluate", *words).code == 0
+        files = contents(run / "eval")
+        assert sorted(files) == [f"{name}-validate-last.{form}" for name in ("diagnosis", "srvp") for form in ("json", "png")]
+        results = {name: json.loads(data) for name, data in files.items() if name.endswith("json")}
+        assert all(result.pop("times") for result in results.values())
+        found.append((results, {name: data for name, data in files.items() if name.endswith("png")}))
+        shutil.rmtree(run / "eval")
+    assert found[0] == found[1]
+    assert found[0][0]["srvp-validate-last.json"]["missing"].keys() == {"lpips", "fvd"}
+
+
+def test_differences_between_two_runs_over_the_same_videos(command, run: Path) -> None:
+    shutil.copytree(run, "S")
+    weights = torch.load("S/checkpoints/best.pt", weights_only=True)
+    last = next(name for name in reversed(weights["model"]) if name.endswith("bias"))
+    weights["model"][last] = weights["model"][last] + 0.05
+    torch.save(weights, "S/checkpoints/best.pt")
+    result = command("evaluate", "run=[R,S]", "split=train")
+    assert result.code == 0, result.err
+    one, other = (np.array(evaluated(Path(name), "course-train")["psnr"]["per_video"]) for name in "RS")
+    assert len(one) == 4
+    line = result.out.splitlines()[-1]
+    assert line.split()[:2] == ["S", f"{(other - one).mean():+.2f}"]
+    assert ", p 0.12" in line  # the least that four videos can give
+    result = command("evaluate", "run=[R,S]", "split=train", "protocol=srvp", "protocol.srvp.samples=2")
+    assert "differences to R" in result.out
+
+
+def test_a_protocol_of_the_user_s_own(command, run: Path) -> None:
+    Path("mine/protocol").mkdir(parents=True)
+    Path("mine/protocol/short.yaml").write_text("# @package protocol.short\nn_past: 1\nn_future: 3\nmetrics: psnr\n")
+    result = command("evaluate", "run=R", "protocol=short", "--config-dir", "mine")
+    assert result.code == 0, result.err
+    assert evaluated(run, "short")["marks"] == ["1 given frames, where the model was trained with 2"]
+    assert "ssim" not in evaluated(run, "short")
+
+
+def test_a_model_that_cannot_is_one_line_and_the_others_go_on(command, drawn: Path, train, run: Path) -> None:
+    assert train(*tiny(drawn, "compat=course", "epochs=1", "hydra.run.dir=course")).code == 0
+    result = command("evaluate", "run=[course,R]", "protocol=[first_frame,course]", "protocol.first_frame.samples=1")
+    assert result.code == 0, result.err
+    assert [line for line in result.out.splitlines() if line.startswith("warning: course: ") and "skips=course" in line]
+    assert [path.name for path in sorted(Path("course/eval").glob("*.json"))] == ["course.json"]
+    assert [path.name for path in sorted(Path("R/eval").glob("*.json"))] == ["course.json", "first_frame.json"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("protocol=nope", "protocol=nope: no such option; choose course, diagnosis, first_frame, srvp"),
+        (
+            "protocol.course.n_future=40",
+            "has 30 frames where 2 given and 40 predicted ones are 42: protocol.course.n_future=28",
+        ),
+        ("split=all", "split is 'all': choose train, validate, test"),
+        ("checkpoint=first", "checkpoint is 'first'"),
+        ("frames=0", "frames is 0"),
+        ("lpips.net=big", "lpips.net is 'big'"),
+        ("+colour=red", "+colour: an evaluation has no such key"),
+        ("+data.normalise=true", "only the place of the data can be given"),
+        ("data.root=nowhere", "nowhere"),
+        ("-m", "an evaluation cannot be swept"),
+    ],
+)
+def test_bad_settings_are_one_line(command, run: Path, words: str, message: str) -> None:
+    result = command("evaluate", "run=R", words)
+    assert (result.code, len(result.err.splitlines())) == (1, 1), result
+    assert message in result.err
+    assert not (run / "eval").exists()
+
+
+def missing(path: Path) -> None:
+    path.unlink()
+
+
+def of_another_group(path: Path) -> None:
+    torch.save({"encoder": {"weight": torch.zeros(3)}}, path)
+
+
+def pickled(path: Path) -> None:
+    torch.save({"model": print}, path)
+
+
+@pytest.mark.parametrize(("spoil", "message"), [(missing, "best.pt is missing"), (of_another_group, "best.pt"), (pickled, "")])
+def test_bad_checkpoints_are_one_line(command, run: Path, spoil: Any, message: str) -> None:
+    spoil(run / "checkpoints" / "best.pt")
+    result = command("evaluate", "run=R")
+    assert (result.code, len(result.err.splitlines())) == (1, 1), result
+    assert message in result.err
+
+
+def test_bad_places_are_one_line(command, run: Path) -> None:
+    for words, message in (("run=nowhere", "run=nowhere does not exist"), ("run=[]", "run=[] names no folder")):
+        result = command("evaluate", words)
+        assert (result.code, len(result.err.splitlines())) == (1, 1)
+        assert message in result.err
+    Path("elsewhere").mkdir()
+    (run / "eval").symlink_to(Path("elsewhere").absolute())
+    assert "is a link that leads elsewhere" in command("evaluate", "run=R").err
+    assert not list(Path("elsewhere").iterdir())
+
+
+def test_training_ends_with_protocols(train, drawn: Path) -> None:
+    words = tiny(drawn, "epochs=1", "hydra.run.dir=T", "evaluate=[course]")
+    result = train(*words)
+    assert result.code == 0, result.err
+    assert evaluated(Path("T"))["protocol"]["n_future"] == 10
+    assert train(*tiny(drawn, "evaluate=[nope]", "hydra.run.dir=U")).err.startswith("error: evaluate names 'nope'")
+    plain = train(*tiny(drawn, "epochs=1", "hydra.run.dir=V"))
+    assert plain.code == 0
+    one, other = (json.loads(Path(name, "run.json").read_text())["signature"] for name in "TV")
+    assert one == other
