@@ -56,11 +56,13 @@ def given(model: CVAE, n_past: int) -> Iterator[None]:
 
 def noise(seed: int, rows_B: NDArray[np.int64], samples: slice, length: int, latent_dim: int) -> Tensor:
     """Standard normal ``noise_STBZ``. That of a video and sample depends on the seed and their numbers alone."""
-    parts = []
-    for row in rows_B:
-        generator = torch.Generator().manual_seed((seed << 32) + int(row))
-        parts.append(torch.randn(samples.stop, length, latent_dim, generator=generator)[samples])
-    return torch.stack(parts, dim=2)
+    shape = (samples.stop - samples.start, length, len(rows_B), latent_dim)
+    noise_STBZ = np.empty(shape, np.float32)
+    for s in range(shape[0]):
+        for b, row in enumerate(rows_B):
+            generator = np.random.default_rng([seed, int(row), samples.start + s])
+            noise_STBZ[s, :, b] = generator.standard_normal((length, latent_dim), np.float32)
+    return torch.from_numpy(noise_STBZ)
 
 
 def pieces(n_videos: int, samples: int, n_future: int, frames: int) -> Iterator[tuple[NDArray[np.int64], list[slice]]]:

@@ -64,7 +64,7 @@ def of_protocol(protocol: Protocol, functions: Mapping[str, object], features: V
     """What defines the numbers but for run, data and seed."""
     facts: dict[str, Any] = {**dataclasses.asdict(protocol), "metrics": [*functions, *["fvd"] * (features is not None)]}
     facts |= {"rule": protocol.rule, "data_range": 1.0, "interval": "95 %, bootstrap over videos"}
-    facts["mean"] = "over frames, then over videos"
+    facts["averaged"] = "over frames, then over videos"
     if isinstance(found := functions.get("lpips"), Lpips):
         facts["lpips"] = {"net": found.net, "version": "0.1", "weights_sha256": found.sha256}
     if features is not None:

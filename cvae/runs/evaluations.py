@@ -86,7 +86,11 @@ def _scores(found: Mapping[str, Any]) -> tuple[Score, ...]:
     """Every metric of a result, PSNR first, which none may lack; the usual ones before those that are not known."""
     baseline = found.get("baselines", {}).get("copy_last", {})
     known = sorted((key for key in found if key in _ROWS), key=list(_ROWS).index)
-    others = [key for key in found if key not in _ROWS and isinstance(found[key], Mapping) and "mean" in found[key]]
+    others = [
+        key
+        for key in found
+        if key not in _ROWS and isinstance(found[key], Mapping) and isinstance(found[key].get("mean"), float)
+    ]
     scores = []
     for key in ["psnr", *(key for key in [*known, *others] if key != "psnr")][:_METRICS]:
         row = _ROWS.get(key) or Metric(key[:KEY], key[:KEY])

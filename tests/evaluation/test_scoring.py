@@ -37,7 +37,7 @@ class Noisy(nn.Module):
             true = torch.from_numpy(self.truth[rows, self.n_past :][:, : shape[2]]).permute(0, 1, 4, 2, 3).float() / 255
             return true.expand(shape)
         shift = noise_STBZ[:, self.n_past :].mean(dim=-1).transpose(1, 2)[..., None, None, None]
-        return (past_BTCHW[:, -1] + 0.1 * shift).clamp(0, 1).expand(shape)
+        return (past_BTCHW[:, -1:] + 0.1 * shift).clamp(0, 1).expand(shape)
 
 
 @pytest.fixture(scope="module")
