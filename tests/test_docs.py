@@ -80,6 +80,7 @@ NOT_RUN = {
     "export PGPASSWORD=...": "a password",
     "python -m cvae.predict": "it needs words",
     "pip install -e '.[video]'": _INSTALLED,
+    "pip install -e '.[evaluate]'": _INSTALLED,
     "python scripts/import_course_checkpoint.py model.pth --trust --root=ROOT": "needs a checkpoint of another group: "
     "tests/scripts/test_import_course_checkpoint.py makes one",
 }
@@ -140,7 +141,6 @@ SHORT_STUDY += ["beta=1.0", "seed=1", "hydra/launcher=basic"]
 SCRIPTS = {
     "sweep_landscape.py": ["--repetitions", "2", "--trials", "12", "--pruners", "halving"],
     "wandb_report.py": ["--print"],
-    "diagnose.py": ["--samples", "2"],
     "course_study.py": SHORT_STUDY,
 }
 

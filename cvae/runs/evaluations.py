@@ -100,6 +100,10 @@ def _scores(found: Mapping[str, Any]) -> tuple[Score, ...]:
     return tuple(scores)
 
 
+def _mean_of(value: Any) -> Any:
+    return value.get("mean") if isinstance(value, Mapping) else None
+
+
 def _texts(found: Any) -> tuple[str, ...]:
     texts = found if isinstance(found, list) else []
     return tuple(text[:_LETTERS] for text in texts[:_SENTENCES] if isinstance(text, str))

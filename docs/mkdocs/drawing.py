@@ -8,11 +8,11 @@ OUT = Path(__file__).parents[1] / "architecture.svg"
 WIDTH, HEIGHT, LEFT, TOP = 600, 36, 14, 34
 GREY, BATCH, TRIAL = "#eceff4", ("#cfe3ff", "#bfe8e4", "#d9d2f7"), "#ffdcb8"
 FLOORS = [
-    ("commands", [("train.py", GREY), ("predict.py", GREY), ("report/", GREY)]),
+    ("commands", [("train.py", GREY), ("evaluate.py", GREY), ("predict.py", GREY), ("report/", GREY)]),
     ("the course's questions", [("study/", GREY)]),
     ("what pages consist of", [("pages/", GREY)]),
     ("runs on the disk, read", [("runs/", GREY)]),
-    ("sweeps; predictions", [("sweep/", TRIAL), ("prediction/", GREY)]),
+    ("sweeps; results", [("sweep/", TRIAL), ("protocols/", GREY), ("prediction/", GREY)]),
     ("the loop, records", [("training/", BATCH[1])]),
     ("metrics, validation", [("evaluation/", GREY)]),
     ("nets and objective", [("model/", BATCH[2])]),

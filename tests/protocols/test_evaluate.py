@@ -46,7 +46,8 @@ def test_a_result_says_what_defines_it(command, run: Path, drawn: Path) -> None:
     assert len(found["psnr"]["per_frame"]) == 10
     assert "misses the 25 dB of BAIR" in found["marks"][0]
     assert "repeating the mean of the given frames" in result.out
-    assert Image.open(run / "eval/course.png").size == (825, 462)
+    with Image.open(run / "eval/course.png") as picture:
+        assert picture.size == (825, 462)
     # The copy baseline in ten lines of NumPy.
     folder = next((drawn / "test").glob("*/*"))
     video = np.stack([np.asarray(Image.open(folder / f"{t}.png"), np.float64) for t in range(12)]) / 255
@@ -115,7 +116,7 @@ def test_a_model_that_cannot_is_one_line_and_the_others_go_on(command, drawn: Pa
         ("protocol=nope", "protocol=nope: no such option; choose course, diagnosis, first_frame, srvp"),
         (
             "protocol.course.n_future=40",
-            "has 30 frames where 2 given and 40 predicted ones are 42: protocol.course.n_future=28",
+            "2 given and 40 predicted ones are 42: protocol.course.n_future=28 or less",
         ),
         ("split=all", "split is 'all': choose train, validate, test"),
         ("checkpoint=first", "checkpoint is 'first'"),
