@@ -107,7 +107,7 @@ def test_the_record_of_a_job_alone_repeats_it(train, drawn, tmp_path, monkeypatc
     assert all(path.read_bytes() == (run / name).read_bytes() for name, path in kept.items())
     assert all(path.stat().st_size <= 300_000 for path in run.glob("wandb/*/files/media/videos/*.gif"))
 
-    again = train(*asked[3:], "logger=none", "hydra.run.dir=again")
+    again = train(*asked[3:], "logger.mode=disabled", "hydra.run.dir=again")
     assert again.code == 0, again.err
     assert without_times(metrics(Path("again"))) == without_times(metrics(run))
     assert json.loads(Path("again/run.json").read_text())["signature"] == config["signature"]
