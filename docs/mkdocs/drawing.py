@@ -17,12 +17,19 @@ FLOORS = [
     ("metrics, validation", [("evaluation/", GREY)]),
     ("nets and objective", [("model/", BATCH[2])]),
     ("before a run folder", [("resume.py", GREY), ("damage.py", GREY), ("start.py", GREY)]),
-    ("around Hydra", [("cli.py", GREY), ("strangers.py", GREY), ("resolvers.py", GREY)]),
+    ("around Hydra", [("repeat.py", GREY), ("cli.py", GREY), ("strangers.py", GREY), ("resolvers.py", GREY)]),
     ("settings into objects", [("config.py", GREY)]),
     ("frames; pure functions", [("data/", BATCH[0]), ("schedules.py", GREY), ("metrics.py", GREY), ("pictures.py", GREY)]),
     (
         "small things",
-        [("owner.py", GREY), ("console.py", GREY), ("trial.py", GREY), ("process.py", GREY), ("integrity.py", GREY)],
+        [
+            ("owner.py", GREY),
+            ("options.py", GREY),
+            ("console.py", GREY),
+            ("trial.py", GREY),
+            ("process.py", GREY),
+            ("integrity.py", GREY),
+        ],
     ),
     ("bad input", [("errors.py", GREY), ("files.py", GREY)]),
 ]
