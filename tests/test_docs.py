@@ -62,6 +62,7 @@ NOT_RUN = {
     "python docs/mkdocs/drawing.py": "writes into the checkout: test_the_drawing_is_its_script_s compares",
     "wandb login": _ACCOUNT,
     "wandb sync": _ACCOUNT,
+    "wandb sweep --project cvae conf/wandb_sweep.yaml": f"{_ACCOUNT}: tests/training/test_wandb.py does as its agent does",
     "wandb sync multirun/2026-11-23_10-00-00_a1b2/*/wandb/offline-run-*": _ACCOUNT,
     "tensorboard --logdir multirun": f"{_SERVES}: tests/training/test_tensorboard.py reads what it shows",
     "optuna-dashboard multirun/studies/NAME.journal": _SERVES,
