@@ -85,7 +85,7 @@ def test_what_is_saved(server, monkeypatch, capsys):
     assert {line["xAxis"] for line in lines} == {"epoch"}
     shown = [line["metrics"] for line in lines]
     psnrs = ["val/psnr", "val/psnr_copy", "val/psnr_best"]
-    assert shown == [psnrs, ["train/mse"], ["train/kld"], ["kl_weight"], ["tf_ratio"], ["lr"]]
+    assert shown == [psnrs, ["train/mse", "val/mse"], ["train/kld"], ["kl_weight"], ["tf_ratio"], ["lr"], ["val/ssim"]]
     assert [bar["metrics"] for bar in panels(curves, "Bar Chart")] == [["val/psnr.max"], ["train/kld"]]
     (parallel,) = panels(runs, "Parallel Coordinates Plot")
     settings = ["lr.value", "tfr.value", "beta.value", "kl_schedule.value._target_", "tf_schedule.value._target_"]
