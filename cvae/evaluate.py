@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from cvae import cli, config
-from cvae.console import say
+from cvae.console import say, short, warn
 from cvae.errors import UserError, require
+
+if TYPE_CHECKING:
+    from cvae.evaluation.protocol import Protocol
+    from cvae.protocols.tools import Settings, Tools
 
 
 @dataclass
@@ -47,7 +52,6 @@ def evaluate(cfg: DictConfig) -> None:
     # Imported here so that --help needs none of it.
     from cvae.evaluation.protocol import protocols
     from cvae.protocols.compare import compare
-    from cvae.protocols.running import evaluate, tell
     from cvae.protocols.tools import Tools
     from cvae.runs.collection import run_folders
 
@@ -55,28 +59,34 @@ def evaluate(cfg: DictConfig) -> None:
     tools = Tools(_settings(cfg))
     given = cfg.run if OmegaConf.is_list(cfg.run) else [cfg.run]
     folders = run_folders([str(place) for place in given if place not in (None, "")])
+    alone = len(folders) == len(wanted) == 1
     results: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
-    failed: list[tuple[Path, UserError]] = []
     for folder in folders:
-        try:
-            for found in evaluate(folder, wanted, tools):
-                if isinstance(found, UserError):
-                    failed.append((folder, found))
-                else:
-                    results.setdefault(found["protocol"]["name"], []).append((folder, found))
-        except UserError as error:
-            failed.append((folder, error))
-        if failed and not (len(folders) == len(wanted) == 1) and failed[-1][0] == folder:
-            for _, error in (each for each in failed if each[0] == folder):
-                tell(error, folder)
+        for found in _of_run(folder, wanted, tools):
+            if not isinstance(found, UserError):
+                results.setdefault(found["protocol"]["name"], []).append((folder, found))
+            elif alone:
+                raise found
+            else:
+                warn(f"{short(folder)}: {found}")  # the others go on
     for several in results.values():
         for line in compare(several) if len(several) > 1 else ():
             say(line)
-    if failed and not results:
-        raise failed[0][1] if len(failed) == 1 else UserError(f"none of {len(folders)} runs could be evaluated: see above")
+    if not results:
+        raise UserError(f"nothing could be evaluated of {len(folders)} runs under {len(wanted)} protocols: see the lines above")
 
 
-def _settings(cfg: DictConfig) -> Any:
+def _of_run(folder: Path, wanted: Sequence[Protocol], tools: Tools) -> Iterator[dict[str, Any] | UserError]:
+    """The results of a run, and the errors of protocols that it cannot follow, or its own."""
+    from cvae.protocols.running import evaluate
+
+    try:
+        yield from evaluate(folder, wanted, tools)
+    except UserError as error:
+        yield error
+
+
+def _settings(cfg: DictConfig) -> Settings:
     from cvae.protocols.tools import Settings
 
     for key in map(str, cfg):

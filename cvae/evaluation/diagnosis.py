@@ -59,7 +59,7 @@ class Diagnosis:
 
     def _one(self, conditions: Conditions | None = None, silent: bool = False) -> Values:
         """PSNR of one free-running sample with z from the prior, under other conditions or with noise 0."""
-        found = []
+        found: list[Values] = []
         running = futures(
             self.model, self.split, self.protocol.frames[1], 1, self.seed, self.device, self.frames, conditions, silent
         )
@@ -92,7 +92,10 @@ class Diagnosis:
     def _posterior(self) -> tuple[dict[str, Any], Values, Values]:
         """KL of the latent's dimensions, and PSNR with z from the posterior: fed true frames, and running free."""
         (n_past, n_future), model = self.protocol.frames, self.model
-        kl_NZ, mu_NKZ, forced_NK, free_NK = [], [], [], []
+        kl_NZ: list[Values] = []
+        mu_NKZ: list[Values] = []
+        forced_NK: list[Values] = []
+        free_NK: list[Values] = []
         for rows_B, _ in pieces(len(self.split), 1, n_past + n_future, self.frames):
             frames_BTHWC, cond = self.split.gather(rows_B, 0, n_past + n_future)
             frames_BTCHW, cond_BTA = images(frames_BTHWC, self.device), torch.from_numpy(cond).to(self.device)
@@ -118,19 +121,16 @@ class Diagnosis:
 def sentences(found: dict[str, Any]) -> list[str]:
     """The diagnosis in plain words, from the numbers of a result: ``psnr`` of each way, and what ``measure`` counted."""
     ways: dict[str, float] = {name: each["mean"] for name, each in found["ways"].items()}
-    lines = [_of_latent(found, ways), _of_samples(found, ways)]
+    gain = ways["prior"] - (copy := found["baselines"]["copy_last"]["psnr"]["mean"])
+    lines = [f"One sample has {ways['prior']:.2f} dB, {gain:+.2f} against repeating the last given frame ({copy:.2f})."]
+    lines += [_of_latent(found, ways), _of_samples(found, ways)]
     lines += [_of_conditions(ways)] if "shuffled" in ways else ["The model takes no conditions."]
     gap = ways["posterior_forced"] - ways["posterior"]
     lines.append(
         f"Exposure gap: fed its own predictions instead of true frames, it {_loses(gap)} "
         f"({ways['posterior_forced']:.2f} to {ways['posterior']:.2f} dB, z from the posterior in both)."
     )
-    count, share = len(found["mse_per_frame"]), found["first_frame_error"]
-    lines.append(
-        f"The first predicted frame has {100 * share:.0f} % of the squared error of {count} frames "
-        f"({100 / count:.0f} % would be an even share)" + ("." if share <= 1 / count else ": the error does not grow later.")
-    )
-    return lines
+    return [*lines, _of_first_frame(found)]
 
 
 def _of_latent(found: dict[str, Any], ways: dict[str, float]) -> str:
@@ -161,6 +161,14 @@ def _of_conditions(ways: dict[str, float]) -> str:
     if max(losses) < PLAIN:
         return f"The conditions (actions, positions) are not used: {numbers}."
     return f"The conditions (actions, positions) are used: {numbers}."
+
+
+def _of_first_frame(found: dict[str, Any]) -> str:
+    count, share = len(found["mse_per_frame"]), found["first_frame_error"]
+    of = f"{100 * share:.0f} % of the squared error of {count} frames, of which an even share is {100 / count:.0f} %"
+    if share * count > 0.8:
+        return f"The first predicted frame has {of}: most is lost in the first step, not by errors that add up."
+    return f"The first predicted frame has {of}: errors add up over the frames."
 
 
 def _loses(gap: float) -> str:

@@ -59,8 +59,7 @@ class Protocol:
     @property
     def frames(self) -> tuple[int, int]:
         """Given and predicted frames of a settled protocol."""
-        assert self.n_past is not None and self.n_future is not None
-        return self.n_past, self.n_future
+        return self.n_past or 0, self.n_future or 0
 
     @property
     def rule(self) -> str:

@@ -24,10 +24,7 @@ ROWS = {  # how the metrics of protocols are shown; those of a frame have a func
     "lpips": Metric("lpips", "LPIPS", "", ".4f", "min"),
     "fvd": Metric("fvd", "FVD", "", ".1f", "min"),
 }
-BASELINES = {  # given_BPCHW to the frame that is repeated, B1CHW
-    "copy_last": ("repeating the last given frame", lambda given_BPCHW: given_BPCHW[:, -1:]),
-    "mean_past": ("repeating the mean of the given frames", lambda given_BPCHW: given_BPCHW.mean(dim=1, keepdim=True)),
-}
+BASELINES = {"copy_last": "repeating the last given frame", "mean_past": "repeating the mean of the given frames"}
 Values = NDArray[np.float64]
 Features = Callable[[Tensor], NDArray[np.float32]]  # videos NTCHW in [0, 1] to ND
 
@@ -72,8 +69,8 @@ def score(
         while (piece := _next(running, autocast)) is not None:
             best.take(piece)
             if piece.samples.start == 0:
-                for name, (_, repeated) in BASELINES.items():
-                    still = repeated(piece.given_BPCHW).expand_as(piece.true_BKCHW)
+                for name in BASELINES:
+                    still = repeated(name, piece.given_BPCHW).expand_as(piece.true_BKCHW)
                     for metric, function in functions.items():
                         others.setdefault((name, metric), []).append(_array(function(still, piece.true_BKCHW)))
                     _note(rows_of, name, features, still, piece, protocol)
@@ -87,6 +84,11 @@ def score(
     for (name, metric), rows in rows_of.items():
         found[name].features[metric] = np.concatenate(rows)
     return found
+
+
+def repeated(baseline: str, given_BPCHW: Tensor) -> Tensor:
+    """The frame ``B1CHW`` that a baseline repeats."""
+    return given_BPCHW[:, -1:] if baseline == "copy_last" else given_BPCHW.mean(dim=1, keepdim=True)
 
 
 def _next(running: Iterator[Piece], autocast: Callable[[], AbstractContextManager[object]]) -> Piece | None:

@@ -101,7 +101,7 @@ def _lines(result: Mapping[str, Any]) -> tuple[str, int, dict[str, list[float]]]
     if "ways" in result:
         return title, n_past, {WAYS[name]: each["per_frame"] for name, each in result["ways"].items()}
     lines = {"model": result["psnr"]["per_frame"]}
-    lines |= {label: result["baselines"][name]["psnr"]["per_frame"] for name, (label, _) in BASELINES.items()}
+    lines |= {label: result["baselines"][name]["psnr"]["per_frame"] for name, label in BASELINES.items()}
     return title, n_past, lines
 
 
@@ -140,7 +140,7 @@ def table(result: Mapping[str, Any], run: Path) -> list[str]:
         return lines + [f"  {sentence}" for sentence in result["sentences"]]
     metrics = [name for name in ROWS if name in result]
     rows = [["", *(ROWS[name].title for name in metrics)]]
-    for label, numbers in [("model", result), *((text, result["baselines"][name]) for name, (text, _) in BASELINES.items())]:
+    for label, numbers in [("model", result), *((text, result["baselines"][name]) for name, text in BASELINES.items())]:
         rows.append([label, *(interval(name, numbers.get(name)) for name in metrics)])
     return lines + aligned(rows)
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from cvae.console import progress, say, short, warn
+from cvae.console import progress, say, short
 from cvae.data.contract import Split
 from cvae.errors import UserError
 from cvae.evaluation.diagnosis import Diagnosis, sentences
 from cvae.evaluation.protocol import Protocol
 from cvae.evaluation.scoring import score
+from cvae.evaluation.validation import score_copy
 from cvae.evaluation.weights import sha256_of_file
 from cvae.model.cvae import CVAE
 from cvae.protocols.result import file_name, of_protocol, of_scores, summary, table, write
@@ -113,8 +114,11 @@ def _diagnosed(
     say(f"{protocol.name}: {len(split)} sequences")
     measured = Diagnosis(model, split, protocol, settings.seed, tools.device, settings.frames, tools.autocast).measure()
     numbers, ways = measured
+    n_past, n_future = protocol.frames
+    copy, _ = score_copy(split, n_past, n_past + n_future)
     found: dict[str, Any] = {
         **numbers,
+        "baselines": {"copy_last": {"psnr": {"mean": copy}}},
         "samples": protocol.samples,
         "ways": {name: summary(values_NK, settings.seed) for name, values_NK in ways.items()},
     }
@@ -138,8 +142,3 @@ def _marks(protocol: Protocol, cfg: DictConfig) -> list[str]:
     if protocol.n_past != cfg.n_past:
         marks.append(f"{protocol.n_past} given frames, where the model was trained with {cfg.n_past}")
     return marks
-
-
-def tell(error: UserError, folder: Path) -> None:
-    """Warn of a protocol or a run that gave no result; the others go on."""
-    warn(f"{short(folder)}: {error}")
