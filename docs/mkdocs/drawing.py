@@ -21,17 +21,8 @@ FLOORS = [
     ("around Hydra", [("cli.py", GREY), ("strangers.py", GREY), ("resolvers.py", GREY)]),
     ("settings into objects", [("config.py", GREY), ("charts.py", GREY)]),
     ("frames; pure functions", [("data/", BATCH[0]), ("schedules.py", GREY), ("metrics.py", GREY), ("pictures.py", GREY)]),
-    (
-        "small things",
-        [
-            ("owner.py", GREY),
-            ("options.py", GREY),
-            ("console.py", GREY),
-            ("trial.py", GREY),
-            ("process.py", GREY),
-            ("integrity.py", GREY),
-        ],
-    ),
+    ("of a run's folder", [("owner.py", GREY), ("options.py", GREY)]),
+    ("small things", [("console.py", GREY), ("trial.py", GREY), ("process.py", GREY), ("integrity.py", GREY)]),
     ("bad input", [("errors.py", GREY), ("files.py", GREY)]),
 ]
 WALKS = [
