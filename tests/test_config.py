@@ -31,6 +31,7 @@ GROUPS = {
     for folder in config.CONF.iterdir()
     if any(folder.glob("*.yaml"))
 }
+OTHERS = ("data", "experiment", "protocol")  # have tests of their own: of protocols in tests/protocols
 BASE = ["data=course", "data.root=/frames"]
 
 
@@ -38,7 +39,7 @@ def composed(*words: str):
     return start.compose([*BASE, *words])
 
 
-@pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS if g not in ("data", "experiment") for o in GROUPS[g]])
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS if g not in OTHERS for o in GROUPS[g]])
 def test_every_option_composes_and_builds(group, option):
     cfg = composed(f"{group}={option}")
     for key in ("kl_schedule", "tf_schedule", "likelihood"):

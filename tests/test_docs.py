@@ -62,6 +62,7 @@ NOT_RUN = {
     "python docs/mkdocs/drawing.py": "writes into the checkout: test_the_drawing_is_its_script_s compares",
     "wandb login": _ACCOUNT,
     "wandb sync": _ACCOUNT,
+    "wandb sweep --project cvae conf/wandb_sweep.yaml": f"{_ACCOUNT}: tests/training/test_wandb.py does as its agent does",
     "wandb sync multirun/2026-11-23_10-00-00_a1b2/*/wandb/offline-run-*": _ACCOUNT,
     "tensorboard --logdir multirun": f"{_SERVES}: tests/training/test_tensorboard.py reads what it shows",
     "optuna-dashboard multirun/studies/NAME.journal": _SERVES,
@@ -79,6 +80,7 @@ NOT_RUN = {
     "python app.py -m hydra.sweeper.storage=postgresql://USER@HOST/NAME": "needs a server: see above",
     "export PGPASSWORD=...": "a password",
     "python -m cvae.predict": "it needs words",
+    "python -m cvae.evaluate": "it needs words",
     "pip install -e '.[video]'": _INSTALLED,
     "pip install -e '.[evaluate]'": _INSTALLED,
     "python scripts/import_course_checkpoint.py model.pth --trust --root=ROOT": "needs a checkpoint of another group: "
@@ -138,6 +140,7 @@ SMALL = tiny(Path(), "device=cpu")[2:]  # overrides without those of its data
 SHORT_SWEEP = ["hydra.sweeper.n_trials=2"]
 SHORT_STUDY = ["model=tiny", "logger=none", "epochs=4", "epoch_size=2", "batch_size=2", "n_future=3", "device=cpu"]
 SHORT_STUDY += ["beta=1.0", "seed=1", "hydra/launcher=basic"]
+QUICK_PROTOCOLS = ["protocol.srvp.samples=2"]
 SCRIPTS = {
     "sweep_landscape.py": ["--repetitions", "2", "--trials", "12", "--pruners", "halving"],
     "wandb_report.py": ["--print"],
@@ -219,6 +222,8 @@ def start(command, app: App, monkeypatch, capfd) -> Callable[[str], Result]:
             return command("train", *_shrunk(words[3:]))
         if words[:3] == ["python", "-m", "cvae.report"]:
             return command("report", *words[3:])
+        if words[:3] == ["python", "-m", "cvae.evaluate"]:
+            return command("evaluate", *words[3:], *QUICK_PROTOCOLS * ("srvp" in line and "samples" not in line))
         if words[:3] == ["python", "-m", "cvae.predict"]:
             return command("predict", *words[3:])
         if words[:2] == ["python", "app.py"]:

@@ -76,7 +76,7 @@ def one_line(result, *words: str) -> None:
         ("model.backbone.norm=layer", ("norm", "'layer'", "group")),
         ("model.backbone.width=0", ("width", "(0, 8]")),
         ("model._target_=os.system", ("model._target_", "'os.system'", "not allowed")),
-        ("logger.wandb._target_=cvae.training.wandb_mirror.Nothing", ("logger.wandb._target_", "does not exist")),
+        ("logger._target_=cvae.training.wandb_mirror.Nothing", ("logger._target_", "does not exist")),
         ("show=movies", ("show=movies", "schedules")),
         ("lr=", ("lr",)),
         ("lr", ("lr",)),

@@ -78,12 +78,7 @@ class Server:
             return {"createArtifactFiles": {"files": {"edges": edges}}}
         if operation == "CommitArtifact":
             return {"commitArtifact": {"artifact": {"id": "a", "digest": "d"}}}
-        project = {
-            "__typename": "Project",
-            "id": "p",
-            "name": "cvae",
-            "entity": {"__typename": "User", "id": "e", "name": "me"},
-        }
+        project = {"id": "p", "internalId": "42", "name": "cvae", "entity": {"id": "e", "name": "me"}}
         none = dict.fromkeys(("description", "metadata", "historyStep", "commitHash", "updatedAt"))
         plain = {"versionIndex": 0, "ttlDurationSeconds": -2, "ttlIsInherited": True, "tags": [], "size": 1, "digest": "d"}
         plain |= {"state": "COMMITTED", "fileCount": 1, "createdAt": "2026-01-01T00:00:00", "aliases": []}

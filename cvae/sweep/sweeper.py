@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,7 @@ from cvae.console import say
 from cvae.errors import UserError, first_line
 from cvae.sweep.engine import Engine, Stop
 from cvae.sweep.folders import refuse_unknown
-from cvae.sweep.job import run_trial
+from cvae.sweep.job import end, run_trial
 from cvae.sweep.job_trial import Job
 from cvae.sweep.plan import Plan, begin, open_study, read_plan
 from cvae.sweep.storage import hide
@@ -66,7 +68,7 @@ def sweep(
         launcher = Plugins.instance().instantiate_launcher(context, partial(run_trial, job), config)
         Engine(plan, study, launcher, config).run()
 
-    with _damage_in_a_line(shown):
+    with _damage_in_a_line(shown), _ended_in_order():
         study = open_study(plan)
         refuse_unknown(study, plan.space.distributions, Path(config.hydra.sweep.dir).absolute())
         summary = Summary(plan, study.study, config, loader)
@@ -80,6 +82,19 @@ def sweep(
             say(str(stop), style="yellow")
             raise SystemExit(stop.exit_code) from None
         summary.write(top)
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM between two jobs end the sweep as Ctrl-C does, if nobody else has a handler of it."""
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if mine:
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

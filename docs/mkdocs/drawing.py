@@ -9,22 +9,20 @@ WIDTH, HEIGHT, LEFT, TOP = 600, 36, 14, 34
 GREY, BATCH, TRIAL = "#eceff4", ("#cfe3ff", "#bfe8e4", "#d9d2f7"), "#ffdcb8"
 FLOORS = [
     ("commands", [("train.py", GREY), ("evaluate.py", GREY), ("predict.py", GREY), ("report/", GREY)]),
-    ("the course's questions", [("study/", GREY)]),
+    ("the course's questions", [("study/", GREY), ("grid.py", GREY)]),
     ("what pages consist of", [("pages/", GREY)]),
     ("runs on the disk, read", [("runs/", GREY)]),
-    ("sweeps; results", [("sweep/", TRIAL), ("protocols/", GREY), ("prediction/", GREY)]),
+    ("sweeps; predictions", [("sweep/", TRIAL), ("prediction/", GREY), ("protocols/", GREY)]),
     ("the loop, records", [("training/", BATCH[1])]),
     ("metrics, validation", [("evaluation/", GREY)]),
-    ("nets and objective", [("model/", BATCH[2])]),
+    ("nets and objective", [("show.py", GREY), ("model/", BATCH[2])]),
     ("runs that go on", [("resume.py", GREY), ("damage.py", GREY)]),
-    ("before a run folder", [("from_python.py", GREY), ("start.py", GREY)]),
+    ("before a run folder", [("from_python.py", GREY), ("start.py", GREY), ("repeat.py", GREY)]),
     ("around Hydra", [("cli.py", GREY), ("strangers.py", GREY), ("resolvers.py", GREY)]),
-    ("settings into objects", [("config.py", GREY)]),
+    ("settings into objects", [("config.py", GREY), ("charts.py", GREY)]),
     ("frames; pure functions", [("data/", BATCH[0]), ("schedules.py", GREY), ("metrics.py", GREY), ("pictures.py", GREY)]),
-    (
-        "small things",
-        [("owner.py", GREY), ("console.py", GREY), ("trial.py", GREY), ("process.py", GREY), ("integrity.py", GREY)],
-    ),
+    ("of a run's folder", [("owner.py", GREY), ("options.py", GREY)]),
+    ("small things", [("console.py", GREY), ("trial.py", GREY), ("process.py", GREY), ("integrity.py", GREY)]),
     ("bad input", [("errors.py", GREY), ("files.py", GREY)]),
 ]
 WALKS = [

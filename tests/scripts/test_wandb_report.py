@@ -77,7 +77,7 @@ def test_what_is_saved(server, monkeypatch, capsys):
         assert [each["name"] for each in grid["runSets"]] == ["grid", ODD]
         assert [filters(each) for each in grid["runSets"]] == [[("group", "=", "grid")], [("group", "=", ODD)]]
         assert {each["project"]["name"] for each in grid["runSets"]} == {"cvae"}
-    keys = ["kl_schedule.value._target_", "tf_schedule.value._target_", "lr.value", "tfr.value", "beta.value"]
+    keys = ["options.value.kl_schedule", "options.value.tf_schedule", "lr.value", "tfr.value", "beta.value"]
     assert [key["name"] for key in curves["runSets"][0]["grouping"]] == keys
     assert runs["runSets"][0]["grouping"] == []
 
@@ -85,10 +85,10 @@ def test_what_is_saved(server, monkeypatch, capsys):
     assert {line["xAxis"] for line in lines} == {"epoch"}
     shown = [line["metrics"] for line in lines]
     psnrs = ["val/psnr", "val/psnr_copy", "val/psnr_best"]
-    assert shown == [psnrs, ["train/mse"], ["train/kld"], ["kl_weight"], ["tf_ratio"], ["lr"]]
+    assert shown == [psnrs, ["train/mse", "val/mse"], ["train/kld"], ["kl_weight"], ["tf_ratio"], ["lr"], ["val/ssim"]]
     assert [bar["metrics"] for bar in panels(curves, "Bar Chart")] == [["val/psnr.max"], ["train/kld"]]
     (parallel,) = panels(runs, "Parallel Coordinates Plot")
-    settings = ["lr.value", "tfr.value", "beta.value", "kl_schedule.value._target_", "tf_schedule.value._target_"]
+    settings = ["lr.value", "tfr.value", "beta.value", "options.value.kl_schedule", "options.value.tf_schedule"]
     axes = [column["accessor"] for column in parallel["columns"]]
     assert axes == [*(f"config:{key}" for key in settings), "summary:val/psnr.max"]
     assert [each["targetKey"] for each in panels(runs, "Parameter Importance")] == ["val/psnr.max"]

@@ -10,6 +10,7 @@ import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import optuna
 import pytest
@@ -19,6 +20,7 @@ from omegaconf import OmegaConf
 
 from cvae.errors import UserError
 from cvae.start import unfold
+from cvae.sweep.engine import Engine
 from cvae.sweep.storage import absolute, open_storage
 
 JOURNAL = "journal://multirun/studies/s.journal"
@@ -270,6 +272,27 @@ def test_time_is_up(app: App) -> None:
     count = len(app.record()["trials"])
     assert 1 <= count < 20
     assert f"trials     {count} of 50 done" in done.out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_between_two_jobs_ends_a_sweep_in_order(app: App, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    app.write()
+    settle = Engine._settle
+
+    def cut(engine: Engine, *what: Any) -> None:
+        settle(engine, *what)
+        signal.raise_signal(number)
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as the app of a multirun finds it
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "_settle", cut)
+        done = app(*NAMED, "hydra.sweeper.n_trials=3")
+    assert (done.code, done.err) == (128 + number, "")
+    assert "go on with: python app.py -m" in done.out
+    assert [trial["state"] for trial in app.record()["trials"]] == ["complete"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert app(*NAMED, "hydra.sweeper.n_trials=3").code == 0
+    assert [trial["attempts"] for trial in app.record()["trials"]] == [1, 1, 1]
 
 
 # --- seeds ------------------------------------------------------------------------------------------------------------

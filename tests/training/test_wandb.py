@@ -77,6 +77,7 @@ def test_a_multirun_over_both_schedules_is_four_runs_that_compare(train, drawn):
     }
 
 
+@pytest.mark.slow
 def test_the_record_of_a_job_alone_repeats_it(train, drawn, tmp_path, monkeypatch):
     checkout = checkout_with(tmp_path, monkeypatch, "https://user:secret@host.org/me/cvae.git")
     words = [*tiny(drawn), *WANDB, "logger.notes=a note", "logger.artifacts=all", "hydra.sweep.dir=grid", "lr=1e-3,2e-3"]
@@ -98,7 +99,7 @@ def test_the_record_of_a_job_alone_repeats_it(train, drawn, tmp_path, monkeypatc
     # The job's own command, not the multirun's, in our words and in W&B's.
     asked = shlex.split(config["run"]["command"])
     assert asked[:3] == ["python", "-m", "cvae.train"]
-    assert "lr=2e-3" in asked
+    assert [word for word in asked if word.startswith("lr=")] in (["lr=2e-3"], ["lr=0.002"])
     assert next(record["environment"]["args"] for record in told if "args" in record.get("environment", {})) == asked[3:]
     (artifact,) = [record["artifact"] for record in told if record["type"] == "artifact"]
     kept = {each["path"]: Path(each["local_path"]) for each in artifact["manifest"]["contents"]}
@@ -106,7 +107,7 @@ def test_the_record_of_a_job_alone_repeats_it(train, drawn, tmp_path, monkeypatc
     assert all(path.read_bytes() == (run / name).read_bytes() for name, path in kept.items())
     assert all(path.stat().st_size <= 300_000 for path in run.glob("wandb/*/files/media/videos/*.gif"))
 
-    again = train(*asked[3:], "logger=none", "hydra.run.dir=again")
+    again = train(*asked[3:], "logger.mode=disabled", "hydra.run.dir=again")
     assert again.code == 0, again.err
     assert without_times(metrics(Path("again"))) == without_times(metrics(run))
     assert json.loads(Path("again/run.json").read_text())["signature"] == config["signature"]
@@ -251,7 +252,7 @@ def test_videos_are_limited_evenly_and_the_last_is_sent(videos, sent):
     assert [epoch for epoch in (5, 10, 15, 20, 23) if mirror._is_sent(epoch)] == sent
 
 
-@pytest.mark.parametrize(("most", "frames"), [(10**9, 30), (100_000, 30), (30_000, 15), (10, None)])
+@pytest.mark.parametrize(("most", "frames"), [(10**9, 30), (100_000, 30), (30_000, 8), (10, None)])
 def test_a_video_is_made_small_enough_or_left_out(tmp_path, most, frames):
     pixels = np.random.default_rng(1).integers(0, 90, (1, 30, 64, 64, 3), dtype=np.uint8)
     pixels[:, :, 20:] = 200  # what stands still

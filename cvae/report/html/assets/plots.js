@@ -105,6 +105,8 @@ function redraw(some) {
 function drawNow(plot) {
   plot.stale = false;
   plot.draw(plot.node);
+  if (plot.printed && !printing) Plotly.Plots.resize(plot.node); // else it keeps the size that it had on paper
+  plot.printed = printing;
 }
 
 let waiting;
