@@ -157,7 +157,7 @@ def _of_samples(found: dict[str, Any], ways: dict[str, float]) -> str:
 
 def _of_conditions(ways: dict[str, float]) -> str:
     losses = [ways["prior"] - ways[name] for name in ("shuffled", "zero_conditions")]
-    numbers = f"those of another video {-losses[0]:+.2f} dB, their mean at every step {-losses[1]:+.2f} dB"
+    numbers = f"those of another video {_signed(-losses[0])} dB, their mean at every step {_signed(-losses[1])} dB"
     if max(losses) < PLAIN:
         return f"The conditions (actions, positions) are not used: {numbers}."
     return f"The conditions (actions, positions) are used: {numbers}."
@@ -169,6 +169,10 @@ def _of_first_frame(found: dict[str, Any]) -> str:
     if share * count > 0.8:
         return f"The first predicted frame has {of}: most is lost in the first step, not by errors that add up."
     return f"The first predicted frame has {of}: errors add up over the frames."
+
+
+def _signed(number: float) -> str:
+    return f"{round(number, 2) + 0.0:+.2f}"  # no -0.00
 
 
 def _loses(gap: float) -> str:

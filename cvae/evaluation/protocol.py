@@ -64,6 +64,8 @@ class Protocol:
     @property
     def rule(self) -> str:
         """What is counted of several samples, in words."""
+        if self.kind == "diagnosis":
+            return f"{self.samples} samples of each video"
         if self.samples == 1:
             return "one sample"
         each = "every metric counts its own best one" if self.best_of == "metric" else "the best one by PSNR counts"

@@ -140,7 +140,7 @@ def _marks(protocol: Protocol, cfg: DictConfig) -> list[str]:
     """What a reader of the number must know."""
     marks = []
     if protocol.n_past != cfg.n_past:
-        marks.append(f"{protocol.n_past} given frames, where the model was trained with {cfg.n_past}")
+        marks.append(f"given frames: {protocol.n_past}, where the model was trained with {cfg.n_past}")
     return marks
 
 

@@ -97,7 +97,7 @@ def test_a_protocol_of_the_user_s_own(command, run: Path) -> None:
     Path("mine/protocol/short.yaml").write_text("# @package protocol.short\nn_past: 1\nn_future: 3\nmetrics: psnr\n")
     result = command("evaluate", "run=R", "protocol=short", "--config-dir", "mine")
     assert result.code == 0, result.err
-    assert evaluated(run, "short")["marks"] == ["1 given frames, where the model was trained with 2"]
+    assert evaluated(run, "short")["marks"] == ["given frames: 1, where the model was trained with 2"]
     assert "ssim" not in evaluated(run, "short")
 
 
