@@ -176,3 +176,23 @@ def test_training_ends_with_protocols(train, drawn: Path) -> None:
     assert plain.code == 0
     one, other = (json.loads(Path(name, "run.json").read_text())["signature"] for name in "TV")
     assert one == other
+
+
+@pytest.mark.slow
+def test_in_a_sweep_only_the_best_once_more_are_evaluated(train, drawn: Path) -> None:
+    sweep = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.top_k=1", "hydra.sweeper.top_k_seeds=2"]
+    sweep += ["+hydra.sweeper.params={lr: 'interval(1e-4,1e-3)'}", "hydra.sweep.dir=SW", "evaluate=[course]"]
+    result = train("-m", *sweep, *tiny(drawn, "epochs=1", "epoch_size=1"))
+    assert result.code == 0, result.err
+    assert sorted(str(path.parents[1]) for path in Path("SW").rglob("eval/course.json")) == [
+        f"SW/top/trial_{number}_seed_{seed}" for number, seed in _again(Path("SW"))
+    ]
+    record = json.loads(Path("SW/sweep.json").read_text())
+    (recorded,) = record["top_k"]["recorded"].values()
+    assert recorded.keys() == {"eval/course/psnr", "eval/course/ssim"}
+    assert f"recorded   trial {record['best'][0]}: eval/course/psnr {recorded['eval/course/psnr']:.4g}" in result.out
+
+
+def _again(sweep: Path) -> list[tuple[int, int]]:
+    top = json.loads((sweep / "sweep.json").read_text())["top_k"]
+    return [(int(number), seed) for number in top["values"] for seed in top["seeds"]]
