@@ -21,6 +21,7 @@ from cvae.model.objective import kl_divergence
 
 ACTIVE = 0.01  # variance of a dimension's posterior mean over the data, above which it is active (Burda et al. 2016)
 NATS = 0.1  # a step: with less KL the posterior carries hardly any information
+GREY = 1.0  # of 255 levels: samples that deviate less look alike
 PLAIN = 0.1  # dB: a smaller change is called none
 
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -148,7 +149,7 @@ def _of_latent(found: dict[str, Any], ways: dict[str, float]) -> str:
 
 def _of_samples(found: dict[str, Any], ways: dict[str, float]) -> str:
     gain = ways["best"] - ways["prior"]
-    same = "Samples hardly differ" if found["spread"] < 0.5 else "Samples differ"
+    same = "Samples hardly differ" if found["spread"] < GREY else "Samples differ"
     return (
         f"{same}: their standard deviation is {found['spread']:.2g} of 255 grey levels, and the best of {found['samples']} "
         f"is {gain:.2f} dB above one sample."
