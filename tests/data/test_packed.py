@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from servers import need_strace
 
 import cvae
 from cvae.data import index, packing
@@ -239,8 +240,8 @@ print(data.fingerprint, len(data.train.gather(__import__("numpy").arange(40), 0,
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 def test_no_file_of_the_source_is_touched_where_data_are_expected(course, tmp_path):
+    need_strace()
     expected = open_(course).fingerprint
 
     def touched(word: str) -> int:
