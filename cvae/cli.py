@@ -88,6 +88,11 @@ def fail(error: BaseException) -> NoReturn:
     raise SystemExit(1) from None
 
 
+def end_of_signal(signum: int, _: object) -> NoReturn:
+    """A handler of SIGTERM for where nobody else listens for it: what was begun is closed first."""
+    raise SystemExit(128 + signum)
+
+
 def _outcome(job: JobReturn) -> Any:
     """A job's value, or its error without the line that Hydra prints before it: an error is one line, of ours."""
     with contextlib.redirect_stderr(io.StringIO()):

@@ -137,6 +137,19 @@ def check(folder: Path) -> None:
         raise Damage(f"{folder / 'metrics.jsonl'} is damaged ({why}): {way_on(folder)}")
 
 
+def warn_of_best(folder: Path) -> None:
+    """Say that the best epoch's checkpoint is damaged or gone: a run goes on without it, so nobody else would look at it."""
+    best = _checkpoint(folder, "best")
+    try:
+        integrity.verify(best)
+        return
+    except FileNotFoundError:
+        what = "missing"
+    except (Damaged, OSError) as error:
+        what = f"damaged ({_brief(error)})"
+    warn(f"{best} is {what}: the run is whole without it, and a better epoch writes it anew; restore it from a copy to use it")
+
+
 def way_on(folder: Path) -> str:
     """What of a run whose last.pt or metrics.jsonl is damaged still is good, and the command that goes on."""
     best = _checkpoint(folder, "best")
@@ -147,8 +160,8 @@ def way_on(folder: Path) -> str:
     except (Damaged, OSError) as error:
         return f"best.pt is damaged as well ({_brief(error)}); {_COPY}"
     which = "best.pt" if facts is None else f"best.pt of epoch {facts['epoch']}"
-    if why := _lines_damaged(folder, facts):
-        return f"{which} is whole, but the lines of metrics.jsonl up to it are not ({why}); {_COPY}"
+    if _lines_damaged(folder, facts):
+        return f"{which} is whole, but the lines of metrics.jsonl up to it are not; {_COPY}"
     return f"{which} is whole; go on from it with: {resume_command(folder)} checkpoint=best"
 
 

@@ -184,7 +184,7 @@ def _resume(words: list[str]) -> None:
 def _start(words: list[str]) -> None:
     multirun, folder = start.check_start(words)
     if multirun:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # sweepers and launchers have handlers of their own
+        signal.signal(signal.SIGTERM, cli.end_of_signal)  # between jobs, which have handlers of their own
     # Before Hydra writes its config there.
     with contextlib.nullcontext() if folder is None else owner.hold(folder):
         if folder is not None:
@@ -195,6 +195,8 @@ def _start(words: list[str]) -> None:
             grid.say_results()
             raise
         grid.say_results()
+    if multirun:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is done but the end of this process
 
 
 def _main() -> None:

@@ -35,6 +35,12 @@ def _missing(what: str) -> NoReturn:
     pytest.skip(what)
 
 
+def need_strace() -> None:
+    """Skip, or fail, where system calls cannot be looked at."""
+    if shutil.which("strace") is None:
+        _missing("strace is not installed")
+
+
 @contextlib.contextmanager
 def run_browser() -> Iterator[Any]:
     """Chromium without a window, driven by Playwright."""

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny
+from hydra._internal.core_plugins import basic_launcher
 from PIL import Image
 
 KEYS = [
@@ -179,6 +181,21 @@ def test_a_multirun_that_fails_has_its_table_too(train, drawn):
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert re.search(r"^1e\+30 +- +- +grid/1  diverged$", done.out, re.MULTILINE)
     assert re.search(r"^0.001 +\d\d?\.\d\d \* +1 +grid/0$", done.out, re.MULTILINE)
+
+
+def test_sigterm_between_two_jobs_ends_a_multirun(train, drawn, monkeypatch):
+    usual = basic_launcher.run_job
+
+    def run_job(*args, **settings):
+        done = usual(*args, **settings)
+        signal.raise_signal(signal.SIGTERM)
+        return done
+
+    monkeypatch.setattr(basic_launcher, "run_job", run_job)
+    done = train("-m", *tiny(drawn, "epochs=1"), "lr=1e-3,2e-3", "hydra.sweep.dir=grid")
+    assert (done.code, done.err) == (128 + signal.SIGTERM, "")
+    assert len(rows(Path("grid/0"))) == 1
+    assert not Path("grid/1").exists()
 
 
 def test_the_embedded_world_is_the_default(train):

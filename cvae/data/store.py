@@ -179,5 +179,7 @@ def _tell(source: Path, what: str, found: dict[str, str]) -> None:
 
 def _tell_unused(packed: Path) -> None:
     if copies := index.unused(packed):
-        command = shlex.join(["rm", "-r", *map(str, copies)])
-        say(f"packed copies of files that no dataset has any more ({len(copies)}) can be removed: {command}")
+        few = len(copies) <= _NAMED
+        command = shlex.join(["rm", "-r", *map(str, copies if few else [packed])])
+        with_others = "" if few else ", with those in use, which are packed again"
+        say(f"packed copies of files that no dataset has any more ({len(copies)}) can be removed{with_others}: {command}")

@@ -13,14 +13,14 @@ import threading
 import traceback
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
-from cvae.cli import explain, is_users
+from cvae.cli import end_of_signal, explain, is_users
 from cvae.console import say
 from cvae.errors import Diverged, UserError
 from cvae.sweep.job_trial import Job, JobTrial
@@ -93,11 +93,6 @@ def _exited(trial: JobTrial, stop: SystemExit) -> dict[str, Any]:
     return {"state": "exited", "value": stop.code}
 
 
-def end(signum: int, frame: FrameType | None) -> NoReturn:
-    """A handler for SIGTERM between two jobs: what has begun is closed and told, as when a job is stopped."""
-    raise SystemExit(128 + signum)
-
-
 @contextlib.contextmanager
 def _signals_to(trial: JobTrial) -> Iterator[None]:
     """Turn the first signal to stop into ``trial.stopping`` if the app looks there; any other signal ends the app as usual."""
@@ -114,7 +109,7 @@ def _signals_to(trial: JobTrial) -> Iterator[None]:
     previous = {}
     if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
         # Handlers of whoever started this process, as submitit's, stay.
-        usual = (signal.SIG_DFL, signal.default_int_handler, end)
+        usual = (signal.SIG_DFL, signal.default_int_handler, end_of_signal)
         previous = {number: signal.signal(number, handle) for number in _SIGNALS if signal.getsignal(number) in usual}
     try:
         yield

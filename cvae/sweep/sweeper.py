@@ -18,11 +18,12 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 from optuna.exceptions import StorageInternalError
 
+from cvae.cli import end_of_signal
 from cvae.console import say
 from cvae.errors import UserError, first_line
 from cvae.sweep.engine import Engine, Stop
 from cvae.sweep.folders import refuse_unknown
-from cvae.sweep.job import end, run_trial
+from cvae.sweep.job import run_trial
 from cvae.sweep.job_trial import Job
 from cvae.sweep.plan import Plan, begin, open_study, read_plan
 from cvae.sweep.storage import hide
@@ -89,7 +90,7 @@ def _ended_in_order() -> Iterator[None]:
     """Let SIGTERM between two jobs end the sweep as Ctrl-C does, if nobody else has a handler of it."""
     mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if mine:
-        signal.signal(signal.SIGTERM, end)
+        signal.signal(signal.SIGTERM, end_of_signal)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def go_on(trainer: Trainer, in_trial: bool) -> None:
         trainer.recorder.truncate(trainer.epoch)
     except Damaged as error:  # of a run without a hash of its lines; those of others were looked at before
         raise Damage(f"{folder / 'metrics.jsonl'} is damaged ({error}): {_way_on(trainer, last)}") from error
+    if trainer.processes.first and math.isfinite(trainer.best):
+        damage.warn_of_best(folder)
 
 
 def restore(trainer: Trainer, path: Path) -> None:

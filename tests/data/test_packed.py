@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from servers import need_strace
 
 import cvae
 from cvae.data import index, packing
@@ -135,6 +136,18 @@ def test_a_change_with_the_same_size_and_time_is_found_and_the_old_copy_named(mi
     assert capsys.readouterr().out == ""
 
 
+def test_many_unused_copies_are_one_short_line(course, tmp_path, capsys):
+    for number in range(40):
+        (tmp_path / f"cache/packed/train-{number:024x}").mkdir(parents=True)
+    kept = contents(open_(course).validate)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "can be removed" in line)
+    assert "(40)" in line
+    assert line.endswith(f"rm -r {tmp_path / 'cache/packed'}")
+    assert len(line) < 300 + len(str(tmp_path))
+    subprocess.run(shlex.split(line.rpartition(": ")[2]), check=True)
+    assert contents(open_(course).validate) == kept
+
+
 def test_copies_of_folders_that_are_gone_and_of_older_versions_are_named(course, mine, tmp_path, capsys):
     (tmp_path / "cache/packed/train-0123456789abcdef01234567").mkdir(parents=True)
     change_digit(mine / "train/traj_0/1")
@@ -239,8 +252,8 @@ print(data.fingerprint, len(data.train.gather(__import__("numpy").arange(40), 0,
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 def test_no_file_of_the_source_is_touched_where_data_are_expected(course, tmp_path):
+    need_strace()
     expected = open_(course).fingerprint
 
     def touched(word: str) -> int:

@@ -435,3 +435,15 @@ def test_spoiled_weights_are_not_kept(run):
     with pytest.raises(Diverged, match=r"weights became NaN or infinite in epoch 4, by iteration 2: lower lr .*diverged\.pt"):
         trainer.fit()
     assert before == [path.read_bytes() for path in kept]
+
+
+@pytest.mark.parametrize("how", ["flipped", "missing"])
+def test_a_best_checkpoint_that_is_lost_is_told_of_and_the_run_goes_on(train, run, end, how):
+    best = run / "checkpoints/best.pt"
+    flip(best, best.stat().st_size // 2)
+    if how == "missing":
+        best.unlink()
+    done = train(f"resume={run}")
+    told = {"flipped": "best.pt is damaged (", "missing": "best.pt is missing: "}[how]
+    assert (done.code, (done.out + done.err).count(told)) == (0, 1)
+    assert_ends_so(run, end)
