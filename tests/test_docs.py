@@ -83,6 +83,7 @@ NOT_RUN = {
     "python -m cvae.evaluate": "it needs words",
     "pip install -e '.[video]'": _INSTALLED,
     "pip install -e '.[evaluate]'": _INSTALLED,
+    "python -c \"import torchvision.models as m; m.alexnet(weights='DEFAULT')\"": "needs a network",
     "python scripts/import_course_checkpoint.py model.pth --trust --root=ROOT": "needs a checkpoint of another group: "
     "tests/scripts/test_import_course_checkpoint.py makes one",
 }

@@ -20,7 +20,7 @@ NETS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeez
 """Nets and torchvision's files of their weights; eight digits in a name are the beginning of the file's SHA-256."""
 
 _KEY = "lpips.weights"
-_SOURCE = "https://download.pytorch.org/models/"
+_MAKERS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 _SMALLEST = 32  # pixels: below, the deepest layers of a net see nothing
 _PIXELS = 1 << 18  # of images at a time, 64 of 64 x 64: VGG, the largest net, then takes less than 1 GB
 
@@ -93,4 +93,5 @@ def cached(net: str) -> Path:
 
 def how(net: str) -> str:
     """How to get the weights of a net."""
-    return f"fetch {_SOURCE}{NETS[net]} and put it into {cached(net).parent}, or give {_KEY}=FILE"
+    fetch = f"""python -c "import torchvision.models as m; m.{_MAKERS[net]}(weights='DEFAULT')\""""
+    return f"where there is a network, `{fetch}` fetches it into {cached(net).parent}; or give {_KEY}=FILE"
