@@ -35,10 +35,10 @@ def _missing(what: str) -> NoReturn:
     pytest.skip(what)
 
 
-def need_strace() -> None:
-    """Skip, or fail, where system calls cannot be looked at."""
-    if shutil.which("strace") is None:
-        _missing("strace is not installed")
+def need(program: str) -> None:
+    """Skip, or fail, where a program is missing: strace looks at system calls, ffmpeg reads and writes videos."""
+    if shutil.which(program) is None:
+        _missing(f"{program} is not installed")
 
 
 @contextlib.contextmanager

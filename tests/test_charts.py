@@ -229,7 +229,7 @@ def test_of_a_sweep_what_can_be_listed_is_drawn(train, figures):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["tf_schedule.at=range(0,1,0.01)"], "draws at most 24 settings"),
+        (["tf_schedule.at=range(0,1,0.04)"], "draws at most 24 settings"),
         (["tf_schedule.at=range(0,1,0.01)", "epochs=range(1,20)"], "more than 1000 settings"),
     ],
 )

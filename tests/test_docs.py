@@ -255,8 +255,8 @@ def _shrunk(words: list[str], only_more: bool = False) -> list[str]:
     more = [word for word in SMALL if word.partition("=")[0] not in kept]
     if "experiment=" in line:  # its own schedules and likelihood
         more = [word for word in more if not word.startswith(("kl_schedule=", "likelihood="))]
-    if "course" not in line and ".yaml" not in line:
-        more += ["data.train=4", "data.validate=2", "data.test=0"]
+    if not re.search(r"=course|course_|\.yaml", line):
+        more += ["data.train=4", "data.validate=2", f"data.test={2 if 'evaluate=' in line else 0}"]
     if "optuna" in line or "experiment=sweep" in line:
         more += [*SHORT_SWEEP, "hydra.sweeper.top_k_seeds=2"]
         more += ["hydra/launcher=basic"] if "experiment=sweep_quick" in line else []

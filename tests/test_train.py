@@ -136,6 +136,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(train, drawn):
     torch.load("run/checkpoints/diverged.pt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_posterior_collapse_and_a_wide_decoder_are_warned_of_and_a_live_latent_is_not(train, drawn):
     said = train(*tiny(drawn, "beta=1")).out
     assert "warning: the decoder's implied sigma 78.4 exceeds 3 times the copy baseline's RMSE" in said

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from servers import need_strace
+from servers import need
 
 import cvae
 from cvae.data import index, packing
@@ -253,7 +253,7 @@ print(data.fingerprint, len(data.train.gather(__import__("numpy").arange(40), 0,
 
 @pytest.mark.slow
 def test_no_file_of_the_source_is_touched_where_data_are_expected(course, tmp_path):
-    need_strace()
+    need("strace")
     expected = open_(course).fingerprint
 
     def touched(word: str) -> int:

@@ -112,9 +112,7 @@ def test_it_says_with_what_it_measured(weights) -> None:
 
 def test_the_usual_cache_is_looked_in_and_its_file_checked(weights, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(
-        UserError, match=r"alexnet-owt-7be5be79.pth, which is missing: .*alexnet.*lpips.weights=FILE"
-    ) as caught:
+    with pytest.raises(UserError, match=r"alexnet-owt-7be5be79.pth, which is missing: .*alexnet.*lpips.weights=FILE") as caught:
         lpips()
     assert "\n" not in str(caught.value)
     cache = tmp_path / "hub" / "checkpoints"

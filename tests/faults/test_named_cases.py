@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import draw_course, draw_sequence, tiny
-from servers import need_strace
+from servers import need
 
 from cvae.process import Process
 
@@ -169,7 +169,7 @@ def test_the_same_data_in_another_folder_complete_the_study(course: Path, tmp_pa
 @pytest.mark.timeout(300)
 def test_a_sweep_s_trials_look_at_no_source_file(course: Path, tmp_path: Path) -> None:
     """The sweeper listed the data; its jobs, processes of their own, take its word."""
-    need_strace()
+    need("strace")
     words = [*small(course), "hydra/sweeper=optuna", "hydra/launcher=local", "hydra.sweep.dir=sweep"]
     command = [sys.executable, "-m", "cvae.train", "-m", *words, *SPACE, "hydra.sweeper.n_jobs=1"]
     trace = tmp_path / "trace"

@@ -15,6 +15,7 @@ import pytest
 from conftest import draw_course, tiny
 from omegaconf import OmegaConf
 from PIL import Image
+from servers import need
 
 from cvae.errors import UserError
 from cvae.evaluation.metrics import psnr
@@ -338,13 +339,12 @@ def test_how_many_frames_are_predicted(n_future: int | None, pictures: int | Non
     assert length_of(2, n_future, 10, pictures, actions, "actions.csv") == length
 
 
-@pytest.mark.parametrize("tool", ["pyav", "ffmpeg"])
+@pytest.mark.parametrize("tool", ["pyav", pytest.param("ffmpeg", marks=pytest.mark.servers)])
 def test_videos_are_written_and_read_again(tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if tool == "pyav":
         pytest.importorskip("av")
-    elif shutil.which("ffmpeg") is None:
-        pytest.skip("no ffmpeg here")
     else:
+        need("ffmpeg")
         monkeypatch.setattr(video, "_pyav", lambda: None)
     frames = [np.full((64, 96, 3), shade, np.uint8) for shade in (20, 90, 160, 230)]
     assert video.write_mp4(Path("v.mp4"), frames, 7)

@@ -124,6 +124,7 @@ def test_two_processes_have_the_losses_and_gradients_of_one(differences, rollout
     assert all(max(far[f"{rollout} {name}"]) < 1e-9 for far in differences)
 
 
+@pytest.mark.slow
 def test_a_curved_loss_needs_the_mean_of_the_whole_batch(differences):
     """So the test above can fail."""
     for far in differences:
