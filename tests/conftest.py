@@ -107,9 +107,16 @@ class Result:
     err: str
 
 
+def _draw_nothing(rows: object, panels: object, path: Path, chosen: object) -> None:
+    Image.new("RGB", (1, 1)).save(path, format="PNG")
+
+
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """Run ``python -m cvae.ENTRY WORDS`` in this process."""
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest):
+    """Run ``python -m cvae.ENTRY WORDS`` in this process.
+
+    To draw curves.png takes a third of a small run. Only modules that say ``DRAWS_CURVES = True`` do.
+    """
 
     def run(entry: str, *words: str) -> Result:
         from cvae.console import console
@@ -118,6 +125,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
         module = importlib.import_module(f"cvae.{entry}.__main__" if package else f"cvae.{entry}")
         console.cache_clear()
         monkeypatch.setattr(sys, "argv", [f"cvae/{entry}/__main__.py" if package else f"cvae/{entry}.py", *map(str, words)])
+        if entry == "train" and not getattr(request.module, "DRAWS_CURVES", False):
+            monkeypatch.setattr("cvae.charts.curves", _draw_nothing)
         usual = signal.getsignal(signal.SIGTERM)
         with pytest.raises(SystemExit) as stop:
             module.main()

@@ -18,6 +18,7 @@ from cvae import charts, pictures
 from cvae.charts import Chosen
 from cvae.schedules import Constant, Cyclical, Exponential, Linear, Plan, Step
 
+DRAWS_CURVES = True
 KEYS = {"train/mse": 0.02, "train/kld": 12.0, "kl_weight": 1e-4, "tf_ratio": 1.0}
 PANELS = [
     [("val/psnr", "PSNR, dB"), ("val/psnr_copy", "last frame, dB"), ("val/psnr_best", "best $x$, dB")],
