@@ -111,6 +111,7 @@ class Recorder:
                 **_git(),
                 **facts,
                 **hashes,
+                "sealed": True,  # so are its checkpoints, all of them
                 "metrics": as_record(self.metrics),
             }
         self.check()
