@@ -20,7 +20,6 @@ from cvae.integrity import Damaged, Facts
 from cvae.start import resume_command
 
 _COPY = "restore it from a copy, or start a new run"
-_RECORD = 16 << 20  # bytes of run.json that are read
 _LINE = 1 << 20  # bytes; no row of metrics.jsonl is nearly as long
 
 
@@ -40,7 +39,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     path = folder / "run.json"
     try:
         with integrity.opened(path) as file:
-            record = json.loads(file.read(_RECORD))
+            record = json.loads(file.read(integrity.RECORD))
         record["id"], record["signature"], record["group"]
         integrity.check_record(record)
     except FileNotFoundError:

@@ -28,6 +28,7 @@ _DEFAULTS: Facts = {"epoch": 0, "iteration": 0, "crc32": "", "lines": 0, "bytes"
 _END = b"PK\x05\x06"  # the end record of an archive: 22 bytes, the last two of them the length of the comment that follows
 _TAIL = 4096  # more than the end record and a seal
 _CHUNK = 1 << 20
+RECORD = 16 << 20  # bytes of run.json that are read
 _SETTINGS = 1 << 20  # bytes; no config is nearly as long
 
 
@@ -92,12 +93,22 @@ def verify(path: Path) -> Facts | None:
     with opened(path) as file:
         found = _facts(file)
         if found is None:
+            if _is_of_sealed(path):
+                raise Damaged("it lacks its seal: something else than this package wrote it")
             _check_archive(file)
         elif f"{checksum(file, found['size']):08x}" != found["crc32"]:
             raise Damaged("its checksum is another")
         else:
             _open_archive(file)
         return found
+
+
+def _is_of_sealed(path: Path) -> bool:
+    """Whether a checkpoint lies in a run folder whose run.json says that its checkpoints have seals."""
+    with contextlib.suppress(OSError, ValueError, RecursionError), opened(path.parent.parent / "run.json") as file:
+        record = json.loads(file.read(RECORD))
+        return isinstance(record, dict) and record.get("sealed") is True
+    return False
 
 
 def check_lines(path: Path, facts: Facts) -> None:

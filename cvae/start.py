@@ -208,6 +208,8 @@ def _file_of_settings(path: Path, where: str) -> dict[Any, Any]:
         raise UserError(f"{where} cannot be read ({' '.join(str(error).split())[:160]}): check the path") from error
     if not isinstance(file, dict):
         raise UserError(f"{where} is not a list of settings: write key: value, a line each")
+    if not file:
+        raise UserError(f"{where} sets nothing; it may be cut off: restore it from a copy, or leave it out")
     if changed:
         warn(f"{where} was changed or damaged since a sweep wrote it: look at its values; sweep.json beside it has the trial's")
     forget_caches(file)

@@ -94,6 +94,21 @@ def test_an_archive_without_a_seal_has_no_facts_and_its_own_checksums(tmp_path):
         integrity.verify(path)
 
 
+def test_in_a_run_that_seals_an_archive_without_a_seal_is_damaged(sealed, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    path, record = tmp_path / "checkpoints" / "last.pt", tmp_path / "run.json"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data/0", b"0123456789")
+    for said in ('{"id": "a"}', '{"sealed": 1}', "[", "[1]"):  # of a version before, or not to be read
+        record.write_text(said)
+        assert integrity.verify(path) is None
+    record.write_text('{"id": "a", "sealed": true}')
+    with pytest.raises(Damaged, match="lacks its seal"):
+        integrity.verify(path)
+    sealed.replace(path)
+    assert integrity.verify(path)["epoch"] == 2
+
+
 @pytest.mark.parametrize("kind", ["pipe", "folder", "empty", "text"])
 def test_what_is_no_checkpoint_is_damaged_and_blocks_nobody(tmp_path, kind):
     path = tmp_path / "last.pt"

@@ -255,6 +255,13 @@ def test_what_is_no_file_of_settings_is_said(tmp_path, special):
         unfold([f"experiment={path}"])
 
 
+@pytest.mark.parametrize("text", ["", "# @package _global_\n# checksum of th"])
+def test_a_file_of_settings_that_sets_nothing_is_refused(text):
+    Path("best.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"experiment=.*best.yaml sets nothing; it may be cut off"):
+        unfold(["experiment=best.yaml"])
+
+
 def test_what_runs_from_a_file_of_settings_is_what_the_command_allows(train, drawn, tmp_path, monkeypatch):
     mark = tmp_path / "ran"
     package = (

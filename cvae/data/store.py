@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
 import shlex
 from functools import cached_property
 from itertools import product
@@ -106,6 +107,10 @@ class VideoData:
         _tell(self.root / name, "sequences have fewer frames than rows", split.meta["short"])
         return self._fit(name, split)
 
+    def _changed(self, source: Path) -> None:
+        """What to do where a split was read again and holds other data than before."""
+        warn(f"{source} holds other data than before")
+
     def _fit(self, name: str, split: PackedSplit) -> PackedSplit:
         """The split, if it has the tables that the conditions need."""
         for file in CONDITIONS[self.condition]:
@@ -150,6 +155,9 @@ class VideoData:
                 say(f"{source} is not as it was when it was packed: it is read again")
             with scratch(place, alone) as folder:
                 meta = pack(source, listing, folder, self.workers)
+                before = [entry.content for entry in known if entry.host == platform.node()]  # others may hold others there
+                if before and meta["content"] not in before:
+                    self._changed(source)
                 if list_split(self.root, name).fingerprint != listing.fingerprint:
                     raise UserError(f"{source} changed while it was read: start again when nothing writes to it any more")
                 # First the index, so that nobody takes the copy for one that no root uses.

@@ -207,8 +207,11 @@ def _with_sweep_state(run: Run, sweeps: Sequence[SweepRecord]) -> Run:
     sweep = next((each for each in sweeps if each.key == run.study), None)
     if sweep is None or run.trial is None:
         return run
-    if not sweep.knows(run.trial):
-        problem = f"the study {sweep.name} does not know this run: its journal, {Path(sweep.storage).name}, may be cut"
+    lacks = "" if sweep.knows(run.trial) else "does not know this run"
+    if not lacks and run.state == "finished" and sweep.awaits(run.trial):
+        lacks = "has no result of this run, which is complete"
+    if lacks:
+        problem = f"the study {sweep.name} {lacks}: its journal, {Path(sweep.storage).name}, may be cut"
         return replace(run, problems=[*run.problems, problem], note="; ".join(filter(None, [run.note, problem])))
     if run.state in ("finished", "damaged"):
         return run

@@ -62,6 +62,11 @@ class SweepRecord:
         """Whether it has a trial of this number, or may have one that is younger than its sweep.json."""
         return not self.whole or number < len(self.trials)
 
+    def awaits(self, number: int) -> bool:
+        """Whether it holds every trial, has no result of this one, and nobody works on it."""
+        trial = self.trials[self.newest(number)]
+        return self.whole and not trial.state.is_finished() and not owned(trial)
+
     def newest(self, number: int) -> int:
         """The number of the last trial that retries this one, in the same folder; of one that is not retried its own."""
         while number in self._retried:

@@ -147,6 +147,7 @@ class Recorder:
                 **git(),
                 **facts,
                 **hashes,
+                "sealed": True,  # so are its checkpoints, all of them
                 "metrics": as_record(self.metrics),
             }
         self.check()

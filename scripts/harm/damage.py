@@ -122,11 +122,11 @@ def _put(bench: Bench, snap: str) -> None:
 # --- readers: each judges what its command made of the damage -----------------------------------------------------------------
 
 
-def _judged(result: Result, file: Path, usual: str, different: Callable[[], str], shown: str = "") -> Outcome:
-    """What a command made of a damaged ``file``; ``different`` says in what its numbers differ from the undamaged ones."""
+def _judged(result: Result, name: str, usual: str, different: Callable[[], str], shown: str = "") -> Outcome:
+    """What a command made of a damaged file, which it should ``name``; ``different`` says in what its numbers differ."""
     if complaint := judge.complaint(result):
         return Outcome(complaint.split()[0], f"{complaint}: {judge.said(result)}")
-    named = judge.names(result.text + shown, usual, file.name)
+    named = judge.names(result.text + shown, usual, name)
     if result.code == 1:
         return Outcome("named") if named else Outcome("unclear", f"the file is not named: {judge.said(result)}")
     found = different()
@@ -138,7 +138,7 @@ def _judged(result: Result, file: Path, usual: str, different: Callable[[], str]
 def _resume(bench: Bench, file: Path) -> Outcome:
     folder, reference = bench.place.work / "run", bench.run.path("work/run")
     result = bench.place.train("resume=run")
-    outcome = _judged(result, file, bench.half.text, lambda: judge.difference(folder, reference))
+    outcome = _judged(result, file.name, bench.half.text, lambda: judge.difference(folder, reference))
     if file.name == "best.pt" and outcome.verdict == "silent":  # it is read by others, and theirs is the judgement
         return Outcome("harmless")
     if result.code == 1 and "checkpoint=best" in result.err:
@@ -152,14 +152,14 @@ def _resume(bench: Bench, file: Path) -> Outcome:
 
 def _load(bench: Bench, file: Path) -> Outcome:
     usual, result = bench.loaded[file.stem], bench.place.run("load", "run", file.stem)
-    return _judged(result, file, usual.text, lambda: "" if result.out == usual.out else f"other weights: {result.out}")
+    return _judged(result, file.name, usual.text, lambda: "" if result.out == usual.out else f"other weights: {result.out}")
 
 
 def _report(bench: Bench, file: Path, runs: str = "run") -> Outcome:
     usual, before = bench.reports[runs]
     result, after = bench.report(runs)
     told = usual.text + before["text"]
-    return _judged(result, file, told, lambda: _changed(before, after), after.get("text", ""))
+    return _judged(result, file.name, told, lambda: _changed(before, after), after.get("text", ""))
 
 
 def _changed(before: dict[str, Any], after: dict[str, Any]) -> str:
@@ -171,7 +171,7 @@ def _sweep(bench: Bench, file: Path) -> Outcome:
     folder, usual = bench.place.work / "sweep", bench.started.result.text
     lost = _lost_folders(folder, file) if file.suffix == ".journal" else []
     result = bench.place.train(*bench.sweep_words())
-    outcome = _judged(result, file, usual, partial(judge.study_difference, folder, bench.started.trials, runs=False))
+    outcome = _judged(result, file.name, usual, partial(judge.study_difference, folder, bench.started.trials, runs=False))
     if lost and outcome.verdict == "harmless" and not judge.names(result.text, usual, *lost):
         return Outcome("silent", f"the journal lost {', '.join(lost)}, and nothing says so")
     return outcome
@@ -187,21 +187,23 @@ def _lost_folders(folder: Path, journal: Path) -> list[str]:
 def _best(bench: Bench, file: Path) -> Outcome:
     result = bench.place.train(*bench.again_words())
     different = partial(judge.difference, bench.place.work / "again", bench.again.path("work/again"))
-    return _judged(result, file, bench.again.result.text, different)
+    return _judged(result, file.name, bench.again.result.text, different)
 
 
 def _train(bench: Bench, file: Path) -> Outcome:
     result = bench.place.train(*bench.cached_words())
-    packed = Path(file.parent.name)  # naming the folder of the packed data is enough
+    packed = file.parent.name  # naming the folder of the packed data is enough
     different = partial(judge.difference, bench.place.work / "again", bench.cached.path("work/again"))
-    named = packed if packed.name in result.text and packed.name != "packed" else file
+    named = packed if packed in result.text and packed != "packed" else file.name
     return _judged(result, named, bench.cached.result.text, different)
 
 
 def _train_world(bench: Bench, file: Path) -> Outcome:
     result = bench.place.train(*bench.pack_words("again"))
     different = partial(judge.difference, bench.place.work / "again", bench.place.work / "settled")
-    return _judged(result, file, bench.pack.result.text, different)
+    world, split = file.relative_to(bench.place.cache / "synthetic").parts[:2]  # to name the split is enough
+    name = file.name if file.name in result.text else f"{world}/{split} is not as it was made"
+    return _judged(result, name, bench.pack.result.text, different)
 
 
 READERS: dict[str, Reader] = {
@@ -227,9 +229,9 @@ def _unchecked(bench: Bench, generator: random.Random) -> Outcome:
     text = path.read_bytes()
     path.write_bytes(bytes([text[0] ^ 1]) + text[1:])
     after = sum(map(int, path.read_text().split()))
-    return _judged(Result(0, f"{after}\n", "", 0.0), path, f"{before}\n", lambda: "other" * (before != after))
+    return _judged(Result(0, f"{after}\n", "", 0.0), path.name, f"{before}\n", lambda: "other" * (before != after))
 
 
 def _uncaught(bench: Bench, generator: random.Random) -> Outcome:
     """A command that raises what nobody catches."""
-    return _judged(bench.place.run("raise", "KeyError"), Path("x"), "", str)
+    return _judged(bench.place.run("raise", "KeyError"), "x", "", str)

@@ -221,7 +221,7 @@ def remove(root: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [touch, repaint, rewrite, lengthen, remove], ids=lambda change: change.__name__)
-def test_changed_data_are_packed_anew(mine, decoded, change):
+def test_changed_data_are_packed_anew(mine, decoded, change, capsys):
     data = VideoData(str(mine))
     assert (len(data.train), len(data.validate), len(decoded)) == (5, 4, 9)
     change(mine)
@@ -230,6 +230,9 @@ def test_changed_data_are_packed_anew(mine, decoded, change):
     assert len(decoded) == 9 + len(changed.train)
     assert_is(changed.validate, mine, "validate")
     assert len(decoded) == 9 + len(changed.train)  # the other split had not changed
+    said = capsys.readouterr().out
+    assert "train is not as it was when it was packed: it is read again" in said
+    assert ("train holds other data than before" in said) == (change is not touch)
 
 
 def cut_frames(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -263,3 +264,24 @@ def test_a_root_that_holds_another_world_is_refused_before_it_is_used(tmp_path: 
     make(tmp_path / "world")
     with pytest.raises(UserError, match="other data"):
         synthetic_push(train=3, validate=1, test=1, root=str(tmp_path / "world")).check()
+
+
+@pytest.mark.parametrize("file", ["actions.csv", "3.png"])
+def test_a_world_that_was_changed_is_named_and_made_anew_once_it_is_removed(tmp_path: Path, file: str) -> None:
+    def opened() -> str:
+        return synthetic_push(train=2, validate=1, test=0, cache_dir=str(tmp_path / "cache")).fingerprint
+
+    usual = opened()
+    root = tmp_path / "cache/synthetic/push-v1-seed0-2-1-0"
+    path = root / "train/traj_0_to_255/1" / file
+    os.utime(path)  # a copy of a cache has other times
+    assert opened() == usual
+    if file.endswith(".csv"):
+        path.write_text(path.read_text().replace("1", "2", 1))
+    else:
+        path.write_bytes((root / "train/traj_0_to_255/0" / file).read_bytes())
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"/train is not as it was made: remove .*push-v1-seed0-2-1-0, it is made anew$"):
+            opened()
+    shutil.rmtree(root)
+    assert opened() == usual

@@ -506,6 +506,18 @@ def test_a_journal_that_was_cut_at_a_line_s_end_names_the_runs_that_it_does_not_
     assert collect(["sweep"]).problems == ["s.journal: it has no study s: it may be cut, or another's"]
 
 
+def test_a_journal_that_lost_a_result_names_the_run_that_is_complete(tmp_path, monkeypatch):
+    _, path = journal(tmp_path, "complete", "complete", "complete")
+    assert collect(["sweep"]).problems == []
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    found = collect(["sweep"])
+    problem = "the study s has no result of this run, which is complete: its journal, s.journal, may be cut"
+    assert found.problems == [f"sweep/2: {problem}"]
+    assert found.runs[2].note == problem
+    monkeypatch.setattr(records, "owned", lambda trial: True)  # its job is about to tell
+    assert collect(["sweep"]).problems == []
+
+
 def test_a_trial_that_was_retried_counts_and_is_drawn_once(tmp_path):
     study, _ = journal(tmp_path, "fail", "complete", "complete")
     for value, before in ((None, [0]), (25.0, [0, 3])):

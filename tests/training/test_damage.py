@@ -314,7 +314,7 @@ def age(run: Path) -> None:
     for path in run.glob("checkpoints/*.pt"):
         torch.save(torch.load(path, weights_only=True), path)
     record = json.loads((run / "run.json").read_text())
-    for key in ("config_sha256", "splits", "sha256"):
+    for key in ("config_sha256", "splits", "sealed", "sha256"):
         del record[key]
     (run / "run.json").write_text(json.dumps(record))
 

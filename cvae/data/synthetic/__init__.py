@@ -67,6 +67,9 @@ class _PushData(VideoData):
     def check(self) -> None:
         _is_made(self.root, self.counts)
 
+    def _changed(self, source: Path) -> None:
+        raise UserError(f"{source} is not as it was made: remove {self.root}, it is made anew")
+
     def _open(self, name: str) -> PackedSplit:
         write_world(self.root, self.counts, self.seed, self.workers)
         split = super()._open(name)
