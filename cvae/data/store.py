@@ -7,7 +7,7 @@ import hashlib
 import os
 import platform
 import shlex
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from pathlib import Path
 
@@ -187,7 +187,12 @@ def _tell(source: Path, what: str, found: dict[str, str]) -> None:
 
 def _tell_unused(packed: Path) -> None:
     if copies := index.unused(packed):
-        few = len(copies) <= _NAMED
-        command = shlex.join(["rm", "-r", *map(str, copies if few else [packed])])
-        with_others = "" if few else ", with those in use, which are packed again"
-        say(f"packed copies of files that no dataset has any more ({len(copies)}) can be removed{with_others}: {command}")
+        _name_unused(packed, tuple(copies))
+
+
+@lru_cache(maxsize=1)  # a start packs up to three splits, and says it once
+def _name_unused(packed: Path, copies: tuple[Path, ...]) -> None:
+    few = len(copies) <= _NAMED
+    command = shlex.join(["rm", "-r", *map(str, copies if few else [packed])])
+    with_others = "" if few else ", with those in use, which are packed again"
+    say(f"packed copies of files that no dataset has any more ({len(copies)}) can be removed{with_others}: {command}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ class Lpips:
         # torchmetrics cuts torchvision's ``features`` into slices; an index keeps its number.
         names = {name: re.sub(r"^(slice\d+|slices\.\d+)\.", "features.", name) for name in trunk.state_dict()}
         try:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of archives that are programs; what follows is an error
+                state = torch.load(weights, map_location="cpu", weights_only=True)
             trunk.load_state_dict({name: state[source] for name, source in names.items()})
         except Exception as error:  # of many types: no archive, a pickle that runs code, another net
             why = f"{_KEY}={weights} does not hold torchvision's weights of {net} ({first_line(error)})"
