@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from cvae import cli, config
@@ -103,9 +105,16 @@ def _settings(cfg: DictConfig) -> Settings:
         lpips_weights=_path(cfg.lpips.weights),
         lpips_net=str(cfg.lpips.net),
         fvd_weights=_path(cfg.fvd.weights),
+        changed=_changes(),
         places={f"data.{key}": value for key, value in cfg.data.items() if value is not None},
         allow_targets=list(cfg.allow_targets),
     )
+
+
+def _changes() -> list[str]:
+    """The command's words that make numbers those of another protocol, such as ``protocol.course.samples=10``."""
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return [word.lstrip("+~") for word in words if re.match(r"[+~]*protocol\.\w[\w-]*\.(?!metrics\b)", word)]
 
 
 def _path(value: Any) -> str | None:

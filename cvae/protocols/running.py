@@ -92,7 +92,7 @@ def _scored(
             advance,
         )
     numbers = of_scores(found, protocol, settings.seed)
-    marks = _marks(protocol, cfg)
+    marks = _marks(protocol, cfg, tools)
     if protocol.bar is not None and settings.bair:
         reached = numbers["psnr"]["mean"] >= protocol.bar
         marks.append(
@@ -128,7 +128,7 @@ def _diagnosed(
     return {
         "protocol": of_protocol(protocol, {"psnr": None}, None),
         **facts,
-        "marks": _marks(protocol, cfg),
+        "marks": _marks(protocol, cfg, tools),
         "missing": {},
         "psnr": found["ways"]["prior"],
         **found,
@@ -136,9 +136,11 @@ def _diagnosed(
     }
 
 
-def _marks(protocol: Protocol, cfg: DictConfig) -> list[str]:
+def _marks(protocol: Protocol, cfg: DictConfig, tools: Tools) -> list[str]:
     """What a reader of the number must know."""
-    marks = []
+    prefix = f"protocol.{protocol.name}."
+    changed = [word.removeprefix(prefix) for word in tools.settings.changed if word.startswith(prefix)]
+    marks = [f"another protocol than {protocol.name}: {', '.join(changed)}"] if changed else []
     if protocol.n_past != cfg.n_past:
         marks.append(f"given frames: {protocol.n_past}, where the model was trained with {cfg.n_past}")
     return marks

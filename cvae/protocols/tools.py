@@ -39,6 +39,7 @@ class Settings:
     lpips_net: str = "alex"
     fvd_weights: str | None = None
     places: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    changed: Sequence[str] = ()  # what the command changes of protocols: their numbers are not those of the name alone
     allow_targets: Sequence[str] = ()
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from cvae.evaluation.metrics import ssim
 from cvae.runs.evaluations import read_evaluations
+from cvae.training import checkpoint
 
 
 @pytest.fixture
@@ -72,15 +73,19 @@ def test_evaluated_twice_the_same_bytes_but_for_times(command, run: Path) -> Non
         found.append((results, {name: data for name, data in files.items() if name.endswith("png")}))
         shutil.rmtree(run / "eval")
     assert found[0] == found[1]
-    assert found[0][0]["srvp-validate-last.json"]["missing"].keys() == {"lpips", "fvd"}
+    srvp = found[0][0]["srvp-validate-last.json"]
+    assert srvp["missing"].keys() == {"lpips", "fvd"}
+    assert srvp["marks"] == ["another protocol than srvp: samples=3"]
+    assert command("evaluate", "run=R", "protocol=course", "protocol.course.metrics=[psnr]").code == 0
+    assert evaluated(run)["marks"] == []
 
 
 def test_differences_between_two_runs_over_the_same_videos(command, run: Path) -> None:
     shutil.copytree(run, "S")
-    weights = torch.load("S/checkpoints/best.pt", weights_only=True)
+    weights = checkpoint.load(Path("S/checkpoints/best.pt"))
     last = next(name for name in reversed(weights["model"]) if name.endswith("bias"))
     weights["model"][last] = weights["model"][last] + 0.05
-    torch.save(weights, "S/checkpoints/best.pt")
+    checkpoint.save(Path("S/checkpoints/best.pt"), weights)
     result = command("evaluate", "run=[R,S]", "split=train")
     assert result.code == 0, result.err
     one, other = (np.array(evaluated(Path(name), "course-train")["psnr"]["per_video"]) for name in "RS")
