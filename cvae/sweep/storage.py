@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, PendingRollbackError, SQLAlchemyError
 from sqlalchemy.orm import scoped_session, sessionmaker
 
 from cvae.console import short, warn
@@ -145,7 +145,10 @@ def patient(call: Callable[P, T]) -> Callable[P, T]:
 def _away(error: BaseException | None) -> bool:
     """Whether the reason is the connection, and not what was asked over it."""
     while error is not None:
-        if isinstance(error, OperationalError) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+        # PendingRollbackError: the connection broke while Optuna was in the middle of a transaction.
+        if isinstance(error, (OperationalError, PendingRollbackError)):
+            return True
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
             return True
         error = error.__cause__
     return False

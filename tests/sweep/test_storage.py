@@ -13,7 +13,7 @@ import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 from cvae.errors import UserError
 from cvae.sweep import storage
@@ -122,14 +122,19 @@ def test_a_job_waits_for_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch
     assert time.monotonic() - began > 1.5
 
 
-def test_every_method_of_a_database_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "reason",
+    [OperationalError("SELECT", {}, ConnectionRefusedError()), PendingRollbackError("it broke in a transaction")],
+    ids=lambda reason: type(reason).__name__,
+)
+def test_every_method_of_a_database_waits_for_it(reason: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = open_storage("sqlite:///one.db")
     calls: list[str] = []
 
     def away_once(self: RDBStorage, study_id: int) -> str:
         calls.append("asked")
         if len(calls) == 1:
-            raise StorageInternalError("no answer") from OperationalError("SELECT", {}, ConnectionRefusedError())
+            raise StorageInternalError("no answer") from reason
         return "s"
 
     monkeypatch.setattr(RDBStorage, "get_study_name_from_id", away_once)
