@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cvae.data.synthetic.cart import STOPS, drive
+
 Array = npt.NDArray[Any]
 Seed = int | Sequence[int]
 
@@ -88,9 +90,10 @@ class Episode:
     angles_TO: Array
     objects: Objects
     tint_3: Array
+    cart_T: Array | None = None  # in world 2: where the cart is along y
 
 
-def play(seed: Seed, *, noise_seed: Seed | None = None, actions_T4: Array | None = None) -> Episode:
+def play(seed: Seed, *, noise_seed: Seed | None = None, actions_T4: Array | None = None, world: int = 1) -> Episode:
     """One sequence of the push world, a pure function of its arguments.
 
     ``seed`` draws the scene, the actions, and (unless ``noise_seed`` does) the hidden glide and slip. ``actions_T4``
@@ -117,7 +120,8 @@ def play(seed: Seed, *, noise_seed: Seed | None = None, actions_T4: Array | None
         hand_4 = next_4
     taken_T4, hands_T4, places_TO2, angles_TO = map(np.array, zip(*seen, strict=True))
     positions_T3, tint_3 = hands_T4[:, :3].astype(np.float32), scene.uniform(-0.015, 0.015, 3)
-    return Episode(taken_T4, positions_T3, hands_T4[:, 3], places_TO2, angles_TO, objects, tint_3)
+    cart_T = None if world == 1 else drive(noise, FRAMES, int(scene.integers(len(STOPS))))
+    return Episode(taken_T4, positions_T3, hands_T4[:, 3], places_TO2, angles_TO, objects, tint_3, cart_T)
 
 
 def _draw_objects(scene: np.random.Generator, noise: np.random.Generator) -> Objects:
