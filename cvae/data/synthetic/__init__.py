@@ -23,9 +23,9 @@ __all__ = ["synthetic_push"]
 PER_FOLDER = 256
 BATCH = 4  # sequences that a worker writes between two reports
 IN_PROCESS = 48  # up to so many sequences, starting workers costs more than it saves
-VERSION = 1  # of what the world looks like: another version is made again
+WORLDS = (1, 2)  # versions of what the world looks like and does: the files of one never change
 
-Job = tuple[Path, int, str, int, int]  # folder, seed, split, first sequence, one past the last
+Job = tuple[Path, int, int, str, int, int]  # folder, world, seed, split, first sequence, one past the last
 
 
 def synthetic_push(
@@ -33,6 +33,7 @@ def synthetic_push(
     validate: int = 60,
     test: int = 60,
     world_seed: int = 0,
+    world: int = 1,
     root: str | None = None,
     cache_dir: str | None = None,
     **others: Any,
@@ -40,6 +41,8 @@ def synthetic_push(
     """The push world with so many sequences in each split, made when one is first used.
 
     Args:
+        world: 1, the table alone; 2, a cart drives before it, on a course that nothing given tells. A run of before world 2
+            has no such setting: its world is 1.
         root: where to make it; None for a folder of the cache whose name tells these numbers.
         others: those of ``VideoData``.
 
@@ -50,19 +53,20 @@ def synthetic_push(
     for name, least in (("train", 1), ("validate", 1), ("test", 0)):
         require(counts[name] >= least, f"data.{name}", counts[name], f"give a number of sequences, at least {least}")
     require(world_seed >= 0, "data.world_seed", world_seed, "give a whole number of at least 0")
-    name = f"push-v{VERSION}-seed{world_seed}-{train}-{validate}-{test}"
+    require(world in WORLDS, "data.world", world, f"choose {' or '.join(map(str, WORLDS))}")
+    name = f"push-v{world}-seed{world_seed}-{train}-{validate}-{test}"
     if root is None:
         made = (place / "synthetic" / name for place in cache_places(cache_dir))  # perhaps in a cache that is read-only
         root = str(next(filter(_is_there, made), None) or cache_root(cache_dir) / "synthetic" / name)
-    return _PushData(counts, world_seed, root, cache_dir=cache_dir, **others)
+    return _PushData(counts, world_seed, world, root, cache_dir=cache_dir, **others)
 
 
 class _PushData(VideoData):
     """A world that need not be there yet."""
 
-    def __init__(self, counts: dict[str, int], seed: int, root: str, **others: Any) -> None:
+    def __init__(self, counts: dict[str, int], seed: int, world: int, root: str, **others: Any) -> None:
         super().__init__(root, **others)
-        self.counts, self.seed = counts, seed
+        self.counts, self.seed, self.world = counts, seed, world
 
     def check(self) -> None:
         _is_made(self.root, self.counts)
@@ -71,7 +75,7 @@ class _PushData(VideoData):
         raise UserError(f"{source} is not as it was made: remove {self.root}, it is made anew")
 
     def _open(self, name: str) -> PackedSplit:
-        write_world(self.root, self.counts, self.seed, self.workers)
+        write_world(self.root, self.counts, self.seed, self.workers, self.world)
         split = super()._open(name)
         if len(split) != self.counts[name]:
             raise UserError(
@@ -80,16 +84,16 @@ class _PushData(VideoData):
         return split
 
 
-def write_world(root: Path, counts: dict[str, int], seed: int, workers: int | None = None) -> None:
+def write_world(root: Path, counts: dict[str, int], seed: int, workers: int | None = None, world: int = 1) -> None:
     """Make ROOT with so many sequences in each split, all or nothing; nothing is done if it is there already.
 
-    The files depend on ``seed`` and a sequence's split and number alone: not on ``workers``, nor on how many sequences there
+    The files depend on ``world``, ``seed`` and a sequence's split and number alone: not on ``workers`` nor how many there
     are. Frames are 64x64 PNGs; row t of the tables (actions in [-1, 1], gripper position in metres) belongs to frame t.
 
     Raises:
         UserError: ROOT cannot be written, holds something else, or a worker was killed.
     """
-    make_once(root, lambda folder: _fill(folder, root, counts, seed, workers), lambda made: _is_made(made, counts))
+    make_once(root, lambda folder: _fill(folder, root, counts, (world, seed), workers), lambda made: _is_made(made, counts))
 
 
 def _is_made(root: Path, counts: dict[str, int]) -> bool:
@@ -110,13 +114,13 @@ def _is_there(root: Path) -> bool:
         return False
 
 
-def _fill(folder: Path, root: Path, counts: dict[str, int], seed: int, workers: int | None) -> None:
+def _fill(folder: Path, root: Path, counts: dict[str, int], which: tuple[int, int], workers: int | None) -> None:
     jobs: list[Job] = []
     for split, count in counts.items():
         (folder / split).mkdir()
         for first in range(0, count, PER_FOLDER):
             _folder(folder, split, first).parent.mkdir()
-        jobs += [(folder, seed, split, first, min(first + BATCH, count)) for first in range(0, count, BATCH)]
+        jobs += [(folder, *which, split, first, min(first + BATCH, count)) for first in range(0, count, BATCH)]
     total = sum(counts.values())
     with progress(f"making synthetic push world in {root}", total) as advance:
         for done in map_in_processes(_write_batch, jobs, 1 if total <= IN_PROCESS else workers):
@@ -124,10 +128,10 @@ def _fill(folder: Path, root: Path, counts: dict[str, int], seed: int, workers: 
 
 
 def _write_batch(job: Job) -> int:
-    root, seed, split, first, end = job
+    root, world, seed, split, first, end = job
     for number in range(first, end):
         # The three numbers name the sequence: no two splits or seeds share one.
-        episode = play((seed, SPLITS.index(split), number))
+        episode = play((seed, SPLITS.index(split), number), world=world)
         folder = _folder(root, split, number)
         folder.mkdir()
         for t, frame_HWC in enumerate(render(episode)):

@@ -7,8 +7,6 @@ knows is where it stands, or how it moves.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 

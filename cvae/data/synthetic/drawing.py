@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from cvae.data.synthetic.camera import FAR, LIGHT, NEAR, TILT, Camera, shadow
-from cvae.data.synthetic.cart import STOPS
 from cvae.data.synthetic.canvas import EDGE, SIZE, Canvas, Window, box, capsule, per_frame
+from cvae.data.synthetic.cart import STOPS
 from cvae.data.synthetic.world import (
     FINGER_SPREAD,
     FRAMES,
