@@ -74,9 +74,13 @@ def strip(rows: Sequence[Row], n_past: int, length: int, path: Path) -> None:
     sheet.save(path, format="PNG")
 
 
-def moving(rows: Sequence[Row], n_past: int, length: int) -> list[Pixels]:
-    """The pictures of a GIF or MP4, ``HWC`` of even size: truth and samples side by side, three times enlarged."""
-    size, scale, top, below = rows[0].frames_THWC.shape[2], 3, 46, 24
+def moving(rows: Sequence[Row], n_past: int, length: int, head: bool = True) -> list[Pixels]:
+    """The pictures of a GIF or MP4, ``HWC`` of even size: truth and samples side by side, three times enlarged.
+
+    Args:
+        head: whether a line above says which frame it is.
+    """
+    size, scale, top, below = rows[0].frames_THWC.shape[2], 3, 46 if head else 24, 24 if any(row.means() for row in rows) else 0
     cell = size * scale + _GAP
     width, height = (_GAP + len(rows) * cell) // 2 * 2, (top + cell + below) // 2 * 2
     font, small = ImageFont.load_default(13), ImageFont.load_default(11)
@@ -84,11 +88,12 @@ def moving(rows: Sequence[Row], n_past: int, length: int) -> list[Pixels]:
     for t in range(length):
         sheet = Image.new("RGB", (width, height), _PAPER)
         draw, given = ImageDraw.Draw(sheet), t < n_past
-        draw.text((_GAP, 12), f"frame {t}", _INK, font, anchor="lm")
-        draw.text((_GAP + 70, 12), "given" if given else "predicted", _GIVEN if given else _PREDICTED, font, anchor="lm")
+        if head:
+            draw.text((_GAP, 12), f"frame {t}", _INK, font, anchor="lm")
+            draw.text((_GAP + 70, 12), "given" if given else "predicted", _GIVEN if given else _PREDICTED, font, anchor="lm")
         for index, row in enumerate(rows):
             x = _GAP + index * cell
-            draw.text((x, 34), row.name, _INK, font, anchor="lm")
+            draw.text((x, top - 12), row.name, _INK, font, anchor="lm")
             _cell(sheet, x, top, row, t, n_past, scale)
             draw.text((x, top + size * scale + 14), row.caption(t).replace("  ", " dB, SSIM "), _FAINT, small, anchor="lm")
         found.append(np.asarray(sheet))
