@@ -247,7 +247,7 @@ _NO_IDENTITY = ("trial", "logger", "device", "resume", "show", "evaluate", "allo
 _PLACES = ("root", "cache_dir", "workers", "resident")
 PLACES = (*_PLACES, "path", "folder", "dir")  # names of what may change in a resumed run: the data's content may not
 # Keys that came after 0.1.0, with their defaults: a run that lacks one, and a run that has the default, are the same.
-_ADDED: dict[str, Any] = {"metrics": {}}
+_ADDED: dict[str, Any] = {"metrics": {}, "data.world": 1}
 
 
 def signature(cfg: DictConfig) -> str:
@@ -260,11 +260,14 @@ def identity(cfg: DictConfig | Mapping[str, Any], resolve: bool = True) -> dict[
     plain = OmegaConf.to_container(cfg, resolve=resolve) if isinstance(cfg, DictConfig) else cfg
     assert isinstance(plain, Mapping)
     settings = {str(key): value for key, value in plain.items() if key not in _NO_IDENTITY}
-    for key, default in _ADDED.items():
-        if settings.get(key) == default:
-            settings.pop(key, None)
     if isinstance(settings.get("data"), dict):
         settings["data"] = {key: value for key, value in settings["data"].items() if key not in _PLACES}
+    for key, default in _ADDED.items():
+        group, _, name = key.rpartition(".")
+        inside = settings.get(group) if group else settings
+        if isinstance(inside, dict) and inside.get(name) == default:
+            left = {other: value for other, value in inside.items() if other != name}
+            settings = {**settings, group: left} if group else left
     return settings
 
 

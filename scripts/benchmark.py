@@ -107,7 +107,7 @@ def literal(case: Case, tfr: float, device: torch.device) -> Step:
 
 
 def data_words() -> list[str]:
-    return [f"data.train={SEQUENCES}", "data.validate=2", "data.test=0"]
+    return ["data.world=1", f"data.train={SEQUENCES}", "data.validate=2", "data.test=0"]
 
 
 def trainer_of(case: Case, tfr: float, device: torch.device, *words: str) -> Trainer:

@@ -304,6 +304,17 @@ def test_what_changes_the_result_changes_the_signature(other):
     assert config.signature(composed(other)) != config.signature(composed())
 
 
+def test_a_run_of_before_a_key_is_the_run_that_has_its_default():
+    old = OmegaConf.load(Path(__file__).parent / "fixtures/run_0_1_0/.hydra/config.yaml")
+    assert "world" not in old.data
+    signature = config.signature(old)
+    assert signature == "58591fdaf9b15cc1"  # as its run.json says
+    old.data.world = 1
+    assert config.signature(old) == signature
+    old.data.world = 2
+    assert config.signature(old) != signature
+
+
 # --- the data's fingerprint -------------------------------------------------------------------------------------------
 
 

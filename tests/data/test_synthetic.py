@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 from typing import Any
@@ -19,7 +21,7 @@ from PIL import Image
 
 import cvae
 from cvae.data import synthetic
-from cvae.data.synthetic import synthetic_push, write_world
+from cvae.data.synthetic import cart, synthetic_push, write_world
 from cvae.data.synthetic import world as push_world
 from cvae.data.synthetic.drawing import render
 from cvae.data.synthetic.world import Episode, play
@@ -34,8 +36,8 @@ def runs() -> list[Episode]:
     return [play((11, k)) for k in range(40)]
 
 
-def make(root: Path, train: int = 2, validate: int = 1, test: int = 1, seed: int = 3, workers: int = 1) -> None:
-    write_world(root, {"train": train, "validate": validate, "test": test}, seed, workers)
+def make(root: Path, train: int = 2, validate: int = 1, test: int = 1, seed: int = 3, workers: int = 1, world: int = 1) -> None:
+    write_world(root, {"train": train, "validate": validate, "test": test}, seed, workers, world)
 
 
 def simulate(seed: int | tuple[int, ...], **options: Any) -> tuple[Array, Array, Array]:
@@ -145,6 +147,96 @@ def test_hidden_noise_changes_the_objects_and_nothing_that_is_given() -> None:
     assert 20 < np.mean(scores) < 26
 
 
+# ------------------------------------------------------------------------------------------------ world 2: the cart
+
+STOPS = range(len(cart.STOPS))
+LANE = 40  # the first row of a frame that the cart may reach
+ELSEWHERE = 0.005  # MSE of a model that predicts all but the cart with 23 dB
+
+
+def courses(stop: int, count: int) -> Array:
+    return np.stack([cart.drive(np.random.default_rng((stop, k)), push_world.FRAMES, stop) for k in range(count)])
+
+
+def trips(course_T: Array) -> list[tuple[int, int, int]]:
+    """Of each departure: from which stop to which, and how many frames the cart stood there after it might leave."""
+    at_T = np.where(
+        np.isclose(course_T[:, None], cart.STOPS).any(axis=1), np.abs(course_T[:, None] - cart.STOPS).argmin(axis=1), -1
+    )
+    found, since, stop = [], cart.GIVEN, int(at_T[0])
+    for t in range(1, len(at_T)):
+        if at_T[t] >= 0 and at_T[t - 1] < 0:
+            found[-1][1] = int(at_T[t])
+            since, stop = t + 1, int(at_T[t])
+        elif at_T[t] < 0 and at_T[t - 1] >= 0:
+            found.append([stop, -1, t - since])
+    return [(a, b, stood) for a, b, stood in found if b >= 0]
+
+
+def test_the_cart_stands_at_first_and_leaves_several_times() -> None:
+    course_NT = np.concatenate([courses(stop, 100) for stop in STOPS])
+    assert (course_NT[:, : cart.GIVEN] == np.repeat(cart.STOPS, 100)[:, None]).all()
+    assert 0.3 < (course_NT[:, cart.GIVEN] != course_NT[:, 0]).mean() < 0.5
+    assert 3 < np.mean([len(trips(course_T)) for course_T in course_NT]) < 4.5
+    assert np.abs(np.diff(course_NT, axis=1)).max() < 0.12  # metres a frame: it drives, it does not jump
+
+
+def test_nothing_tells_when_the_cart_leaves_and_where_to() -> None:
+    """The chance to leave is the same however long it has stood; both other stops are equally likely."""
+    found = np.array([trip for stop in STOPS for course_T in courses(stop, 300) for trip in trips(course_T)])
+    for stop in STOPS:
+        goals = found[found[:, 0] == stop, 1]
+        for goal in set(STOPS) - {stop}:
+            assert np.mean(goals == goal) == pytest.approx(0.5, abs=0.1)
+    stood = found[:, 2]
+    for frames in range(4):
+        assert np.mean(stood[stood >= frames] == frames) == pytest.approx(cart.LEAVES, abs=0.06)
+
+
+def test_world_2_has_the_arm_and_objects_of_world_1() -> None:
+    for k in range(5):
+        one, two = play((14, k)), play((14, k), world=2)
+        assert (one.actions_T4 == two.actions_T4).all()
+        assert (one.positions_T3 == two.positions_T3).all()
+        assert (one.places_TO2 == two.places_TO2).all()
+        assert one.cart_T is None
+        assert two.cart_T is not None
+
+
+def test_what_the_cart_hides_is_large_and_best_of_ten_finds_it() -> None:
+    """One scene under many courses of the cart: each in turn is the truth, and the others what an oracle draws."""
+    run = play((14, 0), world=2)
+    still = render(run)[0, :LANE].astype(int)
+    rows = []
+    for stop in STOPS:
+        frames_NTHWC = np.stack([render(replace(run, cart_T=course_T)) for course_T in courses(stop, 12)])
+        assert (frames_NTHWC[:, 0, :LANE] == still).all()  # the cart is below
+        videos_NKHWC = frames_NTHWC[:, 2:12, LANE:].astype(np.float32) / 255
+        for n, true_KHWC in enumerate(videos_NKHWC):
+            others = np.delete(videos_NKHWC, n, axis=0)[:10]
+            moved = (np.abs(others - true_KHWC).max(axis=-1) > 0.05).mean()
+            guesses = np.concatenate([others, others.mean(axis=0)[None]])
+            mse_SK = ((guesses - true_KHWC) ** 2).mean(axis=(2, 3, 4)) * (64 - LANE) / 64 + ELSEWHERE
+            psnr_S = -10 * np.log10(mse_SK).mean(axis=1)
+            rows.append((moved * (64 - LANE) / 64, psnr_S[0], psnr_S[:-1].max(), psnr_S[-1]))
+    moved, one, best, average = np.mean(rows, axis=0)
+    knows = -10 * np.log10(ELSEWHERE)
+    assert 0.06 < moved < 0.14
+    assert 1.5 < knows - average < 4
+    assert 0.5 < average - one < 2
+    assert 1.5 < best - one < 4
+
+
+def test_world_1_is_what_it_was_in_0_1_0(tmp_path: Path) -> None:
+    """A run of that version names the fingerprint of its data."""
+    old = json.loads((REPOSITORY / "tests/fixtures/run_0_1_0/run.json").read_text())
+    data = synthetic_push(train=4, validate=2, test=0, cache_dir=str(tmp_path / "cache"))
+    assert data.fingerprint == old["dataset"]
+    other = synthetic_push(train=4, validate=2, test=0, world=2, cache_dir=str(tmp_path / "cache"))
+    assert other.root.name == "push-v2-seed0-4-2-0"
+    assert other.fingerprint != data.fingerprint
+
+
 # ------------------------------------------------------------------------------------------------- write_world
 
 
@@ -249,6 +341,11 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch:
 def test_numbers_too_small_are_refused(argument: str) -> None:
     with pytest.raises(UserError, match=f"data.{argument} is -1"):
         synthetic_push(**{argument: -1})
+
+
+def test_a_world_that_there_is_not_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^data.world is 3: choose 1 or 2$"):
+        synthetic_push(world=3)
 
 
 def test_the_data_group_makes_its_world_in_the_cache(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_a_study_of_0_1_0_is_completed_by_its_command(train) -> None:
     shutil.copytree(FIXTURE, "multirun")
     before = json.loads(Path("multirun/old/sweep.json").read_text())
     # As another machine wrote it: the folders of its trials are not here.
-    words = shlex.split(before["command"])[3:]
+    words = [*shlex.split(before["command"])[3:], "data.world=1"]  # the only one that there was
     done = train(*(word for word in words if not word.startswith("hydra.sweeper.n_trials=")), "hydra.sweeper.n_trials=5")
     assert (done.code, done.err) == (0, ""), done.out
     assert f"study      {NAME}: 3 of 5 trials done" in done.out
