@@ -7,10 +7,10 @@ the same conditions. They are its first samples under --seed, in their order: no
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 import cvae
 from cvae.cli import fail
@@ -38,27 +38,28 @@ def main() -> None:
         data: Dataset = build(recorded_config(words.run).data, kind=Dataset)
         source = Source(data, getattr(data, words.split), words.split)
         scenes = [of_data(model, source, row, words.frames - model.n_past) for row in words.sequences]
-        rows = [_rows(model, scene, words.futures, words.seed) for scene in scenes]
+        sequences = _futures(model, scenes, words.futures, words.seed)
     except UserError as error:
         return fail(error)
-    pictures = [sheets.moving(each, model.n_past, words.frames, head=each is rows[0]) for each in rows]
+    pictures = [sheets.moving(rows, model.n_past, words.frames, head=rows is sequences[0]) for rows in sequences]
     with whole(words.out) as scratch:
         sheets.gif([np.concatenate(together) for together in zip(*pictures, strict=True)], scratch)
     print(f"written {words.out}: {words.split} {words.sequences} of {words.run}, {words.frames} frames, seed {words.seed}")
     return None
 
 
-def _rows(model: Predictor, scene: Scene, futures: int, seed: int) -> list[sheets.Row]:
-    """The truth and the futures of a scene."""
-    past_THWC = scene.frames_THWC[: model.n_past]
-    future_SKHWC: NDArray[np.uint8] = model.predict(
-        past_THWC, scene.cond_TA, futures, n_future=scene.length - model.n_past, seed=seed, uint8=True
-    )
-    unscored_T2 = np.full((scene.length, 2), np.nan)
-    others = [
-        sheets.Row(f"future {s}", np.concatenate([past_THWC, each]), unscored_T2) for s, each in enumerate(future_SKHWC, 1)
-    ]
-    return [sheets.Row("truth", scene.frames_THWC), *others]
+def _futures(model: Predictor, scenes: Sequence[Scene], futures: int, seed: int) -> list[list[sheets.Row]]:
+    """Of each scene, the truth and the futures, each with noise of its own."""
+    past_BTHWC = np.stack([scene.frames_THWC[: model.n_past] for scene in scenes])
+    cond_BTA, length = np.stack([scene.cond_TA for scene in scenes]), scenes[0].length
+    future_SBKHWC = model.predict(past_BTHWC, cond_BTA, futures, n_future=length - model.n_past, seed=seed, uint8=True)
+    unscored_T2 = np.full((length, 2), np.nan)
+    found = []
+    for b, scene in enumerate(scenes):
+        others = [np.concatenate([past_BTHWC[b], future_SBKHWC[s, b]]) for s in range(futures)]
+        rows = [sheets.Row(f"future {s}", frames_THWC, unscored_T2) for s, frames_THWC in enumerate(others, 1)]
+        found.append([sheets.Row("truth", scene.frames_THWC), *rows])
+    return found
 
 
 if __name__ == "__main__":
