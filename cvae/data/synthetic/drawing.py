@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cvae.data.synthetic.camera import FAR, LIGHT, NEAR, TILT, Camera, shadow
+from cvae.data.synthetic.camera import FAR, LIFT, LIGHT, NEAR, TILT, Camera, shadow
 from cvae.data.synthetic.canvas import EDGE, SIZE, Canvas, Window, box, capsule, per_frame
 from cvae.data.synthetic.cart import STOPS
 from cvae.data.synthetic.world import (
@@ -37,8 +37,7 @@ SHADOW = (0.15, 0.13, 0.12)
 def render(run: Episode) -> Array:
     """The frames of an episode as uint8 ``frames_THWC``."""
     camera = NEAR if run.cart_T is None else FAR
-    ground_CHW = _ground(camera, run.tint_3, lane=run.cart_T is not None)
-    canvas = Canvas(ground_CHW)
+    canvas = Canvas(_ground(camera, run.tint_3, lane=run.cart_T is not None))
     # The nearest to the camera last: what stands before another hides it.
     for order_T in np.argsort(run.places_TO2[:, :, 0], axis=1).T:
         _draw_object(canvas, camera, run, order_T)
@@ -65,13 +64,11 @@ def _ground(camera: Camera, tint_3: Array, *, lane: bool) -> Array:
 
 def _paint_lane(image_CHW: Array, camera: Camera, rows_H1: Array, columns_1W: Array) -> None:
     """A darker strip of floor with a pale field at every stop."""
-    strip = np.array([CART_X + CART_HALF[0] + 0.02, CART_X - CART_HALF[0] - 0.02])
-    bottom, top = camera.project(np.array([[x, 0.0, TABLE_Z] for x in strip]))[:, 0]
-    image_CHW += np.clip(0.5 - (np.abs(rows_H1 - (top + bottom) / 2) - (bottom - top) / 2) / EDGE, 0, 1) * (
-        np.array(LANE)[:, None, None] - image_CHW
-    )
-    for row, column in camera.project(np.array([[CART_X, y, TABLE_Z] for y in STOPS])):
-        half_2 = camera.px * np.array([TILT * CART_HALF[0], CART_HALF[1]])
+    stops_S2 = camera.project(np.array([[CART_X, y, TABLE_Z] for y in STOPS]))
+    half_2 = camera.px * np.array([TILT * CART_HALF[0], CART_HALF[1]])
+    strip_H1 = np.abs(rows_H1 - stops_S2[0, 0]) - 1.4 * half_2[0]
+    image_CHW += np.clip(0.5 - strip_H1 / EDGE, 0, 1) * (np.array(LANE)[:, None, None] - image_CHW)
+    for row, column in stops_S2:
         ring_HW = np.abs(box(rows_H1 - row, columns_1W - column, half_2, 2.0)) - 0.5
         image_CHW += 0.6 * np.clip(0.5 - ring_HW / EDGE, 0, 1) * (np.array(STOP)[:, None, None] - image_CHW)
 
@@ -147,7 +144,7 @@ def _draw_cart(canvas: Canvas, camera: Camera, cart_T: Array) -> None:
         return camera.project(np.column_stack([np.full(FRAMES, x), cart_T, np.full(FRAMES, TABLE_Z + height)]))
 
     deep, wide = camera.px * TILT * CART_HALF[0], camera.px * CART_HALF[1]
-    top_2, front_2 = np.array([deep, wide]), np.array([0.26 * camera.px * CART_HEIGHT, wide])
+    top_2, front_2 = np.array([deep, wide]), np.array([LIFT / 2 * camera.px * CART_HEIGHT, wide])
     with canvas.around(seen(CART_HEIGHT / 2), 16) as window:
         foot, top = window.offsets(seen(0.0)), window.offsets(seen(CART_HEIGHT))
         front = window.offsets(seen(CART_HEIGHT / 2, CART_X + CART_HALF[0]))

@@ -4,6 +4,7 @@ Suffixes beyond the usual: O objects, 2 the table plane (x away from the robot, 
 4 = (dx, dy, dz, grip) of an action or (x, y, z, opening) of the hand; lengths are metres in the robot's base frame,
 times are frames. The objects' glide and slip are hidden from frames and conditions, and drawn from their own seed, so
 that one scene and one run of actions have many futures: where an object goes, and how far, shows only after the push.
+World 2 is world 1 and a cart beside it (``cvae.data.synthetic.cart``).
 """
 
 from __future__ import annotations
@@ -96,8 +97,9 @@ class Episode:
 def play(seed: Seed, *, noise_seed: Seed | None = None, actions_T4: Array | None = None, world: int = 1) -> Episode:
     """One sequence of the push world, a pure function of its arguments.
 
-    ``seed`` draws the scene, the actions, and (unless ``noise_seed`` does) the hidden glide and slip. ``actions_T4``
-    replaces the policy's actions, so that the futures of one scene under the same actions can be compared.
+    ``seed`` draws the scene, the actions, and (unless ``noise_seed`` does) what is hidden: glide and slip, and in ``world`` 2
+    the cart's course. ``actions_T4`` replaces the policy's actions, so that the futures of one scene under the same actions
+    can be compared.
 
     Raises:
         ValueError: ``actions_T4`` is not 30 x 4.
