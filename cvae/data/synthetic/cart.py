@@ -13,8 +13,8 @@ import numpy.typing as npt
 __all__ = ["drive"]
 
 STOPS = np.array([-0.22, 0.0, 0.22])  # metres along y
-LEAVES = 0.6  # chance a frame that a standing cart starts
-TRIP = (5, 7)  # frames to the next stop, and to the one after it, which it passes between two frames
+LEAVES = 0.4  # chance a frame that a standing cart starts
+TRIP = (4, 7)  # frames to the next stop, and to the one after it, which it passes between two frames
 GIVEN = 2  # it stands in so many frames at least before it first starts
 
 
