@@ -6,6 +6,7 @@ A mistake is one line that names the key. A sweeper knows nothing else of the ap
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ _SHAPES: dict[str, tuple[type, str]] = {
     "search_space": (type(None), "hydra.sweeper.params={lr: 'interval(1e-4, 1e-3)'}"),  # the form before params
     "conditions": (dict, "{optim.momentum: optim=sgd}"),
     "constraints": (dict, "{peak_memory: 8e9}"),
+    "cases": (dict, "{a: [data.world_seed=1], b: [data.world_seed=2]}"),
     "sampler": (dict, "hydra/sweeper/sampler=tpe"),
     "pruner": (dict, "hydra/sweeper/pruner=median"),
     "enqueue": (list, "[{lr: 1e-3}]"),
@@ -58,11 +60,28 @@ def read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         **{key: settings[key] for key in _LEAST},
         "max_failures": _max_failures(settings),
         "trust_study": trust,
+        "cases": _cases(settings.get("cases") or {}),
         "timeout": _optional(settings, "timeout", lambda value: value > 0, "seconds above 0"),
         "max_failure_rate": _optional(settings, "max_failure_rate", lambda value: 0 <= value <= 1, "a fraction in [0, 1]"),
         "constraints": {str(key): float(most) for key, most in constraints.items()},
         "extend": _extension(settings.get("custom_search_space")),
     }
+
+
+def _cases(given: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The overrides of each case, by its name, which a folder has too."""
+    found = {}
+    for name, words in given.items():
+        key = f"hydra.sweeper.cases.{name}"
+        if not re.fullmatch(r"\w[\w-]{0,39}", str(name)):
+            raise UserError(f"{key}: a case is named by letters, digits, - and _, at most 40")
+        several = [words] if isinstance(words, str) else words
+        if not (isinstance(several, list) and several and all(isinstance(word, str) for word in several)):
+            raise UserError(f"{key} is {words!r}: give a list of overrides, as [data.world_seed=1]")
+        if unfit := [word for word in several if not re.match(r"\+{0,2}[\w./@]+=", word) or "hydra" in word.split("=")[0]]:
+            raise UserError(f"{key}: {unfit[0]} is no override of the app's: write key=value")
+        found[str(name)] = tuple(several)
+    return found
 
 
 def _max_failures(settings: Mapping[str, Any]) -> int | None:

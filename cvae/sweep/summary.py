@@ -95,6 +95,8 @@ class Summary:
         }
         if gone := retried(trials):
             record["retried"] = [{**_entry(trials[old]), "retried_by": new} for old, new in gone.items()]
+        if self.plan.cases:
+            record["cases"] = self.plan.cases
         if self.plan.data is not None:
             record["data"] = self.plan.data
         hint = "free some space, then run the command once more: only this is missing"

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 # Attributes of a trial, the system's:
 CLAIM, STOP, ATTEMPTS = "cvae:claim", "cvae:stop", "cvae:attempts"
-SEEDS = "cvae:seeds"  # the values of its finished seeds, by index
+SEEDS = "cvae:seeds"  # the values of its finished jobs (seeds, cases), by index
 PLACE = "cvae:sweep_dir"  # the folder that holds its jobs' folders
 FIRST, BEFORE = "failed_trial", "retry_history"  # of one that retries others: the first and all of them, as Optuna names them
 # and the user's:

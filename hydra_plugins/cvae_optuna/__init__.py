@@ -30,6 +30,7 @@ _SWEEPER: dict[str, Any] = {
     "timeout": None,  # seconds after which no more trials are started
     "enqueue": None,  # points to try first, as {lr: 1e-3}
     "seeds_per_trial": 1,  # a trial's value is their mean
+    "cases": None,  # name to overrides, as {a: [data.world_seed=1]}: every trial runs on each, and its value is their mean
     "retry": 1,  # how often a trial that crashed or was interrupted is tried again
     "max_failures": None,  # in a row; null: 5, or no limit where max_failure_rate is given
     "max_failure_rate": None,  # of n_trials

@@ -87,6 +87,13 @@ BAD = [
     (["hydra.sweeper.pruner=5"], ("hydra.sweeper.pruner is 5", "hydra/sweeper/pruner=median")),
     (["hydra.sweeper.pruner={_target_:2}"], ("hydra.sweeper.pruner", "_target_", "optuna.pruners.MedianPruner")),
     (["hydra.sweeper.seeds_per_trial=3"], ("seeds_per_trial", "`seed`")),
+    (["hydra.sweeper.cases=[low]"], ("hydra.sweeper.cases is ['low']", "data.world_seed=1")),
+    (["hydra.sweeper.cases={low: 3}"], ("hydra.sweeper.cases.low is 3", "list of overrides")),
+    (["hydra.sweeper.cases={low: [x]}"], ("hydra.sweeper.cases.low: x is no override", "key=value")),
+    (["hydra.sweeper.cases={low: ['hydra.run.dir=a']}"], ("hydra.run.dir=a is no override of the app's",)),
+    (["hydra.sweeper.cases={a b: ['kind=flat']}"], ("hydra.sweeper.cases.a b", "letters")),
+    (["hydra.sweeper.cases={low: ['x=1']}"], ("hydra.sweeper.cases.low sets x", "searches")),
+    (["hydra.sweeper.cases={low: ['nothing=1']}"], ("nothing",)),
     (["hydra.sweeper.top_k=2"], ("top_k", "`seed`")),
     (
         ["+seed=1", "hydra.sweeper.top_k=2", "hydra.sweeper.direction=[minimize,minimize]"],

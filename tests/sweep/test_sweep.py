@@ -333,6 +333,53 @@ def test_a_trial_of_several_seeds_is_told_their_mean_and_goes_on_between_them(ap
         assert sorted(folders) == ["seed_4", "seed_5", "seed_6"]
 
 
+CASES = """
+from cvae.trial import current_trial
+with open("seen.txt", "a") as file:
+    print(cfg.x, cfg.seed, cfg.trial.case, file=file)
+current_trial().record({"size": cfg.extra})
+return cfg.x + cfg.extra
+"""
+
+
+def test_a_trial_of_several_cases_is_told_their_mean_and_every_fact_by_case(app: App) -> None:
+    app.write(CASES, "seed: 4\nextra: 0")
+    cases = "hydra.sweeper.cases={low: ['extra=1'], high: ['extra=10', '++other=2']}"
+    words = (*NAMED, "hydra.sweeper.n_trials=2", cases)
+    done = app(*words, "hydra.sweeper.constraints={low/size: 1, size: 10}")
+    assert (done.code, done.err) == (0, "")
+    record = app.record()
+    assert record["cases"] == {"low": ["extra=1"], "high": ["extra=10", "++other=2"]}
+    for trial in record["trials"]:
+        assert trial["values"] == [pytest.approx(trial["params"]["x"] + 5.5)]
+        assert trial["facts"] == {"size": 10.0, "low/size": 1.0, "high/size": 10.0}
+        assert sorted(path.name for path in Path(trial["folder"]).parent.iterdir()) == ["case_high", "case_low"]
+    assert record["best"] != []
+    assert [line.split()[1:] for line in Path("seen.txt").read_text().splitlines()] == [["4", "low"], ["4", "high"]] * 2
+    again = app(*words, "hydra.sweeper.constraints={low/size: 1, size: 10}")
+    assert "is complete: 2 trials" in again.out
+    other = app(*NAMED, "hydra.sweeper.n_trials=3", cases.replace("extra=10", "extra=11"))
+    assert (other.code, other.err.count("\n")) == (1, 1)
+    assert "cases" in other.err
+
+
+@pytest.mark.slow
+def test_cases_and_seeds_go_together_and_the_best_run_on_each_case_once_more(app: App) -> None:
+    app.write(CASES, "seed: 4\nextra: 0")
+    words = (
+        "hydra.sweeper.cases={low: 'extra=1', high: 'extra=10'}",
+        "hydra.sweeper.seeds_per_trial=2",
+        "hydra.sweeper.n_trials=2",
+    )
+    done = app(*NAMED, *words, "hydra.sweeper.top_k=1", "hydra.sweeper.top_k_seeds=2")
+    assert (done.code, done.err) == (0, "")
+    jobs = [line.split()[1:] for line in Path("seen.txt").read_text().splitlines()]
+    every = [[seed, case] for seed in ("4", "5") for case in ("low", "high")]
+    assert jobs == [*every, *every, *([seed, case] for seed in ("6", "7") for case in ("low", "high"))]
+    ((number, values),) = app.record()["top_k"]["values"].items()
+    assert values == [pytest.approx(app.record()["trials"][int(number)]["params"]["x"] + 5.5)] * 2
+
+
 @pytest.mark.slow
 def test_wilcoxon_stops_a_trial_that_loses_on_every_seed(app: App) -> None:
     app.write(SEEDED, "seed: 0", "{x: 'choice(0, 1000)'}")
