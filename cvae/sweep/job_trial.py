@@ -20,7 +20,7 @@ from cvae.errors import UserError
 from cvae.process import Process
 from cvae.sweep.locks import JOB, LEASE, SWEEPER, lease_of, locked, owned
 from cvae.sweep.storage import absolute, open_storage, patient, revealed
-from cvae.sweep.trials import CLAIM, DATA, FACTS, FAILURE, OF, SEEDS, STOP, STUDY_DATA, tied
+from cvae.sweep.trials import CLAIM, DATA, FACTS, FAILURE, OF, SEEDS, STOP, STUDY_DATA, Limits, tied
 from cvae.trial import NoTrial
 
 _POLL = 2.0  # seconds between two looks for a request to stop
@@ -34,14 +34,14 @@ class Job:
         task: the app's function; it returns its objective (several: a list), or ``{"state": "pruned" | "complete", "value":
             ...}``.
         pruner: the study's.
-        constraints: recorded fact to the most it may be.
+        constraints: recorded fact to what it may be.
         jobs: how many a trial has, one a seed and case; its value is their mean.
         one_data: whether all trials of the study run on the same data.
     """
 
     task: Callable[[DictConfig], Any]
     pruner: optuna.pruners.BasePruner = field(default_factory=optuna.pruners.NopPruner)
-    constraints: Mapping[str, float] = field(default_factory=dict)
+    constraints: Mapping[str, Limits] = field(default_factory=dict)
     jobs: int = 1
     one_data: bool = True
 
@@ -172,9 +172,9 @@ class JobTrial(NoTrial):
         before = self._storage.get_trial(self._id).user_attrs.get(FACTS) or {}
         if self.case is not None:
             self._facts |= {f"{self.case}/{key}": value for key, value in self._facts.items()}
-        for key in self.job.constraints:  # each job has to keep them
+        for key, limits in self.job.constraints.items():  # each job has to keep them
             if key in before and key in self._facts:
-                self._facts[key] = max(before[key], self._facts[key])
+                self._facts[key] = max(before[key], self._facts[key], key=limits.excess)
         if self.case is not None:
             self._facts = before | self._facts  # those of the other cases stay
         self.note(FACTS, self._facts)
@@ -208,9 +208,9 @@ class JobTrial(NoTrial):
 
     def _constrain(self, state: TrialState) -> str | None:
         """Compare recorded facts with their limits; return what is missing from a complete trial."""
-        for key, most in self.job.constraints.items():
+        for key, limits in self.job.constraints.items():
             if key in self._facts:
-                self._trial.set_constraint(key, self._facts[key] - most)
+                self._trial.set_constraint(key, limits.excess(self._facts[key]))
             elif state == TrialState.COMPLETE:
                 known = ", ".join(sorted(self._facts)) or "nothing"
                 return f"hydra.sweeper.constraints.{key}: the job records no {key}; it records {known}"

@@ -18,6 +18,7 @@ from cvae.sweep.space import Space, Value, as_searched, corners, inside, read_sp
 from cvae.sweep.storage import absolute, revealed
 from cvae.sweep.strategies import at_most_the_grid, build_pruner, build_sampler, unpickles, warn_of_phases
 from cvae.sweep.study import SweepStudy
+from cvae.sweep.trials import Limits
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Plan:
     max_failure_rate: float | None
     top_k: int
     top_k_seeds: int
-    constraints: dict[str, float]
+    constraints: dict[str, Limits]
     trust_study: bool
 
     @property

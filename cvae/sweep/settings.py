@@ -6,6 +6,7 @@ A mistake is one line that names the key. A sweeper knows nothing else of the ap
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import optuna
 from omegaconf import DictConfig, ListConfig
 
 from cvae.errors import UserError
+from cvae.sweep.trials import Limits
 
 Extend = Callable[[DictConfig, optuna.Trial], None]
 
@@ -49,10 +51,6 @@ def read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         value = settings.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UserError(f"hydra.sweeper.{key} is {value!r}: give a whole number of at least {least}")
-    constraints = settings.get("constraints") or {}
-    for key, most in constraints.items():
-        if not _is_number(most):
-            raise UserError(f"hydra.sweeper.constraints.{key} is {most!r}: give the largest allowed {key}, a number")
     trust = settings.get("trust_study")
     if not isinstance(trust, bool):
         raise UserError(f"hydra.sweeper.trust_study is {trust!r}: give true or false")
@@ -63,9 +61,18 @@ def read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         "cases": _cases(settings.get("cases") or {}),
         "timeout": _optional(settings, "timeout", lambda value: value > 0, "seconds above 0"),
         "max_failure_rate": _optional(settings, "max_failure_rate", lambda value: 0 <= value <= 1, "a fraction in [0, 1]"),
-        "constraints": {str(key): float(most) for key, most in constraints.items()},
+        "constraints": {str(key): _limits(key, value) for key, value in (settings.get("constraints") or {}).items()},
         "extend": _extension(settings.get("custom_search_space")),
     }
+
+
+def _limits(key: Any, value: Any) -> Limits:
+    given = value if isinstance(value, dict) else {"most": value}
+    if not given or not given.keys() <= {"least", "most"} or not all(map(_is_number, given.values())):
+        raise UserError(
+            f"hydra.sweeper.constraints.{key} is {value!r}: give the largest allowed {key}, a number, or {{least: NUMBER}}"
+        )
+    return Limits(float(given.get("least", -math.inf)), float(given.get("most", math.inf)))
 
 
 def _cases(given: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -36,7 +36,7 @@ _SWEEPER: dict[str, Any] = {
     "max_failure_rate": None,  # of n_trials
     "top_k": 0,  # best trials to run again on fresh seeds at the end
     "top_k_seeds": 5,
-    "constraints": None,  # recorded fact to the most it may be
+    "constraints": None,  # recorded fact to the most it may be, or to {least: NUMBER}
     "trust_study": False,  # let the CMA-ES sampler run what another process stored in the study
     "custom_search_space": None,  # a function of (cfg, trial)
     "search_space": None,  # of the published sweeper before params: refused with advice

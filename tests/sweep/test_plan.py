@@ -100,6 +100,7 @@ BAD = [
         ("top_k", "one objective", "top_k=0"),
     ),
     (["hydra.sweeper.constraints={memory:much}"], ("hydra.sweeper.constraints.memory is 'much'", "number")),
+    (["hydra.sweeper.constraints={memory:{at:3}}"], ("hydra.sweeper.constraints.memory is {'at': 3}", "{least: NUMBER}")),
     (["+hydra.sweeper.allow_targets=[mypkg]"], ("hydra.sweeper.allow_targets", "allow_targets=[my_package]")),
     (["+allow_targets=mypkg"], ("allow_targets is 'mypkg'", "allow_targets=[mypkg]")),
     (["hydra.sweeper.sampler={_target_: mypkg.Mine}"], ("hydra.sweeper.sampler._target_", "allow_targets=[package]")),

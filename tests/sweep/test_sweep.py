@@ -220,16 +220,21 @@ def test_constraints(app: App) -> None:
     assert OmegaConf.load(app.folders()[-1] / "optimization_results.yaml").best_params == {"x": 0.5}
 
 
-def test_every_seed_has_to_keep_the_constraints(app: App) -> None:
-    body = """
+@pytest.mark.parametrize(
+    ("limits", "worst"), [("3", 9.0), ("{most: 3}", 9.0), ("{least: 3}", 1.0), ("{least: 0, most: 8}", 9.0)]
+)
+@pytest.mark.parametrize("other", [1, 2])
+def test_every_seed_has_to_keep_the_constraints(app: App, limits: str, worst: float, other: int) -> None:
+    body = f"""
     from cvae.trial import current_trial
-    current_trial().record({"memory": 9.0 if cfg.seed == 1 else 1.0})
+    current_trial().record({{"memory": 9.0 if cfg.seed == {other} else 1.0}})
     return cfg.x
     """
-    done = app.write(body, config="seed: 1")(*NAMED, "hydra.sweeper.seeds_per_trial=2", "hydra.sweeper.constraints={memory: 3}")
+    words = ("hydra.sweeper.seeds_per_trial=2", "hydra.sweeper.n_trials=1", f"hydra.sweeper.constraints={{memory: {limits}}}")
+    done = app.write(body, config="seed: 1")(*NAMED, *words)
     assert (done.code, done.err) == (0, "")
     record = app.record()
-    assert [trial["facts"]["memory"] for trial in record["trials"]] == [9.0] * 3
+    assert [trial["facts"]["memory"] for trial in record["trials"]] == [worst]
     assert record["best"] == []
     assert not (app.folders()[-1] / "best.yaml").exists()
 
@@ -346,7 +351,7 @@ def test_a_trial_of_several_cases_is_told_their_mean_and_every_fact_by_case(app:
     app.write(CASES, "seed: 4\nextra: 0")
     cases = "hydra.sweeper.cases={low: ['extra=1'], high: ['extra=10', '++other=2']}"
     words = (*NAMED, "hydra.sweeper.n_trials=2", cases)
-    done = app(*words, "hydra.sweeper.constraints={low/size: 1, size: 10}")
+    done = app(*words, "hydra.sweeper.constraints={low/size: 1, size: 10, high/size: {least: 9}}")
     assert (done.code, done.err) == (0, "")
     record = app.record()
     assert record["cases"] == {"low": ["extra=1"], "high": ["extra=10", "++other=2"]}
