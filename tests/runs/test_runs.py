@@ -24,6 +24,7 @@ from cvae.runs.collection import collect, differing, main_objective, setting_ord
 from cvae.runs.rows import Rows
 from cvae.sweep import figures, records
 from cvae.sweep.storage import open_storage
+from cvae.sweep.trials import SEEDS
 
 
 def aged(folder):
@@ -514,7 +515,11 @@ def test_a_journal_that_lost_a_result_names_the_run_that_is_complete(tmp_path, m
     problem = "the study s has no result of this run, which is complete: its journal, s.journal, may be cut"
     assert found.problems == [f"sweep/2: {problem}"]
     assert found.runs[2].note == problem
-    monkeypatch.setattr(records, "owned", lambda trial: True)  # its job is about to tell
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "owned", lambda trial: True)  # its job is about to tell
+        assert collect(["sweep"]).problems == []
+    storage = open_storage(f"journal://{tmp_path}/s.journal")
+    storage.set_trial_system_attr(2, SEEDS, {"0": [22.0]})  # it has more jobs, and the sweep was stopped between them
     assert collect(["sweep"]).problems == []
 
 
