@@ -508,9 +508,9 @@ def test_a_journal_that_was_cut_at_a_line_s_end_names_the_runs_that_it_does_not_
 
 
 def test_a_journal_that_lost_a_result_names_the_run_that_is_complete(tmp_path, monkeypatch):
-    _, path = journal(tmp_path, "complete", "complete", "complete")
-    assert collect(["sweep"]).problems == []
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    study, path = journal(tmp_path, "complete", "complete")
+    trial = study.ask({"lr": FloatDistribution(1e-4, 1e-2)})
+    fake_run(tmp_path / "sweep" / "2", lr=2e-2, trial={"number": 2, "study": "s", "storage": f"journal://{path}"})
     found = collect(["sweep"])
     problem = "the study s has no result of this run, which is complete: its journal, s.journal, may be cut"
     assert found.problems == [f"sweep/2: {problem}"]
@@ -518,8 +518,7 @@ def test_a_journal_that_lost_a_result_names_the_run_that_is_complete(tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(records, "owned", lambda trial: True)  # its job is about to tell
         assert collect(["sweep"]).problems == []
-    storage = open_storage(f"journal://{tmp_path}/s.journal")
-    storage.set_trial_system_attr(2, SEEDS, {"0": [22.0]})  # it has more jobs, and the sweep was stopped between them
+    study._storage.set_trial_system_attr(trial._trial_id, SEEDS, {"0": [22.0]})  # the sweep was stopped between two jobs of it
     assert collect(["sweep"]).problems == []
 
 
