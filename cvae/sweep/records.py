@@ -15,7 +15,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from cvae import files
+from cvae import files, integrity
 from cvae.console import short
 from cvae.errors import UserError
 from cvae.strangers import pasteable, said
@@ -212,6 +212,11 @@ def _sweep_json(folder: Path, name: str, problems: list[Problem]) -> dict[str, A
         return {}
     if not isinstance(record, dict) or "study" not in record:
         problems.append((folder, "sweep.json is damaged (it holds no study)"))
+        return {}
+    try:
+        integrity.check_record(record)
+    except integrity.Damaged as error:
+        problems.append((folder, f"sweep.json is damaged ({error}): the sweep's command writes it anew"))
         return {}
     return record if record["study"] == name else {}
 

@@ -17,6 +17,7 @@ from fakes import fake_checkpoint, fake_run
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
+from cvae import integrity
 from cvae.errors import UserError
 from cvae.process import Process
 from cvae.report.html.data import page_data
@@ -353,6 +354,16 @@ def test_a_sweep_says_how_its_trials_ended(tmp_path):
     assert found.runs[2].note == "RuntimeError: it broke"
     (sweep,) = found.sweeps
     assert sweep.summary == "1 complete, 1 pruned, 1 failed"
+
+
+def test_a_digit_that_changed_in_sweep_json_is_damage(tmp_path):
+    path = swept(tmp_path / "sweep") / "sweep.json"
+    path.write_text(integrity.stamped(json.loads(path.read_text())))
+    assert (len((found := collect(["sweep"])).sweeps), found.problems) == (1, [])
+    path.write_text(path.read_text().replace("20.0", "20.1"))
+    found = collect(["sweep"])
+    assert found.sweeps == []
+    assert found.problems == ["sweep: sweep.json is damaged (its checksum is another): the sweep's command writes it anew"]
 
 
 def test_a_sweep_has_figures_and_marks_pruned_curves(tmp_path):

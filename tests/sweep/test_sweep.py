@@ -18,6 +18,7 @@ from conftest import App, tiny
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from cvae import integrity
 from cvae.errors import UserError
 from cvae.start import unfold
 from cvae.sweep.engine import Engine
@@ -49,6 +50,7 @@ def test_a_sweep_goes_on_where_it_is(app: App) -> None:
     assert "trials     4 of 4 done: 4 complete, 0 pruned, 0 failed" in first.out
     assert study().metric_names is None, "the app declares no name"
     before = json.loads(Path("multirun/a/sweep.json").read_text())
+    integrity.check_record(before)
     check_sweep_json(json.loads(json.dumps(before)), Path("multirun/a").absolute())
     again = app("hydra.sweeper.n_trials=4", *words, "hydra.sweep.dir=multirun/b")
     assert "study      s is complete: 4 trials; nothing to run" in again.out
@@ -57,6 +59,7 @@ def test_a_sweep_goes_on_where_it_is(app: App) -> None:
     common = "python app.py -m hydra.sweeper.n_trials=4 hydra.sweeper.study_name=s hydra.sweeper.max_failures=9 'y=choice(1,2)'"
     assert before.pop("command") == f"{common} hydra.sweep.dir=multirun/a"
     assert after.pop("command") == f"{common} hydra.sweep.dir=multirun/b"
+    assert before.pop("sha256") != after.pop("sha256")
     assert after == before
     more = app("hydra.sweeper.n_trials=6", *words, "hydra.sweep.dir=multirun/c")
     assert "study      s: 4 of 6 trials done" in more.out
@@ -67,6 +70,7 @@ def test_a_sweep_goes_on_where_it_is(app: App) -> None:
 def check_sweep_json(record: dict, folder: Path) -> None:
     trials = record.pop("trials")
     assert record.pop("command").startswith("python app.py -m ")
+    assert len(record.pop("sha256")) == 64
     assert record.pop("importances").keys() == {"x", "y"}
     best = min(trials, key=lambda trial: trial["values"][0])
     assert record == {
