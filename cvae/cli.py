@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import functools
 import io
 import logging
 import os
@@ -16,12 +17,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
 from typing import Any, NoReturn
 
+import hydra
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from cvae.config import CONF
 from cvae.console import printable
 from cvae.errors import UserError, named
 
@@ -63,6 +66,29 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def main_of(task: Callable[[DictConfig], None], config_name: str, not_swept: str) -> Callable[[], NoReturn]:
+    """The ``main`` of a command that is no run: compose a config and call ``task`` with it, guarded.
+
+    ``not_swept`` is what a user is told who asks for a multirun.
+    """
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+    def job(cfg: DictConfig) -> None:
+        try:
+            task(cfg)
+        except Exception as error:
+            if not is_users(error):
+                raise
+            fail(error)
+
+    def run() -> None:
+        if is_multirun(sys.argv[1:]):
+            raise UserError(not_swept)
+        job()
+
+    return functools.partial(guarded, run)
 
 
 def is_users(error: BaseException) -> bool:

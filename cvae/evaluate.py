@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -121,23 +119,9 @@ def _path(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="evaluate")
-def _evaluate(cfg: DictConfig) -> None:
-    try:
-        evaluate(cfg)
-    except Exception as error:
-        if not cli.is_users(error):
-            raise
-        cli.fail(error)
-
-
-def main() -> None:
-    def run() -> None:
-        if cli.is_multirun(sys.argv[1:]):
-            raise UserError("an evaluation cannot be swept: leave out -m, and give run=[A,B] or protocol=[course,srvp]")
-        _evaluate()
-
-    cli.guarded(run)
+main = cli.main_of(
+    evaluate, "evaluate", "an evaluation cannot be swept: leave out -m, and give run=[A,B] or protocol=[course,srvp]"
+)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -141,23 +139,7 @@ def _check(cfg: DictConfig) -> None:
         raise UserError("sequence=all takes each sequence's own actions: leave actions= out, or name sequences")
 
 
-@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="predict")
-def _predict(cfg: DictConfig) -> None:
-    try:
-        predict(cfg)
-    except Exception as error:
-        if not cli.is_users(error):
-            raise
-        cli.fail(error)
-
-
-def main() -> None:
-    def run() -> None:
-        if cli.is_multirun(sys.argv[1:]):
-            raise UserError("a prediction cannot be swept: leave out -m, and give sequence=[0,1,2] for several")
-        _predict()
-
-    cli.guarded(run)
+main = cli.main_of(predict, "predict", "a prediction cannot be swept: leave out -m, and give sequence=[0,1,2] for several")
 
 
 if __name__ == "__main__":

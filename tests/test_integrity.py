@@ -132,6 +132,17 @@ def test_lines_are_compared_up_to_the_checkpoints(sealed):
         integrity.check_lines(path, facts)
 
 
+def test_a_record_s_checksum_covers_all_but_its_times():
+    record = {"b": [1.5, None], "a": {2: "x"}, "times": {"seconds": 1}}
+    found = json.loads(integrity.stamped(record))
+    integrity.check_record(found)
+    integrity.check_record({**found, "times": {"seconds": 2}})
+    integrity.check_record({"b": 3})  # of a version before
+    for changed in ({**found, "b": [1.25, None]}, {**found, "c": 1}, {**found, "sha256": "0"}, {**found, "sha256": None}):
+        with pytest.raises(Damaged, match="its checksum is another"):
+            integrity.check_record(changed)
+
+
 def test_lines_add_up():
     lines = Lines(b"a\n")
     lines.add(b"bc\n")

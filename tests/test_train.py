@@ -18,7 +18,6 @@ from conftest import tiny
 from hydra._internal.core_plugins import basic_launcher
 from PIL import Image
 
-DRAWS_CURVES = True
 KEYS = [
     "epoch", "step", "train/mse", "train/kld", "train/loss", "val/psnr", "val/ssim", "val/mse", "val/psnr_copy",
     "kl_weight", "tf_ratio", "lr", "seconds", "frames_per_second",

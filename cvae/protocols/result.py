@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cvae import integrity
 from cvae.charts import frame_scores
 from cvae.console import short
 from cvae.errors import UserError, whole, write_whole, writing
@@ -88,7 +88,7 @@ def write(folder: Path, name: str, result: Mapping[str, Any]) -> Path:
     with writing(place, _HINT):
         place.mkdir(exist_ok=True)
     path = place / f"{name}.json"
-    write_whole(path, json.dumps(_plain(result), indent=1, allow_nan=False) + "\n", _HINT)
+    write_whole(path, integrity.stamped(_plain(result)), _HINT)
     with writing(place / f"{name}.png", _HINT), whole(place / f"{name}.png") as scratch:
         frame_scores(*_lines(result), scratch)
     return path

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from cvae import cli, config
+from cvae import cli
 from cvae.console import command, say, short, warn
 from cvae.errors import UserError, expanded, write_whole, writing
 
@@ -116,23 +114,7 @@ def _form(form: str | None, out: str | None) -> str:
     return chosen
 
 
-@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="report")
-def _report(cfg: DictConfig) -> None:
-    try:
-        report(cfg)
-    except Exception as error:
-        if not cli.is_users(error):
-            raise
-        cli.fail(error)
-
-
-def main() -> None:
-    def run() -> None:
-        if cli.is_multirun(sys.argv[1:]):
-            raise UserError("a report cannot be swept: leave out -m")
-        _report()
-
-    cli.guarded(run)
+main = cli.main_of(report, "report", "a report cannot be swept: leave out -m")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvae import files
+from cvae import files, integrity
 from cvae.metrics import KEY, OF_PROTOCOLS, Metric
 
 _MOST = 100  # files in a folder of evaluations
@@ -61,11 +61,14 @@ def _evaluation(folder: Path, name: str) -> Evaluation:
     protocol = Path(name).stem
     try:
         found = files.read_json(folder, name)
+        integrity.check_record(found)
         scores = _scores(found)
         videos = int(found["videos"])
         sentences, marks = (_texts(found.get(key)) for key in ("sentences", "marks"))
     except KeyError as error:
         return _unreadable(protocol, f"{name} has no {error}")
+    except integrity.Damaged as error:
+        return _unreadable(protocol, f"{name} is damaged ({error}): evaluate again")
     except files.Unreadable as error:
         return _unreadable(protocol, str(error))
     except (OSError, ValueError, TypeError, AttributeError, ArithmeticError) as error:

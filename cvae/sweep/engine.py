@@ -191,10 +191,10 @@ class Engine:
         return slot
 
     def _launch(self, slot: Slot) -> Any:
-        """Run a trial's jobs, one a seed; return the last one's JobReturn."""
+        """Run a trial's jobs, one a seed and case; return the last one's JobReturn."""
         outcome: Any = None
         number = slot.trial.number
-        for index in range(self.plan.seeds_per_trial):
+        for index in range(len(self.plan.jobs)):
             if str(index) in self.study.storage.get_trial_system_attrs(slot.trial._trial_id).get(SEEDS, {}):
                 continue
             if self.stop is not None:  # asked while this trial was claimed: its job was not told

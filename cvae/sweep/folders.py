@@ -73,11 +73,11 @@ def _knows(trial: Sequence[FrozenTrial], words: dict[str, str], keys: Iterable[s
 
 
 def _trials_in(study: SweepStudy, places: Iterable[Path]) -> Iterator[tuple[int, dict[str, str], Path]]:
-    """The trials of a study in sweep folders: number, the words of its job, folder. Seeds have folders of their own below."""
+    """The trials of a study in sweep folders: number, the words of its job, folder. Seeds and cases have folders below."""
     name, storage = quoted(study.name), quoted(hidden(study.url))
     for place in places:
         for folder in _folders(place):
-            below = (each for each in _folders(folder) if each.name.startswith("seed_"))
+            below = (each for each in _folders(folder) if each.name.startswith(("seed_", "case_")))
             words = _words(folder) or next(filter(None, map(_words, below)), None)
             if words is None:
                 continue

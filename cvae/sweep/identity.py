@@ -12,14 +12,16 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from cvae.config import identity
+from cvae.config import PLACES, identity
 from cvae.sweep.space import Space, path_of, shown
 from cvae.sweep.study import known_data
 
 _REFERENCE = re.compile(r"\$\{([\w.@/]+)\}")
 
 
-def read_identity(space: Space, settings: Mapping[str, Any], app: DictConfig, seeds: int) -> dict[str, Any]:
+def read_identity(
+    space: Space, settings: Mapping[str, Any], app: DictConfig, seeds: int, cases: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
     """The space, and every setting that is not searched, unresolved and without paths."""
     kept = identity(app, resolve=False)
     for key in space.distributions:
@@ -34,7 +36,14 @@ def read_identity(space: Space, settings: Mapping[str, Any], app: DictConfig, se
         what["custom_search_space"] = settings["custom_search_space"]
     if seeds > 1:
         what["seeds_per_trial"] = seeds
+    if cases:
+        what["cases"] = {name: [word for word in words if not _is_place(word)] for name, words in cases.items()}
     return what
+
+
+def _is_place(word: str) -> bool:
+    """Whether an override only says where data lie, or how they are read."""
+    return word.partition("=")[0].lstrip("+") in {f"data.{key}" for key in PLACES}
 
 
 def _drop(tree: Any, path: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from cvae.errors import UserError
 from cvae.process import Process
 from cvae.sweep.locks import JOB, LEASE, SWEEPER, lease_of, locked, owned
 from cvae.sweep.storage import absolute, open_storage, patient, revealed
-from cvae.sweep.trials import CLAIM, DATA, FACTS, FAILURE, OF, SEEDS, STOP, STUDY_DATA, tied
+from cvae.sweep.trials import CLAIM, DATA, FACTS, FAILURE, OF, SEEDS, STOP, STUDY_DATA, Limits, tied
 from cvae.trial import NoTrial
 
 _POLL = 2.0  # seconds between two looks for a request to stop
@@ -34,15 +34,15 @@ class Job:
         task: the app's function; it returns its objective (several: a list), or ``{"state": "pruned" | "complete", "value":
             ...}``.
         pruner: the study's.
-        constraints: recorded fact to the most it may be.
-        seeds: jobs a trial; its value is their mean.
+        constraints: recorded fact to what it may be.
+        jobs: how many a trial has, one a seed and case; its value is their mean.
         one_data: whether all trials of the study run on the same data.
     """
 
     task: Callable[[DictConfig], Any]
     pruner: optuna.pruners.BasePruner = field(default_factory=optuna.pruners.NopPruner)
-    constraints: Mapping[str, float] = field(default_factory=dict)
-    seeds: int = 1
+    constraints: Mapping[str, Limits] = field(default_factory=dict)
+    jobs: int = 1
     one_data: bool = True
 
 
@@ -59,7 +59,7 @@ class JobTrial(NoTrial):
         self._url, self._claim = absolute(revealed(place.storage)), str(place.claim)
         self.job, self.study, self.number, self.params = job, study, frozen.number, dict(frozen.params)
         self.again = OF in frozen.user_attrs
-        self.steps, self.seed = place.get("steps"), int(place.get("seed_index") or 0)
+        self.steps, self.index, self.case = place.get("steps"), int(place.get("seed_index") or 0), place.get("case")
         self._trial = optuna.Trial(study, frozen._trial_id)
         self._storage, self._id = study._storage, frozen._trial_id
         self._reported = set(frozen.intermediate_values)
@@ -112,7 +112,7 @@ class JobTrial(NoTrial):
     def report(self, step: int, value: float) -> bool:
         if self._by_seed or len(self.study.directions) > 1 or not math.isfinite(value):
             return False  # Optuna takes reports for one objective only
-        self._report((self.steps or 0) * self.seed + step, value)
+        self._report((self.steps or 0) * self.index + step, value)
         last = self.steps is not None and step >= self.steps
         self.pruned = not last and self._trial.should_prune()
         return self.pruned
@@ -164,19 +164,23 @@ class JobTrial(NoTrial):
         if len(numbers) != wanted:
             what = "a number" if wanted == 1 else f"{wanted} numbers"
             return self.tell(TrialState.FAIL, reason=f"the job returned {value!r}, but the study needs {what}")
-        return self._one_of_seeds(numbers) if self.job.seeds > 1 else self.tell(state, numbers)
+        return self._one_of_several(numbers) if self.job.jobs > 1 else self.tell(state, numbers)
 
-    def _one_of_seeds(self, numbers: list[float]) -> dict[str, Any]:
-        told = {**self._storage.get_trial_system_attrs(self._id).get(SEEDS, {}), str(self.seed): numbers}
+    def _one_of_several(self, numbers: list[float]) -> dict[str, Any]:
+        told = {**self._storage.get_trial_system_attrs(self._id).get(SEEDS, {}), str(self.index): numbers}
         self._storage.set_trial_system_attr(self._id, SEEDS, told)
         before = self._storage.get_trial(self._id).user_attrs.get(FACTS) or {}
-        for key in self.job.constraints:  # each seed has to keep them
+        if self.case is not None:
+            self._facts |= {f"{self.case}/{key}": value for key, value in self._facts.items()}
+        for key, limits in self.job.constraints.items():  # each job has to keep them
             if key in before and key in self._facts:
-                self._facts[key] = max(before[key], self._facts[key])
+                self._facts[key] = max(before[key], self._facts[key], key=limits.excess)
+        if self.case is not None:
+            self._facts = before | self._facts  # those of the other cases stay
         self.note(FACTS, self._facts)
         if self._by_seed:
-            self._report(self.seed, numbers[0])
-        if len(told) == self.job.seeds:
+            self._report(self.index, numbers[0])
+        if len(told) == self.job.jobs:
             return self.tell(TrialState.COMPLETE, [mean(column) for column in zip(*told.values(), strict=True)])
         if self._by_seed and self._trial.should_prune():
             return self.tell(TrialState.PRUNED)
@@ -204,9 +208,9 @@ class JobTrial(NoTrial):
 
     def _constrain(self, state: TrialState) -> str | None:
         """Compare recorded facts with their limits; return what is missing from a complete trial."""
-        for key, most in self.job.constraints.items():
+        for key, limits in self.job.constraints.items():
             if key in self._facts:
-                self._trial.set_constraint(key, self._facts[key] - most)
+                self._trial.set_constraint(key, limits.excess(self._facts[key]))
             elif state == TrialState.COMPLETE:
                 known = ", ".join(sorted(self._facts)) or "nothing"
                 return f"hydra.sweeper.constraints.{key}: the job records no {key}; it records {known}"

@@ -18,6 +18,7 @@ from cvae.sweep.space import Space, Value, as_searched, corners, inside, read_sp
 from cvae.sweep.storage import absolute, revealed
 from cvae.sweep.strategies import at_most_the_grid, build_pruner, build_sampler, unpickles, warn_of_phases
 from cvae.sweep.study import SweepStudy
+from cvae.sweep.trials import Limits
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,25 @@ class Plan:
     timeout: float | None
     enqueue: list[dict[str, Value]]
     seeds_per_trial: int
+    cases: dict[str, tuple[str, ...]]  # overrides by the case's name; empty: as the command has it
     seed: int
     retry: int
     max_failures: int | None
     max_failure_rate: float | None
     top_k: int
     top_k_seeds: int
-    constraints: dict[str, float]
+    constraints: dict[str, Limits]
     trust_study: bool
 
     @property
     def data(self) -> str | None:
         """The fingerprint of the data that all trials run on; None if it is unknown here, or if they are searched."""
         return self.identity.get("data")
+
+    @property
+    def jobs(self) -> list[tuple[int, str | None]]:
+        """The jobs of a trial: seed, and the name of the case, if there are cases. All cases of a seed before the next seed."""
+        return [(self.seed + index, case) for index in range(self.seeds_per_trial) for case in (self.cases or [None])]
 
     @property
     def objective(self) -> str:
@@ -77,7 +84,7 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
     space = _space(settings, arguments, config, loader)
     allow_targets = _allowed(config)
     pruner = build_pruner(settings.get("pruner"), app.steps, app.warmup, allow_targets)
-    jobs = _compose_jobs(space, config, loader)
+    jobs = _compose_jobs(space, config, loader, values["cases"])
     job, name = jobs[0], settings.get("study_name")
     values["n_trials"] = at_most_the_grid(values["n_trials"], settings.get("sampler"), space)
 
@@ -86,7 +93,7 @@ def read_plan(settings: Mapping[str, Any], arguments: Sequence[str], config: Dic
 
     plan = Plan(
         space=space,
-        identity=read_identity(space, settings, _without_hydra(job), values["seeds_per_trial"]),
+        identity=read_identity(space, settings, _without_hydra(job), values["seeds_per_trial"], values["cases"]),
         one_data=not searches_data(jobs),
         study_name=str(name or ""),
         storage=url_of(str(name or "")),
@@ -154,10 +161,10 @@ def _refuse_unfit(plan: Plan, app: Declared, seedable: bool) -> None:
     if several:
         raise UserError("hydra.sweeper.pruner: Optuna prunes for one objective only: hydra/sweeper/pruner=none")
     if isinstance(plan.pruner, optuna.pruners.WilcoxonPruner):
-        if plan.seeds_per_trial < 2:
+        if len(plan.jobs) < 2:
             raise UserError("hydra.sweeper.pruner: Wilcoxon's compares seeds: give several, as hydra.sweeper.seeds_per_trial=5")
-    elif plan.seeds_per_trial > 1 and app.steps is None:
-        raise UserError("hydra.sweeper.seeds_per_trial with a pruner: the app's config must declare trial.steps")
+    elif len(plan.jobs) > 1 and app.steps is None:
+        raise UserError("hydra.sweeper.seeds_per_trial and cases with a pruner: the app's config must declare trial.steps")
 
 
 # --- the space --------------------------------------------------------------------------------------------------------
@@ -186,11 +193,14 @@ def _plain_value(config: DictConfig, key: str) -> str | None:
     return None if value is None or OmegaConf.is_config(value) else written(value)
 
 
-def _compose_jobs(space: Space, config: DictConfig, loader: Any) -> list[DictConfig]:
-    """Compose jobs that together have every parameter and every choice, so that no later job fails at it.
+def _compose_jobs(space: Space, config: DictConfig, loader: Any, cases: Mapping[str, Sequence[str]]) -> list[DictConfig]:
+    """Compose jobs that together have every parameter, every choice and every case, so that no later job fails at it.
 
     Returns:
         Their configs. The first has the first choices.
+
+    Raises:
+        UserError: a case sets what is searched.
     """
     ends = {key: corners(each) for key, each in space.distributions.items()}
     usual = {key: values for key, values in ends.items() if key not in space.conditions}
@@ -201,6 +211,11 @@ def _compose_jobs(space: Space, config: DictConfig, loader: Any) -> list[DictCon
     for key, (other, wanted) in space.conditions.items():
         words = [f"{other}={wanted}", f"{key}={written(ends[key][0])}"]
         jobs.append(loader.load_sweep_config(config, [*space.overrides({}), *words]))
+    for name, case in cases.items():
+        for word in case:
+            if (key := word.partition("=")[0].lstrip("+")) in space.distributions:
+                raise UserError(f"hydra.sweeper.cases.{name} sets {key}, which this sweep searches: leave one of them out")
+        jobs.append(loader.load_sweep_config(config, [*case, *space.overrides({key: each[0] for key, each in usual.items()})]))
     return jobs
 
 

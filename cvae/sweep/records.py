@@ -15,7 +15,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from cvae import files
+from cvae import files, integrity
 from cvae.console import short
 from cvae.errors import UserError
 from cvae.strangers import pasteable, said
@@ -25,7 +25,7 @@ from cvae.sweep.journal import Journal
 from cvae.sweep.locks import owned
 from cvae.sweep.storage import absolute, read_journal
 from cvae.sweep.top import on_fresh_seeds
-from cvae.sweep.trials import BEFORE, FAILURE, OF, counted, failure, ranked, retried
+from cvae.sweep.trials import BEFORE, FAILURE, OF, SEEDS, counted, failure, ranked, retried
 
 # Of a journal: bytes, bytes of a line, trials, and seconds to read them. A few hostile lines can take hours: the time that
 # Optuna needs for one grows with those before it.
@@ -63,9 +63,9 @@ class SweepRecord:
         return not self.whole or number < len(self.trials)
 
     def awaits(self, number: int) -> bool:
-        """Whether it holds every trial, has no result of this one, and nobody works on it."""
+        """Whether it holds every trial, has no result of this one, not of one of its jobs, and nobody works on it."""
         trial = self.trials[self.newest(number)]
-        return self.whole and not trial.state.is_finished() and not owned(trial)
+        return self.whole and not trial.state.is_finished() and not trial.system_attrs.get(SEEDS) and not owned(trial)
 
     def newest(self, number: int) -> int:
         """The number of the last trial that retries this one, in the same folder; of one that is not retried its own."""
@@ -212,6 +212,11 @@ def _sweep_json(folder: Path, name: str, problems: list[Problem]) -> dict[str, A
         return {}
     if not isinstance(record, dict) or "study" not in record:
         problems.append((folder, "sweep.json is damaged (it holds no study)"))
+        return {}
+    try:
+        integrity.check_record(record)
+    except integrity.Damaged as error:
+        problems.append((folder, f"sweep.json is damaged ({error}): the sweep's command writes it anew"))
         return {}
     return record if record["study"] == name else {}
 

@@ -6,6 +6,8 @@ A mistake is one line that names the key. A sweeper knows nothing else of the ap
 from __future__ import annotations
 
 import importlib
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,7 @@ import optuna
 from omegaconf import DictConfig, ListConfig
 
 from cvae.errors import UserError
+from cvae.sweep.trials import Limits
 
 Extend = Callable[[DictConfig, optuna.Trial], None]
 
@@ -22,6 +25,7 @@ _SHAPES: dict[str, tuple[type, str]] = {
     "search_space": (type(None), "hydra.sweeper.params={lr: 'interval(1e-4, 1e-3)'}"),  # the form before params
     "conditions": (dict, "{optim.momentum: optim=sgd}"),
     "constraints": (dict, "{peak_memory: 8e9}"),
+    "cases": (dict, "{a: [data.world_seed=1], b: [data.world_seed=2]}"),
     "sampler": (dict, "hydra/sweeper/sampler=tpe"),
     "pruner": (dict, "hydra/sweeper/pruner=median"),
     "enqueue": (list, "[{lr: 1e-3}]"),
@@ -47,10 +51,6 @@ def read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         value = settings.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UserError(f"hydra.sweeper.{key} is {value!r}: give a whole number of at least {least}")
-    constraints = settings.get("constraints") or {}
-    for key, most in constraints.items():
-        if not _is_number(most):
-            raise UserError(f"hydra.sweeper.constraints.{key} is {most!r}: give the largest allowed {key}, a number")
     trust = settings.get("trust_study")
     if not isinstance(trust, bool):
         raise UserError(f"hydra.sweeper.trust_study is {trust!r}: give true or false")
@@ -58,11 +58,37 @@ def read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         **{key: settings[key] for key in _LEAST},
         "max_failures": _max_failures(settings),
         "trust_study": trust,
+        "cases": _cases(settings.get("cases") or {}),
         "timeout": _optional(settings, "timeout", lambda value: value > 0, "seconds above 0"),
         "max_failure_rate": _optional(settings, "max_failure_rate", lambda value: 0 <= value <= 1, "a fraction in [0, 1]"),
-        "constraints": {str(key): float(most) for key, most in constraints.items()},
+        "constraints": {str(key): _limits(key, value) for key, value in (settings.get("constraints") or {}).items()},
         "extend": _extension(settings.get("custom_search_space")),
     }
+
+
+def _limits(key: Any, value: Any) -> Limits:
+    given = value if isinstance(value, dict) else {"most": value}
+    if not given or not given.keys() <= {"least", "most"} or not all(map(_is_number, given.values())):
+        raise UserError(
+            f"hydra.sweeper.constraints.{key} is {value!r}: give the largest allowed {key}, a number, or {{least: NUMBER}}"
+        )
+    return Limits(float(given.get("least", -math.inf)), float(given.get("most", math.inf)))
+
+
+def _cases(given: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The overrides of each case, by its name, which a folder has too."""
+    found = {}
+    for name, words in given.items():
+        key = f"hydra.sweeper.cases.{name}"
+        if not re.fullmatch(r"\w[\w-]{0,39}", str(name)):
+            raise UserError(f"{key}: a case is named by letters, digits, - and _, at most 40")
+        several = [words] if isinstance(words, str) else words
+        if not (isinstance(several, list) and several and all(isinstance(word, str) for word in several)):
+            raise UserError(f"{key} is {words!r}: give a list of overrides, as [data.world_seed=1]")
+        if unfit := [word for word in several if not re.match(r"\+{0,2}[\w./@]+=", word) or "hydra" in word.split("=")[0]]:
+            raise UserError(f"{key}: {unfit[0]} is no override of the app's: write key=value")
+        found[str(name)] = tuple(several)
+    return found
 
 
 def _max_failures(settings: Mapping[str, Any]) -> int | None:

@@ -74,20 +74,26 @@ def suggested(plan: Plan, trial: optuna.Trial, config: DictConfig) -> dict[str, 
 
 
 def job_overrides(plan: Plan, slot: Slot, index: int, config: DictConfig) -> list[str]:
-    """The overrides of a trial's job for its seed ``index``: parameters, folder, and which trial it is."""
+    """The overrides of a trial's job ``index``: those of its case, parameters, folder, and which trial it is."""
+    seed, case = plan.jobs[index]
     shown = quoted(hidden(plan.storage))
-    words = [*plan.space.overrides(slot.values), f"hydra.sweep.dir={quoted(slot.place)}", f"hydra.sweeper.storage={shown}"]
+    words = [*plan.cases[case]] if case is not None else []
+    words += [*plan.space.overrides(slot.values), f"hydra.sweep.dir={quoted(slot.place)}", f"hydra.sweeper.storage={shown}"]
     trial = {"number": slot.trial.number, "study": quoted(plan.study_name), "storage": shown, "claim": quoted(slot.claim)}
     if plan.data is not None:
         trial["data"] = quoted(plan.data)
     if "override_dirname" in str(config.hydra.sweep._get_node("subdir")):
         # The folder is named by overrides. These are left out of its name: they change whenever a trial goes on.
         usual = config.hydra.job.config.override_dirname.exclude_keys
-        unnamed = [*usual, *(f"trial.{key}" for key in (*trial, "seed_index"))]
+        unnamed = [*usual, *(f"trial.{key}" for key in (*trial, "seed_index", "case"))]
         words.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(unnamed)}]")
     if (of := slot.trial.user_attrs.get(OF)) is not None:
-        words.append(f"hydra.sweep.subdir=top/trial_{of}_seed_{slot.values['seed']}")
-    elif plan.seeds_per_trial > 1:
-        words += [f"seed={plan.seed + index}", f"hydra.sweep.subdir={slot.first}/seed_{plan.seed + index}"]
+        words.append(f"hydra.sweep.subdir=top/trial_{of}_seed_{slot.values['seed']}" + (f"_case_{case}" if case else ""))
+    elif len(plan.jobs) > 1:
+        names = [f"seed_{seed}"] * (plan.seeds_per_trial > 1) + [f"case_{case}"] * (case is not None)
+        words += [f"seed={seed}"] * (plan.seeds_per_trial > 1) + [f"hydra.sweep.subdir={slot.first}/{'_'.join(names)}"]
+    if len(plan.jobs) > 1:
         trial["seed_index"] = index
+    if case is not None:
+        trial["case"] = quoted(case)
     return [*words, *(f"++trial.{key}={value}" for key, value in trial.items())]

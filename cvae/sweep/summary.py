@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import warnings
@@ -16,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial
 
+from cvae import integrity
 from cvae.config import flat
 from cvae.console import command, program, say, short
 from cvae.errors import write_whole
@@ -95,10 +95,12 @@ class Summary:
         }
         if gone := retried(trials):
             record["retried"] = [{**_entry(trials[old]), "retried_by": new} for old, new in gone.items()]
+        if self.plan.cases:
+            record["cases"] = self.plan.cases
         if self.plan.data is not None:
             record["data"] = self.plan.data
         hint = "free some space, then run the command once more: only this is missing"
-        write_whole(folder / "sweep.json", json.dumps(record, indent=2) + "\n", hint)
+        write_whole(folder / "sweep.json", integrity.stamped(record), hint)
         write_whole(folder / "optimization_results.yaml", OmegaConf.to_yaml(_published(best, self.plan)), hint)
         if winner is not None:
             write_whole(folder / "best.yaml", self._experiment(winner), hint)

@@ -65,7 +65,7 @@ def sweep(
             few = ", ".join(f"{old} as {new}" for old, new in list(again.items())[:5])
             say(f"retried    {len(again)} failed: trial {few}" + (", ..." if len(again) > 5 else ""))
         begin(plan, study)
-        job = Job(task, plan.pruner, plan.constraints, plan.seeds_per_trial, plan.one_data)
+        job = Job(task, plan.pruner, plan.constraints, len(plan.jobs), plan.one_data)
         launcher = Plugins.instance().instantiate_launcher(context, partial(run_trial, job), config)
         Engine(plan, study, launcher, config).run()
 

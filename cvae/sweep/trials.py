@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 # Attributes of a trial, the system's:
 CLAIM, STOP, ATTEMPTS = "cvae:claim", "cvae:stop", "cvae:attempts"
-SEEDS = "cvae:seeds"  # the values of its finished seeds, by index
+SEEDS = "cvae:seeds"  # the values of its finished jobs (seeds, cases), by index
 PLACE = "cvae:sweep_dir"  # the folder that holds its jobs' folders
 FIRST, BEFORE = "failed_trial", "retry_history"  # of one that retries others: the first and all of them, as Optuna names them
 # and the user's:
@@ -27,6 +28,18 @@ STUDY_DATA = "cvae:data"  # of a study, the user's: the fingerprint of the data 
 _FIXED = "fixed_params"  # Optuna's: of a trial that was enqueued
 _RECORD = 10_000_000  # bytes; a run.json has some thousand
 _GRID = ("grid_id", "search_space")  # Optuna's: the point of a grid
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a recorded fact may be."""
+
+    least: float
+    most: float
+
+    def excess(self, fact: float) -> float:
+        """How far a fact is out of its limits; zero or less if it keeps them."""
+        return max(self.least - fact, fact - self.most)
 
 
 def retried(trials: Sequence[FrozenTrial]) -> dict[int, int]:

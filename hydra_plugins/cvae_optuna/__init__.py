@@ -30,12 +30,13 @@ _SWEEPER: dict[str, Any] = {
     "timeout": None,  # seconds after which no more trials are started
     "enqueue": None,  # points to try first, as {lr: 1e-3}
     "seeds_per_trial": 1,  # a trial's value is their mean
+    "cases": None,  # name to overrides, as {a: [data.world_seed=1]}: every trial runs on each, and its value is their mean
     "retry": 1,  # how often a trial that crashed or was interrupted is tried again
     "max_failures": None,  # in a row; null: 5, or no limit where max_failure_rate is given
     "max_failure_rate": None,  # of n_trials
     "top_k": 0,  # best trials to run again on fresh seeds at the end
     "top_k_seeds": 5,
-    "constraints": None,  # recorded fact to the most it may be
+    "constraints": None,  # recorded fact to the most it may be, or to {least: NUMBER}
     "trust_study": False,  # let the CMA-ES sampler run what another process stored in the study
     "custom_search_space": None,  # a function of (cfg, trial)
     "search_space": None,  # of the published sweeper before params: refused with advice

@@ -21,6 +21,8 @@ LIMIT = 60.0  # seconds for a command; what takes longer hangs
 _LOADED = (
     *("cvae.train", "cvae.training.assembly", "cvae.training.runtime", "cvae.data.store", "cvae.data.synthetic"),
     *("cvae.report.__main__", "cvae.report.html.data", "cvae.report.html.render", "cvae.report.markdown", "cvae.report.serve"),
+    *("cvae.evaluate", "cvae.protocols.compare", "cvae.protocols.running", "cvae.evaluation.diagnosis", "cvae.runs.collection"),
+    *("cvae.predict", "cvae.prediction.outputs", "cvae.prediction.inputs"),
     *("cvae.sweep.sweeper", "optuna.importance._base", "rich.console", "rich.progress", "plotly.tools"),
     *("matplotlib.backends.backend_agg", "PIL.GifImagePlugin", "hydra._internal.core_plugins", "hydra._internal.hydra"),
     *("torch._dynamo.callback", "torch.utils.serialization.config"),
@@ -160,7 +162,7 @@ class Place:
 def _entry(name: str) -> tuple[Callable[[], object], str]:
     if own := {"load": _load, "raise": _raise}.get(name):
         return own, f"{name}.py"
-    module = {"train": "cvae.train", "report": "cvae.report.__main__"}[name]
+    module = "cvae.report.__main__" if name == "report" else f"cvae.{name}"
     return sys.modules[module].main, module.replace(".", "/") + ".py"
 
 

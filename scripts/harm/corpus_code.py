@@ -19,7 +19,7 @@ def traps() -> Iterator[Trap]:
     for name, (file, text) in _TEXTS.items():
         yield Trap("a run's config", name, partial(_text, file=file, text=text))
     for name, make in _PICKLES.items():
-        yield Trap("a checkpoint", name, make, ("resume", "load", "report"))
+        yield Trap("a checkpoint", name, make)
     for name, settings in _BEST.items():
         yield Trap("a best.yaml", name, partial(_best, settings=settings), ("best",))
     for name, entry in _DEFAULTS.items():

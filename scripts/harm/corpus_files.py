@@ -11,10 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harm.stranger import Stranger, Trap
+from harm.stranger import READ_BY, Stranger, Trap
 
 _HUGE = 20 << 30  # bytes of a file that takes no space
-_RUN = ("report", "resume", "load")
 
 
 def traps(gigabyte: bool) -> Iterator[Trap]:
@@ -30,7 +29,7 @@ def traps(gigabyte: bool) -> Iterator[Trap]:
     for name in _ALIASED:
         yield Trap("bombs", f"an alias bomb as {name}", partial(_aliases, name=name), _commands(name))
     size, count = ("1 GB", 1000) if gigabyte else ("200 MB", 200)
-    yield Trap("endless files", f"a metrics.jsonl of {size}", partial(_long, count=count), _RUN)
+    yield Trap("endless files", f"a metrics.jsonl of {size}", partial(_long, count=count), READ_BY)
     for name, (row, make, commands) in _OTHERS.items():
         yield Trap(row, name, make, commands)
 
@@ -38,7 +37,7 @@ def traps(gigabyte: bool) -> Iterator[Trap]:
 def _commands(name: str) -> tuple[str, ...]:
     if name == "best.yaml":
         return ("best", "report")
-    return ("sweep", "report") if name == "study.journal" else _RUN
+    return ("sweep", "report") if name == "study.journal" else READ_BY
 
 
 def _path(stranger: Stranger, name: str) -> Path:
@@ -258,7 +257,7 @@ def _sweep_record(stranger: Stranger) -> None:
 _OTHERS: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "a GIF 65,430 pixels wide": ("bombs", partial(_wide_gif, height=1_300), ("report",)),
     "a GIF 65,430 pixels wide and high": ("bombs", partial(_wide_gif, height=65_430), ("report",)),
-    "a checkpoint that unpacks to 2 GB": ("bombs", _zip_bomb, _RUN),
+    "a checkpoint that unpacks to 2 GB": ("bombs", _zip_bomb, READ_BY),
     "names that are obeyed": ("names and values", _names, ("report",)),
     "300,000 keys in a line": ("bombs", _many_keys, ("report", "resume")),
     "values of wrong types": ("names and values", _wrong_types, ("report", "resume")),

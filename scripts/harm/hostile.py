@@ -20,7 +20,7 @@ from harm.stranger import PRECIOUS, Stranger, Trap
 _REPORT_COST, _COST = (1.0, 50.0), (10.0, 300.0)
 # What commands may write: their own folders.
 _OWN = re.compile(
-    r"logs/|cache/|mark$|home/\.(cache|config)(/wandb(/|$)|$)|work/(multirun|again|sweep)(/|$)|work/page\.\w+|work/stranger/study\.journal|damaged|undamaged"
+    r"logs/|cache/|mark$|home/\.(cache|config)(/wandb(/|$)|$)|work/(multirun|again|sweep|predictions)(/|$)|work/page\.\w+|work/stranger/study\.journal|damaged|undamaged"
 )
 _OBEYED = re.compile(r"\x1b\]0;owned|\x1b\[31m(owned)?|\u202e")
 _INJECTED = re.compile(r"</script><script>owned|<img src=x onerror")
@@ -76,6 +76,8 @@ def _run(stranger: Stranger, command: str, allowed: str) -> Result:
         "report": ["report", "runs=stranger", "out=page.html"],
         "resume": ["train", f"resume={run}"],
         "load": ["load", run, "best"],
+        "evaluate": ["evaluate", f"run={run}", "split=validate", "protocol.course.n_future=2"],
+        "predict": ["predict", f"run={run}", "split=validate", "samples=1"],
         "best": ["train", "experiment=stranger/best.yaml", *small, *_quiet(stranger), "hydra.run.dir=again"],
         "sweep": ["train", *_sweep_words(stranger.bench, "cmaes")],
         "sweep by chance": ["train", *_sweep_words(stranger.bench, "random")],
@@ -122,12 +124,8 @@ def _reached(stranger: Stranger, before: dict[str, str]) -> dict[str, int]:
     connections = stranger.connections()
     page = stranger.place.work / "page.html"
     text = page.read_text(errors="replace") if page.exists() else ""
-    told = (
-        PRECIOUS in text
-        or PRECIOUS.encode() in stranger.received
-        or _told(stranger.run)
-        or _told(stranger.place.work / "again")
-    )
+    written = (stranger.run, *(stranger.place.work / name for name in ("again", "predictions")))
+    told = PRECIOUS in text or PRECIOUS.encode() in stranger.received or any(map(_told, written))
     return {
         "executions": stranger.executions(),
         "connections": connections,

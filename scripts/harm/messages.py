@@ -25,6 +25,14 @@ _KEYS = {  # the words of a command; PLACE stands for the place
     "runs": ("report", "runs=PLACE"),
     "out": ("report", "runs=run", "out=PLACE"),
     "load_model": ("load", "PLACE", "best"),
+    "a run to evaluate": ("evaluate", "run=PLACE"),
+    "lpips.weights": ("evaluate", "EVALUATE", "protocol.course.metrics=[psnr,lpips]", "lpips.weights=PLACE"),
+    "fvd.weights": ("evaluate", "EVALUATE", "protocol.course.metrics=[psnr,fvd]", "fvd.weights=PLACE"),
+    "a run to predict": ("predict", "run=PLACE"),
+    "a prediction's out": ("predict", "PREDICT", "out=PLACE"),
+    "frames": ("predict", "PREDICT", "frames=PLACE"),
+    "actions": ("predict", "PREDICT", "actions=PLACE"),
+    "export": ("predict", "run=run", "export=PLACE.safetensors"),
 }
 _PLACES = ("long", "loop", "file", "below a file", "full", "absent", "odd")
 
@@ -42,6 +50,8 @@ def _met(bench: Bench, generator: random.Random, key: str, place: str) -> Outcom
     path = _made(bench.place.work, place)
     entry, *words = _KEYS[key]
     known = {"WORLD": bench.pack_words("new"), "RUN": [*bench.run_words("new"), "epochs=1"], "SWEEP": bench.sweep_words(1)}
+    known |= {"EVALUATE": ["run=run", "split=validate", "protocol.course.n_future=2"]}
+    known |= {"PREDICT": ["run=run", "split=validate", "samples=1"]}
     filled = [word.replace("PLACE", str(path)) for given in words for word in known.get(given, [given])]
     environment = {"CVAE_CACHE": str(path)} if key == "CVAE_CACHE" else {}
     result = bench.place.run(entry, *filled, **environment)

@@ -37,6 +37,9 @@ fire()
 """
 
 
+READ_BY = ("report", "resume", "load", "evaluate", "predict")  # the commands that read a run folder
+
+
 @dataclass(frozen=True)
 class Trap:
     """A kind of hostile folder.
@@ -51,7 +54,7 @@ class Trap:
     row: str
     name: str
     make: Callable[[Stranger], object]
-    commands: tuple[str, ...] = ("report", "resume", "load")
+    commands: tuple[str, ...] = READ_BY
 
 
 class Stranger:
@@ -162,12 +165,15 @@ class Stranger:
                 record.write_text(integrity.stamped({**known, "config_sha256": facts.get("config_sha256")}))
         for path in (self.run / "checkpoints").resolve().glob("*.pt"):
             with contextlib.suppress(integrity.Damaged):
-                if _plain(path, 1e8) and (known := integrity.facts(path)) is not None:
-                    with path.open("r+b") as file:
+                if not _plain(path, 1e8):
+                    continue
+                known = integrity.facts(path)
+                with path.open("r+b") as file:
+                    if known is not None:
                         file.truncate(known["size"])
                         file.seek(known["size"] - 2)
                         file.write(b"\0\0")  # without the seal that it had
-                        integrity.seal(file, {**known, **facts})
+                    integrity.seal(file, {**(known or {}), **facts})
 
     # --- what came of it ----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,18 @@ def test_evaluated_twice_the_same_bytes_but_for_times(command, run: Path) -> Non
     assert srvp["marks"] == ["another protocol than srvp: samples=3"]
     assert command("evaluate", "run=R", "protocol=course", "protocol.course.metrics=[psnr]").code == 0
     assert evaluated(run)["marks"] == []
+
+
+def test_a_digit_that_changed_in_a_result_is_damage(command, run: Path) -> None:
+    assert command("evaluate", "run=R", "protocol.course.n_future=2").code == 0
+    path = run / "eval/course.json"
+    whole = path.read_text()
+    path.write_text(re.sub(r'"seconds": [\d.]+', '"seconds": 1.5', whole))  # times are no part of it
+    (found,) = read_evaluations(run)
+    assert (found.problem, len(found.scores)) == ("", 2)
+    path.write_text(re.sub(r'("mean": )\d', r"\g<1>9", whole, count=1))
+    (found,) = read_evaluations(run)
+    assert (found.scores, found.problem) == ((), "eval/course.json is damaged (its checksum is another): evaluate again")
 
 
 def test_differences_between_two_runs_over_the_same_videos(command, run: Path) -> None:

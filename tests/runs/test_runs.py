@@ -17,6 +17,7 @@ from fakes import fake_checkpoint, fake_run
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
+from cvae import integrity
 from cvae.errors import UserError
 from cvae.process import Process
 from cvae.report.html.data import page_data
@@ -24,6 +25,7 @@ from cvae.runs.collection import collect, differing, main_objective, setting_ord
 from cvae.runs.rows import Rows
 from cvae.sweep import figures, records
 from cvae.sweep.storage import open_storage
+from cvae.sweep.trials import SEEDS
 
 
 def aged(folder):
@@ -354,6 +356,16 @@ def test_a_sweep_says_how_its_trials_ended(tmp_path):
     assert sweep.summary == "1 complete, 1 pruned, 1 failed"
 
 
+def test_a_digit_that_changed_in_sweep_json_is_damage(tmp_path):
+    path = swept(tmp_path / "sweep") / "sweep.json"
+    path.write_text(integrity.stamped(json.loads(path.read_text())))
+    assert (len((found := collect(["sweep"])).sweeps), found.problems) == (1, [])
+    path.write_text(path.read_text().replace("20.0", "20.1"))
+    found = collect(["sweep"])
+    assert found.sweeps == []
+    assert found.problems == ["sweep: sweep.json is damaged (its checksum is another): the sweep's command writes it anew"]
+
+
 def test_a_sweep_has_figures_and_marks_pruned_curves(tmp_path):
     found = collect([str(swept(tmp_path / "sweep", ("complete", "complete", "complete", "complete", "pruned")))])
     drawn = {
@@ -507,14 +519,17 @@ def test_a_journal_that_was_cut_at_a_line_s_end_names_the_runs_that_it_does_not_
 
 
 def test_a_journal_that_lost_a_result_names_the_run_that_is_complete(tmp_path, monkeypatch):
-    _, path = journal(tmp_path, "complete", "complete", "complete")
-    assert collect(["sweep"]).problems == []
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    study, path = journal(tmp_path, "complete", "complete")
+    trial = study.ask({"lr": FloatDistribution(1e-4, 1e-2)})
+    fake_run(tmp_path / "sweep" / "2", lr=2e-2, trial={"number": 2, "study": "s", "storage": f"journal://{path}"})
     found = collect(["sweep"])
     problem = "the study s has no result of this run, which is complete: its journal, s.journal, may be cut"
     assert found.problems == [f"sweep/2: {problem}"]
     assert found.runs[2].note == problem
-    monkeypatch.setattr(records, "owned", lambda trial: True)  # its job is about to tell
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "owned", lambda trial: True)  # its job is about to tell
+        assert collect(["sweep"]).problems == []
+    study._storage.set_trial_system_attr(trial._trial_id, SEEDS, {"0": [22.0]})  # the sweep was stopped between two jobs of it
     assert collect(["sweep"]).problems == []
 
 

@@ -18,6 +18,7 @@ from conftest import App, tiny
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from cvae import integrity
 from cvae.errors import UserError
 from cvae.start import unfold
 from cvae.sweep.engine import Engine
@@ -49,6 +50,7 @@ def test_a_sweep_goes_on_where_it_is(app: App) -> None:
     assert "trials     4 of 4 done: 4 complete, 0 pruned, 0 failed" in first.out
     assert study().metric_names is None, "the app declares no name"
     before = json.loads(Path("multirun/a/sweep.json").read_text())
+    integrity.check_record(before)
     check_sweep_json(json.loads(json.dumps(before)), Path("multirun/a").absolute())
     again = app("hydra.sweeper.n_trials=4", *words, "hydra.sweep.dir=multirun/b")
     assert "study      s is complete: 4 trials; nothing to run" in again.out
@@ -57,6 +59,7 @@ def test_a_sweep_goes_on_where_it_is(app: App) -> None:
     common = "python app.py -m hydra.sweeper.n_trials=4 hydra.sweeper.study_name=s hydra.sweeper.max_failures=9 'y=choice(1,2)'"
     assert before.pop("command") == f"{common} hydra.sweep.dir=multirun/a"
     assert after.pop("command") == f"{common} hydra.sweep.dir=multirun/b"
+    assert before.pop("sha256") != after.pop("sha256")
     assert after == before
     more = app("hydra.sweeper.n_trials=6", *words, "hydra.sweep.dir=multirun/c")
     assert "study      s: 4 of 6 trials done" in more.out
@@ -67,6 +70,7 @@ def test_a_sweep_goes_on_where_it_is(app: App) -> None:
 def check_sweep_json(record: dict, folder: Path) -> None:
     trials = record.pop("trials")
     assert record.pop("command").startswith("python app.py -m ")
+    assert len(record.pop("sha256")) == 64
     assert record.pop("importances").keys() == {"x", "y"}
     best = min(trials, key=lambda trial: trial["values"][0])
     assert record == {
@@ -220,16 +224,21 @@ def test_constraints(app: App) -> None:
     assert OmegaConf.load(app.folders()[-1] / "optimization_results.yaml").best_params == {"x": 0.5}
 
 
-def test_every_seed_has_to_keep_the_constraints(app: App) -> None:
-    body = """
+@pytest.mark.parametrize(
+    ("limits", "worst"), [("3", 9.0), ("{most: 3}", 9.0), ("{least: 3}", 1.0), ("{least: 0, most: 8}", 9.0)]
+)
+@pytest.mark.parametrize("other", [1, 2])
+def test_every_seed_has_to_keep_the_constraints(app: App, limits: str, worst: float, other: int) -> None:
+    body = f"""
     from cvae.trial import current_trial
-    current_trial().record({"memory": 9.0 if cfg.seed == 1 else 1.0})
+    current_trial().record({{"memory": 9.0 if cfg.seed == {other} else 1.0}})
     return cfg.x
     """
-    done = app.write(body, config="seed: 1")(*NAMED, "hydra.sweeper.seeds_per_trial=2", "hydra.sweeper.constraints={memory: 3}")
+    words = ("hydra.sweeper.seeds_per_trial=2", "hydra.sweeper.n_trials=1", f"hydra.sweeper.constraints={{memory: {limits}}}")
+    done = app.write(body, config="seed: 1")(*NAMED, *words)
     assert (done.code, done.err) == (0, "")
     record = app.record()
-    assert [trial["facts"]["memory"] for trial in record["trials"]] == [9.0] * 3
+    assert [trial["facts"]["memory"] for trial in record["trials"]] == [worst]
     assert record["best"] == []
     assert not (app.folders()[-1] / "best.yaml").exists()
 
@@ -331,6 +340,53 @@ def test_a_trial_of_several_seeds_is_told_their_mean_and_goes_on_between_them(ap
         assert (trial["values"], trial["attempts"]) == ([pytest.approx(trial["params"]["x"] + 5)], 1)
         folders = [path.name for path in Path(trial["folder"]).parent.iterdir()]
         assert sorted(folders) == ["seed_4", "seed_5", "seed_6"]
+
+
+CASES = """
+from cvae.trial import current_trial
+with open("seen.txt", "a") as file:
+    print(cfg.x, cfg.seed, cfg.trial.case, file=file)
+current_trial().record({"size": cfg.extra})
+return cfg.x + cfg.extra
+"""
+
+
+def test_a_trial_of_several_cases_is_told_their_mean_and_every_fact_by_case(app: App) -> None:
+    app.write(CASES, "seed: 4\nextra: 0")
+    cases = "hydra.sweeper.cases={low: ['extra=1'], high: ['extra=10', '++other=2']}"
+    words = (*NAMED, "hydra.sweeper.n_trials=2", cases)
+    done = app(*words, "hydra.sweeper.constraints={low/size: 1, size: 10, high/size: {least: 9}}")
+    assert (done.code, done.err) == (0, "")
+    record = app.record()
+    assert record["cases"] == {"low": ["extra=1"], "high": ["extra=10", "++other=2"]}
+    for trial in record["trials"]:
+        assert trial["values"] == [pytest.approx(trial["params"]["x"] + 5.5)]
+        assert trial["facts"] == {"size": 10.0, "low/size": 1.0, "high/size": 10.0}
+        assert sorted(path.name for path in Path(trial["folder"]).parent.iterdir()) == ["case_high", "case_low"]
+    assert record["best"] != []
+    assert [line.split()[1:] for line in Path("seen.txt").read_text().splitlines()] == [["4", "low"], ["4", "high"]] * 2
+    again = app(*words, "hydra.sweeper.constraints={low/size: 1, size: 10}")
+    assert "is complete: 2 trials" in again.out
+    other = app(*NAMED, "hydra.sweeper.n_trials=3", cases.replace("extra=10", "extra=11"))
+    assert (other.code, other.err.count("\n")) == (1, 1)
+    assert "cases" in other.err
+
+
+@pytest.mark.slow
+def test_cases_and_seeds_go_together_and_the_best_run_on_each_case_once_more(app: App) -> None:
+    app.write(CASES, "seed: 4\nextra: 0")
+    words = (
+        "hydra.sweeper.cases={low: 'extra=1', high: 'extra=10'}",
+        "hydra.sweeper.seeds_per_trial=2",
+        "hydra.sweeper.n_trials=2",
+    )
+    done = app(*NAMED, *words, "hydra.sweeper.top_k=1", "hydra.sweeper.top_k_seeds=2")
+    assert (done.code, done.err) == (0, "")
+    jobs = [line.split()[1:] for line in Path("seen.txt").read_text().splitlines()]
+    every = [[seed, case] for seed in ("4", "5") for case in ("low", "high")]
+    assert jobs == [*every, *every, *([seed, case] for seed in ("6", "7") for case in ("low", "high"))]
+    ((number, values),) = app.record()["top_k"]["values"].items()
+    assert values == [pytest.approx(app.record()["trials"][int(number)]["params"]["x"] + 5.5)] * 2
 
 
 @pytest.mark.slow

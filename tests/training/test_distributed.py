@@ -221,6 +221,7 @@ def one_of_one(monkeypatch) -> Iterator[None]:
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_process_group_of_one_changes_nothing(train, drawn, alone, one_of_one):
     result = train(*tiny(drawn, *RUN), "hydra.run.dir=run")
     assert (result.code, result.err) == (0, "")
@@ -315,6 +316,7 @@ def test_an_error_is_one_line_and_ends_both(drawn, words, parts):
         assert second.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_lost_process_is_named(differences):
     lost = differences[0]["lost"]
     assert lost.startswith("lost another process (")

@@ -103,7 +103,7 @@ def _is_made(root: Path, counts: dict[str, int]) -> bool:
     for split, count in counts.items():
         last_is_there = count == 0 or _folder(root, split, count - 1).is_dir()
         if not (root / split).is_dir() or not last_is_there or _folder(root, split, count).exists():
-            raise UserError(f"{root} holds other data than a synthetic world of {counts}: remove it or set another data.root")
+            raise UserError(f"{root} holds other data than a synthetic world of {counts}: set another data.root")
     return True
 
 
