@@ -11,6 +11,7 @@ import optuna
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cvae.console import say
 from cvae.errors import UserError
 from cvae.sweep.identity import default_name, read_data, read_identity, searches_data
 from cvae.sweep.settings import Declared, Extend, read_declared, read_directions, read_settings
@@ -19,6 +20,7 @@ from cvae.sweep.storage import absolute, revealed
 from cvae.sweep.strategies import at_most_the_grid, build_pruner, build_sampler, unpickles, warn_of_phases
 from cvae.sweep.study import SweepStudy
 from cvae.sweep.trials import Limits
+from cvae.sweep.warm_start import finished_trials
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Plan:
     top_k_seeds: int
     constraints: dict[str, Limits]
     trust_study: bool
+    warm_start: str | None  # a sweep.json whose finished trials count as this study's
 
     @property
     def data(self) -> str | None:
@@ -129,7 +132,10 @@ def open_study(plan: Plan) -> SweepStudy:
         UserError: its storage cannot be opened or is damaged, or it holds a study of another identity.
     """
     where, what = (plan.study_name, plan.storage), (plan.identity, plan.directions)
+    known = finished_trials(plan)
     study = SweepStudy(*where, *what, plan.sampler, plan.pruner, plan.retry, plan.objectives, plan.one_data)
+    if taken := study.take_over(known):
+        say(f"warm start {taken} finished trials of {plan.warm_start}")
     study.enqueue(plan.enqueue)
     return study
 

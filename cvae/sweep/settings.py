@@ -30,6 +30,7 @@ _SHAPES: dict[str, tuple[type, str]] = {
     "pruner": (dict, "hydra/sweeper/pruner=median"),
     "enqueue": (list, "[{lr: 1e-3}]"),
     "allow_targets": (type(None), "allow_targets=[my_package], without hydra.sweeper"),  # the form of 0.1.0
+    "warm_start": (str, "multirun/SWEEP/sweep.json"),
     "storage": (str, "journal://FILE"),
     "custom_search_space": (str, "my_module.my_function"),
 }
@@ -58,6 +59,7 @@ def read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         **{key: settings[key] for key in _LEAST},
         "max_failures": _max_failures(settings),
         "trust_study": trust,
+        "warm_start": settings.get("warm_start"),
         "cases": _cases(settings.get("cases") or {}),
         "timeout": _optional(settings, "timeout", lambda value: value > 0, "seconds above 0"),
         "max_failure_rate": _optional(settings, "max_failure_rate", lambda value: 0 <= value <= 1, "a fraction in [0, 1]"),

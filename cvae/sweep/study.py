@@ -25,11 +25,12 @@ from cvae.errors import UserError
 from cvae.process import Process
 from cvae.sweep.locks import JOB, SWEEPER, lease_of, lives, locked, owned
 from cvae.sweep.storage import absolute, file_of, hidden, open_storage, patient
-from cvae.sweep.trials import ATTEMPTS, CLAIM, FAILURE, STOP, STUDY_DATA, again, counted, recorded_data, retried, tied
+from cvae.sweep.trials import ATTEMPTS, CLAIM, FAILURE, SEEDS, STOP, STUDY_DATA, again, counted, recorded_data, retried, tied
 
 _IDENTITY = "cvae:identity"
 _STARTS = "cvae:starts"  # how many sweepers have begun to sample for it
 _QUEUED = "enqueued"
+_TAKEN_OVER = "taken_over"  # a trial that another study ran
 
 
 class SweepStudy:
@@ -137,11 +138,28 @@ class SweepStudy:
             self.lease(trial._trial_id, SWEEPER)
             return trial
 
-    def enqueue(self, points: Sequence[dict[str, Any]], **attributes: Sequence[Any]) -> None:
-        """Queue trials with given parameters and attributes. Each is queued once, also if several sweepers ask for it."""
+    @patient
+    def take_over(self, trials: Sequence[FrozenTrial]) -> int:
+        """Add finished trials that ran elsewhere, or here; return how many were new. Each is in the study once."""
         with self._locked():
+            known = {_outcome(trial) for trial in self.trials}
+            new = {outcome: trial for trial in trials if (outcome := _outcome(trial)) not in known}
+            for trial in new.values():
+                trial.set_user_attr(_TAKEN_OVER, True)
+                self.study.add_trial(trial)
+            return len(new)
+
+    def enqueue(self, points: Sequence[dict[str, Any]], **attributes: Sequence[Any]) -> None:
+        """Queue trials with given parameters and attributes. Each is queued once, also if several sweepers ask for it.
+
+        A point that a trial from elsewhere has tried is not queued.
+        """
+        with self._locked():
+            tried = [trial.params.items() for trial in self.trials if _TAKEN_OVER in trial.user_attrs]
             for index, point in enumerate(points):
                 own = {key: values[index] for key, values in attributes.items()}
+                if point and any(point.items() <= params for params in tried):
+                    continue
                 if not any(trial.user_attrs.get(_QUEUED) == index for trial in self.trials):
                     self.study.enqueue_trial(point, user_attrs={_QUEUED: index, **own})
 
@@ -253,3 +271,8 @@ def _difference(known: dict[str, Any], given: dict[str, Any]) -> str:
     theirs, ours = flat(known), flat(given)
     keys = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
     return "; ".join(f"{key}: {theirs.get(key, 'nothing')} there, {ours.get(key, 'nothing')} here" for key in keys)
+
+
+def _outcome(trial: FrozenTrial) -> str:
+    """What two trials share if they are the same, in two studies: no number, and no time."""
+    return json.dumps([trial.state.name, trial.params, trial.values, trial.system_attrs.get(SEEDS)], sort_keys=True)

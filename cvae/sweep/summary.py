@@ -25,7 +25,7 @@ from cvae.sweep.folders import is_of
 from cvae.sweep.plan import Plan
 from cvae.sweep.storage import hidden
 from cvae.sweep.top import Top
-from cvae.sweep.trials import ATTEMPTS, DATA, FACTS, FAILURE, FOLDER, PLACE, counted, ranked, retried
+from cvae.sweep.trials import ATTEMPTS, DATA, FACTS, FAILURE, FOLDER, PLACE, SEEDS, counted, ranked, retried
 
 # What best.yaml leaves to the command that uses it: where a run is shown, and whose packages may run.
 _NOT_OF_A_RUN = ("hydra", "experiment", "trial", "logger", "allow_targets")
@@ -88,6 +88,7 @@ class Summary:
             "directions": self.plan.directions,
             "n_trials": self.plan.n_trials,
             "space": self.plan.identity["space"],
+            "search": {key: value for key, value in self.plan.identity.items() if key not in ("settings", "data")},
             "best": [trial.number for trial in best],
             "importances": importances,
             "top_k": None if top is None else {"seeds": top.seeds, "values": top.values, "recorded": top.facts},
@@ -179,6 +180,7 @@ def _entry(trial: FrozenTrial) -> dict[str, Any]:
         "folder": trial.user_attrs.get(FOLDER),
         "failure": trial.user_attrs.get(FAILURE),
         "facts": trial.user_attrs.get(FACTS),
+        "jobs": trial.system_attrs.get(SEEDS),
     }
 
 

@@ -28,6 +28,7 @@ _SWEEPER: dict[str, Any] = {
     "n_trials": 20,  # in all, over all starts and hosts
     "n_jobs": 2,  # trials at a time, of this start
     "timeout": None,  # seconds after which no more trials are started
+    "warm_start": None,  # a sweep.json of an earlier sweep of the same search: its finished trials count as this study's
     "enqueue": None,  # points to try first, as {lr: 1e-3}
     "seeds_per_trial": 1,  # a trial's value is their mean
     "cases": None,  # name to overrides, as {a: [data.world_seed=1]}: every trial runs on each, and its value is their mean

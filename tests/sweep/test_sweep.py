@@ -80,6 +80,7 @@ def check_sweep_json(record: dict, folder: Path) -> None:
         "directions": ["minimize"],
         "n_trials": 4,
         "space": {"x": "-1..1", "y": "choice(1, 2)"},
+        "search": {"space": {"x": "-1..1", "y": "choice(1, 2)"}},
         "best": [best["number"]],
         "top_k": None,
     }

@@ -1,0 +1,76 @@
+"""Finished trials of an earlier sweep of the same search, from its sweep.json, as trials of a study that did not run them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from cvae import files, integrity
+from cvae.errors import UserError
+from cvae.sweep.space import as_searched, inside
+from cvae.sweep.trials import FACTS, SEEDS
+
+if TYPE_CHECKING:
+    from cvae.sweep.plan import Plan
+
+_LARGEST = 10_000_000  # bytes; a trial has some hundred
+_COMPARED = ("space", "conditions", "seeds_per_trial", "cases")  # of two searches; other settings may have changed
+_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+
+
+def finished_trials(plan: Plan) -> list[FrozenTrial]:
+    """The complete and pruned trials in the file that ``hydra.sweeper.warm_start`` names; none where it is null.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, or is of another search.
+    """
+    if plan.warm_start is None:
+        return []
+    path = Path(plan.warm_start)
+    where = f"hydra.sweeper.warm_start={path}"
+    try:
+        record = files.read_json(path.parent, path.name, _LARGEST)
+        integrity.check_record(record)
+        _refuse_other(plan, record, where)
+        return [_trial(plan, entry) for entry in record["trials"] if entry["state"] in _STATES]
+    except FileNotFoundError:
+        raise UserError(f"{where} is not there: give the sweep.json of an earlier sweep, or null") from None
+    except (files.Unreadable, integrity.Damaged) as error:
+        raise UserError(f"{where} is damaged ({error}): give a whole sweep.json, or null") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{where} holds no trials of this search ({files.brief(error)}): give another, or null") from None
+
+
+def _refuse_other(plan: Plan, record: Mapping[str, Any], where: str) -> None:
+    ours = json.loads(json.dumps({**plan.identity, "directions": plan.directions, "objective": plan.objective}))
+    theirs = {**record["search"], "directions": record["directions"], "objective": record["objective"]}
+    for key in (*_COMPARED, "directions", "objective"):
+        if ours.get(key) != theirs.get(key):
+            both = f"{key}: {theirs.get(key)} there, {ours.get(key)} here"
+            raise UserError(f"{where} is of another search ({both}): give one of this search, or null")
+
+
+def _trial(plan: Plan, entry: Mapping[str, Any]) -> FrozenTrial:
+    given: Mapping[str, Any] = entry["params"]
+    distributions = {key: plan.space.distributions[key] for key in given}
+    params = {key: as_searched(distributions[key], value) for key, value in given.items()}
+    if unfit := [key for key, value in params.items() if not inside(distributions[key], value)]:
+        raise ValueError(f"trial {entry['number']}: {unfit[0]} is outside of what is searched")
+    facts = {str(key): float(value) for key, value in (entry.get("facts") or {}).items()}
+    jobs = {str(int(index)): [float(value) for value in values] for index, values in (entry.get("jobs") or {}).items()}
+    by_job = isinstance(plan.pruner, optuna.pruners.WilcoxonPruner)
+    return create_trial(
+        state=_STATES[entry["state"]],
+        values=None if entry["state"] == "pruned" else [float(value) for value in entry["values"]],
+        params=params,
+        distributions=distributions,
+        user_attrs={FACTS: facts},
+        system_attrs={SEEDS: jobs} if jobs else {},
+        intermediate_values={int(index): values[0] for index, values in jobs.items()} if by_job else {},
+        constraints={key: limits.excess(facts[key]) for key, limits in plan.constraints.items() if key in facts},
+    )
