@@ -46,7 +46,8 @@ def say_results() -> None:
 
 def _lines(found: Any) -> list[str]:
     """A table of the runs that were found, the best of them with a star."""
-    from cvae.runs.collection import differing, main_objective
+    from cvae.runs.collection import main_objective
+    from cvae.runs.differing import differing
 
     runs, objective = found.runs, main_objective(found.runs)
     keys = differing(runs)

@@ -14,7 +14,8 @@ from cvae.pages.plots import group_curves
 from cvae.pictures import strip
 from cvae.report.sweeps import sweep_png
 from cvae.report.videos import best_of_each_group, read_video
-from cvae.runs.collection import Collection, all_metrics, by_seed, commits, differing, main_objective, other_data, setting_order
+from cvae.runs.collection import Collection, all_metrics, by_seed, commits, main_objective, other_data
+from cvae.runs.differing import differing, setting_order
 from cvae.runs.evaluations import Evaluation
 from cvae.runs.run import Run
 from cvae.study.answers import find_answers

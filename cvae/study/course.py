@@ -13,7 +13,7 @@ from typing import Any
 
 from cvae.errors import UserError
 from cvae.evaluation.intervals import seed_differences
-from cvae.runs.collection import differing
+from cvae.runs.differing import differing
 from cvae.runs.run import Run
 from cvae.study.claims import Claim, Effect, Part
 

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from optuna.trial import FrozenTrial
 
 from cvae.console import say
 from cvae.errors import UserError
@@ -20,7 +21,6 @@ from cvae.sweep.storage import absolute, revealed
 from cvae.sweep.strategies import at_most_the_grid, build_pruner, build_sampler, unpickles, warn_of_phases
 from cvae.sweep.study import SweepStudy
 from cvae.sweep.trials import Limits
-from cvae.sweep.warm_start import finished_trials
 
 
 @dataclass(frozen=True)
@@ -125,16 +125,15 @@ def _allowed(config: DictConfig) -> list[str]:
     return list(given or [])
 
 
-def open_study(plan: Plan) -> SweepStudy:
-    """The study of a plan, with the trials that it enqueues.
+def open_study(plan: Plan, elsewhere: Sequence[FrozenTrial] = ()) -> SweepStudy:
+    """The study of a plan, with finished trials from elsewhere and those that it enqueues.
 
     Raises:
         UserError: its storage cannot be opened or is damaged, or it holds a study of another identity.
     """
     where, what = (plan.study_name, plan.storage), (plan.identity, plan.directions)
-    known = finished_trials(plan)
     study = SweepStudy(*where, *what, plan.sampler, plan.pruner, plan.retry, plan.objectives, plan.one_data)
-    if taken := study.take_over(known):
+    if taken := study.take_over(elsewhere):
         say(f"warm start {taken} finished trials of {plan.warm_start}")
     study.enqueue(plan.enqueue)
     return study

@@ -30,6 +30,7 @@ from cvae.sweep.storage import hide
 from cvae.sweep.study import SweepStudy
 from cvae.sweep.summary import Summary
 from cvae.sweep.top import run_top
+from cvae.sweep.warm_start import finished_trials
 
 
 def sweep(
@@ -70,7 +71,7 @@ def sweep(
         Engine(plan, study, launcher, config).run()
 
     with _damage_in_a_line(shown), _ended_in_order():
-        study = open_study(plan)
+        study = open_study(plan, finished_trials(plan))
         refuse_unknown(study, plan.space.distributions, Path(config.hydra.sweep.dir).absolute())
         summary = Summary(plan, study.study, config, loader)
         try:

@@ -104,7 +104,6 @@ def _plan(plan: Plan, pairs: list[tuple[FrozenTrial, int]]) -> Plan:
         extend=None,
         constraints={},
         enqueue=[],
-        warm_start=None,
         seeds_per_trial=1,
         n_trials=len(pairs),
     )

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cvae import files, integrity
 from cvae.errors import UserError
+from cvae.sweep.plan import Plan
 from cvae.sweep.space import as_searched, inside
 from cvae.sweep.trials import FACTS, SEEDS
-
-if TYPE_CHECKING:
-    from cvae.sweep.plan import Plan
 
 _LARGEST = 10_000_000  # bytes; a trial has some hundred
 _COMPARED = ("space", "conditions", "seeds_per_trial", "cases")  # of two searches; other settings may have changed

@@ -21,7 +21,8 @@ from cvae import integrity
 from cvae.errors import UserError
 from cvae.process import Process
 from cvae.report.html.data import page_data
-from cvae.runs.collection import collect, differing, main_objective, setting_order
+from cvae.runs.collection import collect, main_objective
+from cvae.runs.differing import differing, setting_order
 from cvae.runs.rows import Rows
 from cvae.sweep import figures, records
 from cvae.sweep.storage import open_storage

@@ -19,7 +19,8 @@ from cvae.evaluation.intervals import quantile
 from cvae.pages.document import Heading, one_line, to_html
 from cvae.report.sweeps import figures_of, trial_runs
 from cvae.report.videos import best_of_each_group, read_video
-from cvae.runs.collection import Collection, all_metrics, differing, main_objective, other_data
+from cvae.runs.collection import Collection, all_metrics, main_objective, other_data
+from cvae.runs.differing import differing
 from cvae.runs.run import Run
 from cvae.study.answers import find_answers
 from cvae.sweep.records import SweepRecord
