@@ -9,13 +9,11 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cvae import integrity
 from cvae.console import say, short, warn
-from cvae.errors import UserError, whole, write_whole, writing
+from cvae.errors import UserError, whole, writing
 from cvae.integrity import Damaged, Facts
 from cvae.start import resume_command
 
@@ -27,103 +25,9 @@ class Damage(UserError):
     """A run cannot go on from what its folder holds; the message says what can be done."""
 
 
-# --- run.json and the config ------------------------------------------------------------------------------------------
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """run.json; None if the run has none.
-
-    Raises:
-        Damage: it is not what was written.
-    """
-    path = folder / "run.json"
-    try:
-        with integrity.opened(path) as file:
-            record = json.loads(file.read(integrity.RECORD))
-        record["id"], record["signature"], record["group"]
-        integrity.check_record(record)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Damage(
-            f"{path} is damaged ({_brief(error)}): restore it from a copy, or remove it and go on without it"
-        ) from error
-    return dict(record)
-
-
-def write_record(folder: Path, record: Mapping[str, Any], hint: str) -> None:
-    """Write run.json as a whole.
-
-    Raises:
-        UserError: it could not be written.
-    """
-    write_whole(folder / "run.json", integrity.stamped(dict(record)), hint)
-
-
-def config_hash(folder: Path, name: str = "config") -> str | None:
-    """The hash of .hydra/config.yaml, or of another file beside it, as it lies; None if there is none."""
-    try:
-        return integrity.sha256_of(folder / ".hydra" / f"{name}.yaml")
-    except (Damaged, OSError):
-        return None
-
-
-def settings_hashes(folder: Path) -> dict[str, str | None]:
-    """What run.json keeps of the files in which Hydra wrote a run's settings."""
-    return {f"{name}_sha256": config_hash(folder, name) for name in ("config", "overrides")}
-
-
-def check_config(folder: Path) -> None:
-    """Compare .hydra/config.yaml with what the run was started with. A run of a version before says nothing of it.
-
-    Raises:
-        Damage: it was edited or damaged, or run.json was.
-    """
-    known = (read_record(folder) or {}).get("config_sha256")
-    if known is None:
-        with contextlib.suppress(OSError, Damaged):
-            known = (integrity.facts(folder / "checkpoints" / "last.pt") or {}).get("config_sha256")
-    if known is not None and config_hash(folder) != known:
-        raise Damage(
-            f"{folder / '.hydra' / 'config.yaml'} is not what the run was started with, it was edited or damaged: restore it "
-            "from a copy; other settings are another run"
-        )
-
-
-def note_config(folder: Path) -> None:
-    """For a trial that goes on: keep the hash of the config, which Hydra has written anew. A damaged run.json goes aside."""
-    try:
-        record = read_record(folder)
-    except Damage as damage:
-        warn(f"{damage}; this trial goes on without it")
-        path = folder / "run.json"
-        path.replace(_beside(path))
-        return
-    if record is not None and record != (now := {**record, **settings_hashes(folder)}):
-        write_record(folder, now, "free some space, then start again")
-
-
-def recorded_data(folder: Path) -> dict[str, Any]:
-    """What a run says of its data: ``dataset`` and ``splits`` of run.json, or what last.pt knows; empty if neither says it.
-
-    Raises:
-        Damage: run.json is not what was written.
-    """
-    record = read_record(folder)
-    if record is None:
-        with contextlib.suppress(OSError, Damaged):
-            record = integrity.facts(_checkpoint(folder, "last"))
-        if record is not None:
-            warn(f"{folder / 'run.json'} is missing: the run goes on with a new one")
-    return record or {}
-
-
-# --- checkpoints and the lines that they stand for --------------------------------------------------------------------
-
-
 def check(folder: Path) -> None:
     """Raise ``Damage`` unless a run can go on from last.pt, or had not come so far as to have one."""
-    last = _checkpoint(folder, "last")
+    last = checkpoint_of(folder, "last")
     try:
         facts = integrity.verify(last)
     except FileNotFoundError:
@@ -131,33 +35,33 @@ def check(folder: Path) -> None:
             return
         raise Damage(f"{last} is missing: {way_on(folder)}") from None
     except (Damaged, OSError) as error:
-        raise Damage(f"{last} is damaged ({_brief(error)}): {way_on(folder)}") from error
+        raise Damage(f"{last} is damaged ({brief(error)}): {way_on(folder)}") from error
     if why := _lines_damaged(folder, facts):
         raise Damage(f"{folder / 'metrics.jsonl'} is damaged ({why}): {way_on(folder)}")
 
 
 def warn_of_best(folder: Path) -> None:
     """Say that the best epoch's checkpoint is damaged or gone: a run goes on without it, so nobody else would look at it."""
-    best = _checkpoint(folder, "best")
+    best = checkpoint_of(folder, "best")
     try:
         integrity.verify(best)
         return
     except FileNotFoundError:
         what = "missing"
     except (Damaged, OSError) as error:
-        what = f"damaged ({_brief(error)})"
+        what = f"damaged ({brief(error)})"
     warn(f"{best} is {what}: the run is whole without it, and a better epoch writes it anew; restore it from a copy to use it")
 
 
 def way_on(folder: Path) -> str:
     """What of a run whose last.pt or metrics.jsonl is damaged still is good, and the command that goes on."""
-    best = _checkpoint(folder, "best")
+    best = checkpoint_of(folder, "best")
     try:
         facts = integrity.verify(best)
     except FileNotFoundError:
         return f"there is no best.pt; {_COPY}"
     except (Damaged, OSError) as error:
-        return f"best.pt is damaged as well ({_brief(error)}); {_COPY}"
+        return f"best.pt is damaged as well ({brief(error)}); {_COPY}"
     which = "best.pt" if facts is None else f"best.pt of epoch {facts['epoch']}"
     if _lines_damaged(folder, facts):
         return f"{which} is whole, but the lines of metrics.jsonl up to it are not; {_COPY}"
@@ -173,12 +77,12 @@ def go_back(folder: Path) -> None:
         Damage: best.pt is damaged too, or the lines up to it are.
         UserError: a file could not be written.
     """
-    best, last, lines = _checkpoint(folder, "best"), _checkpoint(folder, "last"), folder / "metrics.jsonl"
+    best, last, lines = checkpoint_of(folder, "best"), checkpoint_of(folder, "last"), folder / "metrics.jsonl"
     try:
         facts = integrity.verify(best)
     except (Damaged, OSError) as error:
         raise Damage(
-            f"{best} is damaged or missing ({_brief(error)}): without checkpoint=best the run goes on from last.pt, "
+            f"{best} is damaged or missing ({brief(error)}): without checkpoint=best the run goes on from last.pt, "
             "if that is whole; else restore one of them from a copy, or start a new run"
         ) from error
     if why := _lines_damaged(folder, facts):
@@ -186,13 +90,13 @@ def go_back(folder: Path) -> None:
     aside = []
     with writing(folder):
         if facts is None and lines.exists():  # how many lines best.pt stands for shows when it is loaded
-            aside.append(shutil.copyfile(lines, _beside(lines)))
+            aside.append(shutil.copyfile(lines, beside(lines)))
         elif facts is not None and lines.exists() and lines.stat().st_size > facts["bytes"]:
             aside.append(_kept_aside(lines))
             with integrity.opened(lines) as file, whole(lines) as scratch:
                 scratch.write_bytes(file.read(facts["bytes"]))
         if last.exists():
-            aside.append(last.replace(_beside(last)))
+            aside.append(last.replace(beside(last)))
         with whole(last) as scratch, best.open("rb") as source, scratch.open("wb") as file:
             shutil.copyfileobj(source, file)
             file.flush()
@@ -216,9 +120,9 @@ def recover(folder: Path) -> None:
     except Damage as damage:
         warn(f"{damage}; this trial starts from the beginning")
         with writing(folder):
-            for path in (_checkpoint(folder, "last"), _checkpoint(folder, "best"), folder / "metrics.jsonl"):
+            for path in (checkpoint_of(folder, "last"), checkpoint_of(folder, "best"), folder / "metrics.jsonl"):
                 if path.exists():
-                    path.replace(_beside(path))
+                    path.replace(beside(path))
 
 
 def first_lines(path: Path, count: int) -> bytes:
@@ -251,7 +155,7 @@ def _lines_damaged(folder: Path, facts: Facts | None) -> str:
     except FileNotFoundError:
         return "it is missing"
     except (Damaged, OSError) as error:
-        return _brief(error)
+        return brief(error)
     return ""
 
 
@@ -259,7 +163,7 @@ def lines_damaged(folder: Path) -> str:
     """How metrics.jsonl differs from what the run's last checkpoint knows of it; empty if it does not, or nothing is known."""
     for name in ("last", "best"):
         with contextlib.suppress(OSError, Damaged):
-            if (facts := integrity.facts(_checkpoint(folder, name))) is not None:
+            if (facts := integrity.facts(checkpoint_of(folder, name))) is not None:
                 return _lines_damaged(folder, facts)
     return ""
 
@@ -275,18 +179,18 @@ def _is_row(line: bytes, epoch: int) -> bool:
 def _is_new(folder: Path) -> bool:
     """Whether a run without last.pt may have been stopped before it: its first epoch's line and best.pt are written earlier."""
     with contextlib.suppress(OSError, Damaged):
-        if ((integrity.facts(_checkpoint(folder, "best")) or {}).get("epoch") or 0) > 1:
+        if ((integrity.facts(checkpoint_of(folder, "best")) or {}).get("epoch") or 0) > 1:
             return False
     with contextlib.suppress(FileNotFoundError), integrity.opened(folder / "metrics.jsonl") as file:
         return file.read(2 * _LINE).count(b"\n") <= 1
     return True
 
 
-def _checkpoint(folder: Path, name: str) -> Path:
+def checkpoint_of(folder: Path, name: str) -> Path:
     return folder / "checkpoints" / f"{name}.pt"
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
     """A free name beside ``path`` for what is damaged."""
     number, aside = 1, path.with_name(f"{path.name}.damaged")
     while aside.exists():
@@ -297,7 +201,7 @@ def _beside(path: Path) -> Path:
 
 def _kept_aside(path: Path) -> Path:
     """A second name for a file that is about to be replaced; a copy where the file system has no links."""
-    aside = _beside(path)
+    aside = beside(path)
     try:
         os.link(path, aside)
     except OSError:
@@ -305,7 +209,7 @@ def _kept_aside(path: Path) -> Path:
     return aside
 
 
-def _brief(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
     """What an error says, in a few words."""
     said = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return " ".join(said.split())[:120] or type(error).__name__

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from cvae import damage, files
+from cvae import damage, files, run_record
 from cvae.cli import override_values
 from cvae.config import PLACES, RunConfig, anchor, flat
 from cvae.console import warn
@@ -89,7 +89,7 @@ def _send_to_no_stranger(cfg: DictConfig, folder: Path) -> None:
 
 def _stay_in_project(cfg: DictConfig, folder: Path) -> None:
     """Forget the recorded project where run.json notes another, in which the run was shown last; the mirror asks run.json."""
-    noted = (damage.read_record(folder) or {}).get("wandb")
+    noted = (run_record.read_record(folder) or {}).get("wandb")
     if isinstance(noted, dict) and isinstance(noted.get("project"), str) and "project" in cfg.logger:
         cfg.logger.project = None
 
@@ -107,7 +107,7 @@ def recorded_config(folder: Path, places: Mapping[str, Any] = MappingProxyType({
     path = folder / ".hydra" / "config.yaml"
     if not path.is_file():
         raise UserError(f"{folder} is not a run folder: it has no .hydra/config.yaml; runs are in multirun/single/")
-    damage.check_config(folder)
+    run_record.check_config(folder)
     try:
         recorded = read_settings(folder, ".hydra/config.yaml")
         if not isinstance(recorded, dict):

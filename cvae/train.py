@@ -26,7 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from cvae import cli, config, damage, from_python, grid, owner, resume, show, start
+from cvae import cli, config, from_python, grid, owner, resume, run_record, show, start
 from cvae.console import say, warn
 from cvae.errors import FAILURE, UserError, expanded
 from cvae.trial import current_trial
@@ -144,7 +144,7 @@ def _job(cfg: DictConfig) -> float | list[float]:
         with owner.hold(folder, patient=in_trial), _reason_left(folder, log=alone):
             again = in_trial and any((folder / name).exists() for name in ("run.json", "metrics.jsonl"))
             if again:
-                damage.note_config(folder)
+                run_record.note_config(folder)
             return _train(cfg, folder, group, resumed=again)
     except Exception as error:
         if not cli.is_users(error):

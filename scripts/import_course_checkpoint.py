@@ -32,13 +32,13 @@ from cvae import integrity
 from cvae.cli import fail, quoted
 from cvae.config import build, signature
 from cvae.console import command, say, short
-from cvae.damage import settings_hashes, write_record
 from cvae.data.contract import Dataset
 from cvae.errors import UserError, first_line, writing
 from cvae.evaluation.metrics import psnr
 from cvae.evaluation.validation import free_run, score_copy, validate
 from cvae.metrics import BUILT_IN, as_record
 from cvae.model.cvae import CVAE
+from cvae.run_record import settings_hashes, write_record
 from cvae.start import compose, refuse_used
 from cvae.training import checkpoint
 from cvae.training.loading import restored

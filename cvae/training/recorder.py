@@ -19,7 +19,7 @@ import numpy as np
 
 from cvae import charts, pictures
 from cvae.console import command, say, short, warn
-from cvae.damage import first_lines, read_record, settings_hashes, write_record
+from cvae.damage import first_lines
 from cvae.errors import FAILURE, UserError, whole, writing
 from cvae.integrity import Damaged, Lines
 from cvae.metrics import BUILT_IN, Metric, as_record, panels
@@ -27,6 +27,7 @@ from cvae.options import chosen
 from cvae.owner import held
 from cvae.process import Process
 from cvae.repeat import own_command
+from cvae.run_record import read_record, settings_hashes, write_record
 from cvae.training.provenance import git, versions
 from cvae.training.terminal import epoch_line
 

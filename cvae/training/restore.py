@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cvae import damage
+from cvae import damage, run_record
 from cvae.console import say
 from cvae.damage import Damage
 from cvae.errors import UserError
@@ -32,7 +32,7 @@ def go_on(trainer: Trainer, in_trial: bool) -> None:
     last = folder / "checkpoints" / "last.pt"
     if trainer.processes.first:
         damage.recover(folder) if in_trial else damage.check(folder)
-        refuse_changed(damage.recorded_data(folder), trainer.data, folder)
+        refuse_changed(run_record.recorded_data(folder), trainer.data, folder)
     if last.exists():
         restore(trainer, last)
     else:  # the first epoch's line is written before its checkpoint

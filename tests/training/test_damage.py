@@ -17,7 +17,7 @@ import torch
 from conftest import tiny
 from omegaconf import OmegaConf
 
-from cvae import damage
+from cvae import damage, run_record
 from cvae.damage import Damage
 from cvae.errors import Diverged, UserError
 from cvae.start import compose
@@ -181,7 +181,7 @@ def attempt(run: Path) -> Trainer:
 
     cfg = OmegaConf.create(OmegaConf.load(run / ".hydra/config.yaml"))
     cfg.trial = {"number": 0}
-    damage.note_config(run)
+    run_record.note_config(run)
     trainer, _ = assemble(cfg, run, None, True, Attempt())
     return trainer
 
@@ -196,7 +196,7 @@ def test_a_trial_goes_back_by_itself(run, end, capfd):
     assert "going back to run/checkpoints/best.pt of epoch 2" in out
     trainer.fit()
     assert_ends_so(run, end)
-    damage.check_config(run)
+    run_record.check_config(run)
 
 
 def test_a_trial_of_which_nothing_is_good_begins_again(run, end, capfd):
@@ -287,15 +287,18 @@ def test_an_edited_config_is_named(run, edit):
 
 
 def test_run_json_damaged_anywhere_is_named_or_the_same(run):
-    path, before = run / "run.json", damage.read_record(run)
+    path, before = run / "run.json", run_record.read_record(run)
     whole = path.read_bytes()
     for place in range(0, len(whole) - 1, 29):  # its last byte, a line's end, says nothing
         flip(path, place)
         with contextlib.suppress(Damage):
-            assert {**damage.read_record(run), "sha256": before["sha256"]}.items() >= before.items()  # its own key may be gone
+            assert {
+                **run_record.read_record(run),
+                "sha256": before["sha256"],
+            }.items() >= before.items()  # its key may go
         path.write_bytes(whole[:place])
         with pytest.raises(Damage):
-            damage.read_record(run)
+            run_record.read_record(run)
         path.write_bytes(whole)
 
 
@@ -303,7 +306,7 @@ def test_a_lost_run_json_is_said_and_the_run_goes_on(run, capfd):
     (run / "run.json").unlink()
     attempt(run)
     assert "run.json is missing: the run goes on with a new one" in capfd.readouterr().out
-    assert damage.read_record(run)["dataset"]
+    assert run_record.read_record(run)["dataset"]
 
 
 # --- a version before these checks ------------------------------------------------------------------------------------

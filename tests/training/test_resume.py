@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from cvae import damage
+from cvae import run_record
 
 ENTRY = [sys.executable, "-m", "cvae.train"]
 LONGER = ["epochs=4", "epoch_size=8", "tf_schedule=linear", "sample_every=2"]
@@ -202,7 +202,7 @@ def test_a_checkpoint_cut_in_half_is_named(train, copy):
 
 def forge(run: Path) -> None:
     """Let run.json vouch for the config as it lies, as a stranger's may."""
-    damage.write_record(run, {**damage.read_record(run), "config_sha256": damage.config_hash(run)}, "")
+    run_record.write_record(run, {**run_record.read_record(run), "config_sha256": run_record.config_hash(run)}, "")
 
 
 def test_a_checkpoint_of_another_model_is_named(train, copy, drawn):

@@ -1,0 +1,116 @@
+"""Keep what the search for the default recipe found, and tell it: python scripts/default_search.py [--sweep FOLDER]
+
+`python -m cvae.train experiment=tune_default` searches. This keeps its finished trials in docs/default_search: `sweep.json`,
+from which the search goes on in a fresh clone (hydra.sweeper.warm_start), and `runs.jsonl`, a line for each finished run with
+its config and metrics. Places of this machine are left out. What an earlier call kept stays. Then it prints the table of
+docs/default.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from cvae import files, integrity
+from cvae.config import PLACES
+from cvae.errors import write_whole
+
+KEPT = Path("docs/default_search")
+_LARGEST = 10_000_000
+_OF_A_PLACE = ("folder", "seconds", "attempts", "failure")  # of a trial's entry
+_LEFT_OUT = ("trial", "logger", "resume", "show")  # of a config
+
+_HINT = "free some space, then run this again"
+
+Run = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sweep", type=Path, help="a folder of the sweep: keep its finished trials first")
+    parser.add_argument("--kept", type=Path, default=KEPT, help=f"where they are kept ({KEPT})")
+    asked = parser.parse_args()
+    if asked.sweep is not None:
+        keep(asked.sweep, asked.kept)
+    print(table(runs_in(asked.kept)))
+
+
+def keep(sweep: Path, kept: Path) -> None:
+    """Add a sweep's finished trials and runs to what is kept."""
+    record = files.read_json(sweep, "sweep.json", _LARGEST)
+    integrity.check_record(record)
+    wanted = ("objective", "directions", "space", "search", "cases", "data")
+    trials = [_without(trial, _OF_A_PLACE) for trial in record["trials"] if trial["state"] in ("complete", "pruned")]
+    known = {_key(run): run for run in runs_in(kept)}
+    known |= {_key(run): run for run in _finished(sweep)}
+    kept.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(run) for run in sorted(known.values(), key=_key))
+    write_whole(kept / "sweep.json", integrity.stamped({**{key: record.get(key) for key in wanted}, "trials": trials}), _HINT)
+    write_whole(kept / "runs.jsonl", "".join(f"{line}\n" for line in lines), _HINT)
+
+
+def _finished(sweep: Path) -> Iterable[Run]:
+    for path in sorted(sweep.glob("*/*/run.json")):
+        record, folder = json.loads(path.read_text()), path.parent
+        config: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "config.yaml"))
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        if rows and rows[-1]["epoch"] == config["epochs"]:
+            data = _without(config["data"], PLACES)
+            case = config["trial"]["case"]
+            known = {"params": record["trial"]["params"], "case": case, "seed": config["seed"]}
+            yield {**known, "config": {**_without(config, _LEFT_OUT), "data": data}, "metrics": rows}
+
+
+def runs_in(kept: Path) -> list[Run]:
+    """The runs that are kept."""
+    path = kept / "runs.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(runs: Iterable[Run]) -> str:
+    """A row for each recipe: what it scores above copying, and KL, by data set; the mean over data sets first."""
+    recipes: dict[str, list[Run]] = {}
+    for run in runs:
+        recipes.setdefault(json.dumps(run["params"], sort_keys=True), []).append(run)
+    cases = sorted({run["case"] for run in runs})
+    head = ["recipe", "runs", "above copy", *(f"{case}: one / best of N / KL" for case in cases)]
+    rows = []
+    for recipe, own in recipes.items():
+        by_case = {case: [scores(run) for run in own if run["case"] == case] for case in cases}
+        means = {case: [mean(column) for column in zip(*each, strict=True)] for case, each in by_case.items() if each}
+        above = mean((one + best) / 2 - copy for one, best, _, copy in means.values())
+        cells = [f"{m[0]:.2f} / {m[1]:.2f} / {m[2]:.1f}" if (m := means.get(case)) else "" for case in cases]
+        said = ", ".join(f"{key}={_short(value)}" for key, value in json.loads(recipe).items())
+        rows.append((-len(means), -above, [said, str(len(own)), f"{above:.2f}", *cells]))
+    body = [row for *_, row in sorted(rows)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
+
+
+def scores(run: Run) -> tuple[float, float, float, float]:
+    """PSNR of one sample and of the best of N at the best epoch, KL of the last, PSNR of copying."""
+    rows = [row for row in run["metrics"] if "val/psnr" in row]
+    best = max(rows, key=lambda row: row["val/psnr"])
+    return best["val/psnr"], best["val/psnr_best"], run["metrics"][-1]["train/kld"], best["val/psnr_copy"]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _key(run: Run) -> str:
+    return json.dumps([run["params"], run["seed"], run["case"]], sort_keys=True)
+
+
+def _without(mapping: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    left_out = set(keys)
+    return {key: value for key, value in mapping.items() if key not in left_out}
+
+
+if __name__ == "__main__":
+    main()
