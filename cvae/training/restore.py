@@ -65,7 +65,8 @@ def _checked(trainer: Trainer, path: Path) -> dict[str, Any]:
     state = checkpoint.load(path, trainer.device)
     try:
         check_values(state, trainer.settings)
-        check_weights(state["model"], trainer.model)
+        for name in ("model",) if trainer.average is None else ("model", "trained"):
+            check_weights(state[name], trainer.model)
         check_optimizer(state["optimizer"], trainer.optimizer, begun=state["epoch"] + state["iteration"] > 0)
         torch.Generator().set_state(state["generator"].cpu())
     except Impossible:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cvae.errors import require
 from cvae.metrics import Metric
+from cvae.training.averaging import checked_width
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Settings:
     coin: str
     schedule_step: str
     grad_clip: float | None
+    average: float
     validate_every: int
     sample_every: int
 
@@ -48,6 +50,8 @@ class Settings:
             ("schedule_step", self.schedule_step in ("iteration", "epoch"), "choose iteration, epoch"),
         ):
             require(valid, name, getattr(self, name), hint)
+
+        checked_width(self.average)
 
     @property
     def objective(self) -> Metric:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from cvae.model.cvae import CVAE
 from cvae.model.objective import Losses, Objective
 from cvae.schedules import LearningRate, Schedule
 from cvae.training import checkpoint
+from cvae.training.averaging import Average
 from cvae.training.distributed import Processes
 from cvae.training.feed import Feed
 from cvae.training.recorder import Recorder
@@ -78,6 +80,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.epoch = 0  # completed epochs
         self.iteration = 0  # completed iterations of the epoch after them
+        self.average = Average(self.model, settings.average) if settings.average else None
         self.sums = EpochSums(self.device)
         self.best = math.inf if settings.objective.better == "min" else -math.inf
         self.elapsed = 0.0  # seconds spent on the current epoch before an interruption
@@ -179,8 +182,14 @@ class Trainer:
         if settings.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.epoch * settings.epoch_size + self.iteration + 1)
         self.sums.add(losses, rollout.predictions_BKCHW.shape[1], kl_weight, tf_ratio, lr)
         return losses
+
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        """The context in which the model has the weights that it is to predict with."""
+        return contextlib.nullcontext() if self.average is None else self.average.applied()
 
     def _scheduled(self) -> tuple[float, float, float]:
         """KL weight (beta included), teacher-forcing ratio (tfr included) and learning rate of the next iteration."""
@@ -224,7 +233,7 @@ class Trainer:
         row: dict[str, Any] = {"epoch": epoch, "step": epoch * settings.epoch_size, **self.sums.means()}
         if self.processes.first and (epoch % settings.validate_every == 0 or epoch == settings.epochs):
             how = (settings.length, settings.n_samples, settings.seed, self.device, self.frame_metrics)
-            with self.autocast():
+            with self._averaged(), self.autocast():
                 scores = validate(self.model, self.data.validate, *how)
             row |= {f"val/{name}": value for name, value in scores.items()}
             row["val/psnr_copy"] = self.psnr_copy
@@ -253,7 +262,7 @@ class Trainer:
         shown = min(_SHOWN, len(split))
         length = min(settings.n_eval, int(split.lengths[:shown].min()))
         true_STHWC, _ = split.gather(np.arange(shown), 0, length)
-        with self.autocast():
+        with self._averaged(), self.autocast():
             ((predicted_1SKCHW, _),) = free_run(self.model, split, length, 1, settings.seed, self.device, rows=np.arange(shown))
         predicted_SKCHW = predicted_1SKCHW[0]
         pixels = (predicted_SKCHW * 255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy()
@@ -268,9 +277,10 @@ class Trainer:
             checkpoint.save(self.recorder.folder / "checkpoints" / name, self.state(), facts)
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resumed run needs, as tensors and plain values."""
+        """Everything that a resumed run needs, as tensors and plain values. ``model`` is what to predict with."""
+        trained, average = self.model.state_dict(), self.average
         return {
-            "model": self.model.state_dict(),
+            **({"model": trained} if average is None else {"model": trained | average.weights(), "trained": trained}),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "sums": self.sums.state(),
@@ -279,7 +289,9 @@ class Trainer:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over what ``state`` returned; ``cvae.training.restore`` checks that it fits."""
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(state["model" if self.average is None else "trained"])
+        if self.average is not None:
+            self.average.load(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.sums.load(state["sums"])

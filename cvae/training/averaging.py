@@ -1,0 +1,74 @@
+"""A moving average of a model's weights: what is validated and kept to predict with, while training goes on without it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cvae.errors import require
+
+__all__ = ["Average"]
+
+WIDEST = 0.28  # just under 1 / sqrt(12), a plain mean over all steps
+
+
+class Average:
+    """Weights averaged over the last part of a run, whatever its length (Karras et al. 2024, power-function averaging).
+
+    After step t the average moves towards the weights by 1 - (1 - 1/t)^(g + 1), so that at any time it is their mean with
+    weights proportional to t^g. ``width`` is the standard deviation of that profile over the run so far: 0.05 looks back on
+    about the last tenth. With a fixed decay a short run and a long one would need different ones.
+
+    Running statistics of BatchNorm are averaged like the weights: they belong to them. Counters are not.
+    """
+
+    def __init__(self, model: nn.Module, width: float) -> None:
+        self._live = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+        self._mean = {name: value.clone() for name, value in self._live.items()}
+        self._power = _power(width)
+
+    def update(self, step: int) -> None:
+        """Take in the weights after a run's ``step``, counted from 1. No value is read back from the device."""
+        torch._foreach_lerp_([*self._mean.values()], [*self._live.values()], 1 - (1 - 1 / step) ** (self._power + 1))
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The context in which the model has the averaged weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        with torch.no_grad():
+            for name, live in self._live.items():
+                kept = live.clone()
+                live.copy_(self._mean[name])
+                self._mean[name].copy_(kept)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The averaged weights, by name."""
+        return self._mean
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Take over the averaged weights of a checkpoint."""
+        for name, mean in self._mean.items():
+            mean.copy_(weights[name])
+
+
+def checked_width(width: float) -> float:
+    """The value of the key ``average``; UserError if it is none."""
+    valid = isinstance(width, (int, float)) and not isinstance(width, bool) and 0 <= width <= WIDEST
+    require(valid, "average", width, f"give a width in (0, {WIDEST}], as 0.05, or 0 for none")
+    return float(width)
+
+
+def _power(width: float) -> float:
+    """g for a profile t^g on [0, 1] of a standard deviation: (g + 1) / ((g + 2)^2 (g + 3)) = width^2, solved for g."""
+    square = width**-2
+    return float(np.roots([1, 7, 16 - square, 12 - square]).real.max())
