@@ -75,6 +75,7 @@ BUILT_IN = (
     Metric("tf_ratio", "teacher-forcing ratio, epoch mean", form=".2f", short="forcing", shown="curve"),
     Metric("lr", "learning rate", form=".3g", shown="curve"),
     Metric("val/psnr_best", "PSNR, best sample", "dB", ".2f", "max", "best of N", "more", beside="val/psnr", samples=2),
+    Metric("val/psnr_mid", "PSNR, mean of one sample and the best", "dB", ".2f", "max", shown="more", samples=2),
     Metric("val/ssim", "SSIM", form=".3f", better="max", short="SSIM", shown="curve"),
     Metric("val/mse", "validation MSE", better="min", shown="more", beside="train/mse"),
     Metric("train/loss", "loss", better="min", shown="more"),

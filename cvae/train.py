@@ -73,7 +73,8 @@ def train(cfg: DictConfig, folder: str | os.PathLike[str] | None = None) -> floa
 
 def _train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool = False) -> float | list[float]:
     """Build a run, train it in ``folder``, close it; return the best free-running value of the objective, or of each."""
-    from cvae.training.assembly import assemble, facts  # late, so that --help and --cfg answer without loading torch
+    from cvae.training.assembly import assemble  # late, so that --help and --cfg answer without loading torch
+    from cvae.training.ending import facts, warn_of_latent
     from cvae.training.runtime import Stopped
 
     trial = current_trial()
@@ -86,7 +87,9 @@ def _train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: boo
             say(f"this run is finished: {trainer.epoch} epochs, best {trainer.best:.3f}; nothing to do")
         best = trainer.fit(trial)
         exit_code, state = 0, "pruned" if trial.pruned else "complete"
-        trial.record(found := facts(trainer))
+        if not was_finished:
+            warn_of_latent(trainer)
+        trial.record(found := facts(trainer, in_trial=trial.number is not None))
         if protocols and trainer.processes.first and not trial.pruned and (trial.number is None or trial.again):
             trial.record(_evaluated(cfg, folder, protocols, only_missing=was_finished))
         further = [found[metric.key] for metric in trainer.settings.objectives[1:]]

@@ -166,7 +166,7 @@ def test_a_sweep_of_an_unknown_objective_ends_before_its_first_trial(train, draw
     result = train("-m", "hydra/sweeper=optuna", *tiny(drawn), "objective=val/mae", "lr=interval(1e-3, 2e-3)")
     assert (result.code, result.err) == (
         1,
-        "error: objective is 'val/mae': choose val/psnr, val/psnr_best, val/ssim, val/mse\n",
+        "error: objective is 'val/mae': choose val/psnr, val/psnr_best, val/psnr_mid, val/ssim, val/mse\n",
     )
     assert not Path("multirun").exists()
 

@@ -53,6 +53,13 @@ class Diagnosis:
         numbers = {**latent, "spread": spread, "first_frame_error": first, "mse_per_frame": error_K.tolist()}
         return numbers, ways
 
+    def latent_and_conditions(self) -> tuple[float, float]:
+        """What a free-running sample loses in dB with z from the prior, not the posterior, and then with other conditions."""
+        with given(self.model, self.protocol.frames[0]):
+            _, _, posterior_NK = self._posterior()
+            prior_NK, shuffled_NK = self._one(), self._one(self._of_the_next)
+        return float(posterior_NK.mean() - prior_NK.mean()), float(prior_NK.mean() - shuffled_NK.mean())
+
     def _of_the_next(self, cond_BTA: Tensor, rows_B: Any) -> Tensor:
         """The conditions of the next sequence for each."""
         _, cond = self.split.gather((rows_B + 1) % len(self.split), 0, cond_BTA.shape[1])

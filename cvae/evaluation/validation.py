@@ -79,7 +79,8 @@ def validate(
 ) -> dict[str, float]:
     """Score free-running prediction of a split by functions of its frames: means over frames, then over sequences.
 
-    The first sample is scored. If there are several, ``psnr_best`` is the PSNR of each sequence's best one.
+    The first sample is scored. If there are several, ``psnr_best`` is the PSNR of each sequence's best one, and ``psnr_mid``
+    the mean of these two.
     """
     values_N: dict[str, list[Tensor]] = {}
     for predicted_SBKCHW, true_BKCHW in free_run(model, split, length, samples, seed, device, shuffled=shuffled):
@@ -87,7 +88,9 @@ def validate(
             predicted_SBKCHW = predicted_SBKCHW.float()
             scores_B = {name: score(predicted_SBKCHW[0], true_BKCHW).mean(dim=-1) for name, score in functions.items()}
             if samples > 1:
-                scores_B["psnr_best"] = psnr(predicted_SBKCHW, true_BKCHW[None]).mean(dim=-1).amax(dim=0)
+                psnr_SB = psnr(predicted_SBKCHW, true_BKCHW[None]).mean(dim=-1)
+                scores_B["psnr_best"] = psnr_SB.amax(dim=0)
+                scores_B["psnr_mid"] = (psnr_SB[0] + scores_B["psnr_best"]) / 2
         for name, each_B in scores_B.items():
             values_N.setdefault(name, []).append(each_B)
     return {name: torch.cat(each).mean().item() for name, each in values_N.items()}

@@ -34,9 +34,9 @@ from cvae.training.content import describe, note_data, open_data
 from cvae.training.distributed import current
 from cvae.training.loading import restored
 from cvae.training.loggers import build_mirror
-from cvae.training.recorder import Recorder, SilentRecorder, read_metrics
+from cvae.training.recorder import Recorder, SilentRecorder
 from cvae.training.restore import go_on
-from cvae.training.runtime import choose_device, choose_precision, device_name, peak_memory
+from cvae.training.runtime import choose_device, choose_precision, device_name
 from cvae.training.settings import Settings
 from cvae.training.start_table import named, say_what_runs
 from cvae.training.trainer import Trainer
@@ -235,14 +235,6 @@ def _frame_metrics(cfg: DictConfig) -> dict[str, FrameMetric]:
             own[name].pop(key, None)
         found[str(name)] = checked(str(name), build(own[name], cfg.allow_targets, Callable, _partial_=True))
     return found
-
-
-def facts(trainer: Trainer) -> dict[str, float]:
-    """The numbers of a run's best epoch, and ``peak_memory`` in GiB."""
-    objective = trainer.settings.objective
-    rows = [row for row in read_metrics(trainer.recorder.folder / "metrics.jsonl") if objective.key in row]
-    best = min(rows, key=lambda row: objective.rank(row[objective.key]), default={})
-    return {**best, "peak_memory": round(peak_memory(trainer.device), 3)}
 
 
 def _compile(model: CVAE, choice: str, device: torch.device, processes: int) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cvae.console import warn
 from cvae.data.contract import Dataset, training_windows
 from cvae.errors import Diverged
 from cvae.evaluation.metrics import FrameMetric
@@ -32,8 +31,6 @@ from cvae.training.state import NUMBERS, EpochSums, all_finite, tensors_of
 from cvae.training.terminal import Advance, live_bar
 from cvae.trial import NoTrial, Trial
 
-_COLLAPSED = 0.1  # nats a step: with less KL the posterior carries hardly any information
-_LONG = 100  # iterations after the KL's warm-up: a posterior that is still to be learned has little KL too
 _SHOWN = 4  # sequences in a sample picture
 
 
@@ -98,7 +95,6 @@ class Trainer:
             Diverged: a loss became NaN or infinite; checkpoints/diverged.pt holds the state.
             UserError: a checkpoint or a record could not be written.
         """
-        row: dict[str, Any] = {}
         settings, trial = self.settings, trial or NoTrial()
         reset_peak_memory(self.device)
         done = self.epoch * settings.epoch_size + self.iteration
@@ -110,11 +106,6 @@ class Trainer:
                 row = self._run_epoch(stop, advance)
                 if settings.objective.key in row:
                     trial.report(self.epoch, row[settings.objective.key])
-        if self.finished and row and row["train/kld"] < _COLLAPSED and self._weighed() >= _LONG:
-            warn(
-                f"posterior collapse: the last epoch's KL is {row['train/kld']:.3f} nats a step; the model predicts "
-                f"without its latent. Lower beta (now {settings.beta:g}) or use likelihood=sigma_optimal"
-            )
         return self.best
 
     def _free(self, t: float) -> float:
@@ -124,12 +115,6 @@ class Trainer:
         forced = self.settings.tfr * self.tf_schedule(t)
         # A step is encoded for the whole batch if one sample of it is free.
         return 1 - forced ** (self.settings.batch_size if self.settings.coin == "per_sample" else 1)
-
-    def _weighed(self) -> float:
-        """The number of iterations since the KL weight has warmed up, to half its most."""
-        weights = [self.kl_schedule(step / 1000) for step in range(1001)]
-        warm = next(step for step, weight in enumerate(weights) if weight >= max(weights) / 2)
-        return self.settings.epochs * self.settings.epoch_size * (1 - warm / 1000)
 
     def _run_epoch(self, stop: StopRequest, advance: Advance) -> dict[str, Any]:
         began = time.monotonic() - self.elapsed
@@ -187,7 +172,7 @@ class Trainer:
         self.sums.add(losses, rollout.predictions_BKCHW.shape[1], kl_weight, tf_ratio, lr)
         return losses
 
-    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
         """The context in which the model has the weights that it is to predict with."""
         return contextlib.nullcontext() if self.average is None else self.average.applied()
 
@@ -233,7 +218,7 @@ class Trainer:
         row: dict[str, Any] = {"epoch": epoch, "step": epoch * settings.epoch_size, **self.sums.means()}
         if self.processes.first and (epoch % settings.validate_every == 0 or epoch == settings.epochs):
             how = (settings.length, settings.n_samples, settings.seed, self.device, self.frame_metrics)
-            with self._averaged(), self.autocast():
+            with self.averaged(), self.autocast():
                 scores = validate(self.model, self.data.validate, *how)
             row |= {f"val/{name}": value for name, value in scores.items()}
             row["val/psnr_copy"] = self.psnr_copy
@@ -262,7 +247,7 @@ class Trainer:
         shown = min(_SHOWN, len(split))
         length = min(settings.n_eval, int(split.lengths[:shown].min()))
         true_STHWC, _ = split.gather(np.arange(shown), 0, length)
-        with self._averaged(), self.autocast():
+        with self.averaged(), self.autocast():
             ((predicted_1SKCHW, _),) = free_run(self.model, split, length, 1, settings.seed, self.device, rows=np.arange(shown))
         predicted_SKCHW = predicted_1SKCHW[0]
         pixels = (predicted_SKCHW * 255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy()
