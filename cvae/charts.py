@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cvae.schedules import Plan
+from cvae.run_schedules import Plan
 
 _LINE = ("#1f6feb", "#db6d28", "#8250df")
 _KL, _FORCING = "#8250df", "#b35900"  # of the two schedules

@@ -13,8 +13,7 @@ Having no state, a schedule cannot disagree with a resumed run.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, cast
 
 from cvae.errors import UserError, require
@@ -31,6 +30,7 @@ __all__ = [
     "Schedule",
     "Sigmoid",
     "Step",
+    "Target",
     "settled",
 ]
 
@@ -52,6 +52,8 @@ class _Checked:
 
     def __post_init__(self) -> None:
         for each in fields(cast(Any, self)):
+            if not each.metadata:
+                continue
             value, (low, high, above) = getattr(self, each.name), each.metadata.values()
             within = isinstance(value, (int, float)) and low <= value <= high and math.isfinite(value)
             if isinstance(value, bool) or not within or (above and value == low):
@@ -115,6 +117,31 @@ class Constant(_Checked):
 
     def __call__(self, t: float) -> float:
         return float(self.value)
+
+
+@dataclass(frozen=True)
+class Target(_Checked):
+    """A weight that follows the KL: it settles where the KL is ``nats`` a step (ControlVAE, Shao et al. 2020).
+
+    As a function of progress it is a monotonic ramp to 1. From where teacher forcing has fallen to half, a run multiplies that
+    by a factor of its own (``cvae.training.control.KLControl``): a step that is fed the true frame needs its latent less, and a
+    weight that is lowered for it teaches the nets to lean on the latent.
+
+    ``side``: ``both`` holds the KL at ``nats``; ``above`` only raises the weight, where the KL is above; ``below`` only lowers
+    it, where the KL is below.
+    """
+
+    nats: float = _number(1.0, high=math.inf, above=True)
+    side: str = "both"
+    ramp: float = _number(0.25)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.side not in ("both", "above", "below"):
+            raise UserError(f"Target.side is {self.side!r}: choose both, above or below")
+
+    def __call__(self, t: float) -> float:
+        return _ramp(t, self.ramp)
 
 
 def _ramp(t: float, length: float) -> float:
@@ -230,54 +257,3 @@ class LearningRate:
         if self.decay == "none":
             return 1.0
         return (1 + math.cos(math.pi * (t - self.warmup) / (1 - self.warmup))) / 2
-
-
-# --- of a whole run ---------------------------------------------------------------------------------------------------
-
-_FREE = 0.01  # with less forcing than that a run is as good as free-running
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run's schedules come to at an epoch, counted in fractions: 1.5 is the middle of the second epoch."""
-
-    kl_schedule: Schedule
-    tf_schedule: Schedule
-    beta: float
-    tfr: float
-    epochs: int
-    schedule_step: str = "iteration"  # epoch: they keep still within an epoch
-
-    def kl_weight(self, epoch: float) -> float:
-        """What multiplies KL."""
-        return self.beta * self.kl_schedule(self._progress(epoch))
-
-    def tf_ratio(self, epoch: float) -> float:
-        """The probability that a step is given the true frame."""
-        return self.tfr * self.tf_schedule(self._progress(epoch))
-
-    def _progress(self, epoch: float) -> float:
-        done = epoch if self.schedule_step == "iteration" else min(math.floor(epoch + 1e-9), self.epochs - 1)
-        return done / max(1, self.epochs)
-
-    @property
-    def forcing_ends(self) -> float | None:
-        """The epoch from which on a run is free-running; None if it is from the beginning, or forcing does not end."""
-        grid = [self.epochs * step / 1000 for step in range(1001)]
-        grid = sorted({*grid, *map(float, range(self.epochs + 1))} if self.epochs <= 10_000 else grid)
-        free = [self.tf_ratio(epoch) < _FREE for epoch in grid]
-        last = max((index for index, each in enumerate(free) if not each), default=-1)
-        if last < 0 or last + 1 >= len(grid):
-            return None
-        low, high = grid[last], grid[last + 1]
-        for _ in range(30):
-            middle = (low + high) / 2
-            low, high = (low, middle) if self.tf_ratio(middle) < _FREE else (middle, high)
-        return high
-
-
-def said_of(name: str, schedule: Schedule) -> str:
-    """A schedule's option with its numbers, as ``cyclical (cycles 3, ramp 0.5)``."""
-    own: Sequence[Any] = fields(cast(Any, schedule)) if is_dataclass(schedule) else ()
-    numbers = ", ".join(f"{each.name} {getattr(schedule, each.name)}" for each in own)
-    return f"{name} ({numbers})" if numbers else name

@@ -15,7 +15,8 @@ from cvae import start
 from cvae.config import build
 from cvae.console import say
 from cvae.errors import UserError
-from cvae.schedules import Plan, Schedule, said_of
+from cvae.run_schedules import Plan, said_of
+from cvae.schedules import Schedule
 
 _MOST = 24  # panels of one picture
 _TRIED = 1000  # settings of a multirun that are composed

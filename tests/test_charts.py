@@ -16,7 +16,8 @@ from PIL import Image
 
 from cvae import charts, pictures
 from cvae.charts import Chosen
-from cvae.schedules import Constant, Cyclical, Exponential, Linear, Plan, Step
+from cvae.run_schedules import Plan
+from cvae.schedules import Constant, Cyclical, Exponential, Linear, Step
 
 DRAWS_CURVES = True
 KEYS = {"train/mse": 0.02, "train/kld": 12.0, "kl_weight": 1e-4, "tf_ratio": 1.0}
@@ -139,7 +140,8 @@ def test_epochs_are_whole_numbers_on_the_axis(tmp_path, monkeypatch, epochs):
 def test_no_display_and_no_shared_state_is_needed(tmp_path):
     """pyplot would choose a backend for the process, and keep a list of all figures."""
     script = (
-        "import sys; from pathlib import Path; from cvae import charts; from cvae.schedules import Constant, Plan;"
+        "import sys; from pathlib import Path; from cvae import charts; from cvae.run_schedules import Plan;"
+        "from cvae.schedules import Constant;"
         "plan = Plan(Constant(), Constant(), 1, 1, 2);"
         "charts.schedules([('a', plan)], Path(sys.argv[1])); print('matplotlib.pyplot' in sys.modules)"
     )

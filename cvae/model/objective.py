@@ -128,7 +128,7 @@ class Objective:
         require(valid, "kl_balance", kl_balance, "give a share in [0, 1], such as 0.8, or null for none")
         self.likelihood, self.free_bits, self.kl_balance, self.mean = likelihood, free_bits, kl_balance, mean
 
-    def __call__(self, rollout: Rollout, frames_BTCHW: Tensor, kl_weight: float) -> Losses:
+    def __call__(self, rollout: Rollout, frames_BTCHW: Tensor, kl_weight: float | Tensor) -> Losses:
         """Score a rollout against its window's true frames."""
         target_BKCHW = frames_BTCHW[:, rollout.first :]
         # Channels last, as the pixels lie in memory: mse_loss makes its gradient contiguous, whatever it is given.

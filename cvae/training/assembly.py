@@ -28,7 +28,8 @@ from cvae.model.objective import Likelihood, Objective
 from cvae.model.recurrent import StandardNormal
 from cvae.options import chosen
 from cvae.resume import recorded_config
-from cvae.schedules import LearningRate, Plan, Schedule, said_of
+from cvae.run_schedules import Plan, said_of
+from cvae.schedules import LearningRate, Schedule, Target
 from cvae.training import checkpoint
 from cvae.training.content import describe, note_data, open_data
 from cvae.training.distributed import current
@@ -108,6 +109,11 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     frame_metrics = _frame_metrics(cfg)
     kl_schedule, tf_schedule = (build(cfg[key], cfg.allow_targets, Schedule) for key in ("kl_schedule", "tf_schedule"))
     objective = Objective(likelihood, cfg.free_bits, cfg.kl_balance, processes.mean)
+    if isinstance(kl_schedule, Target) and kl_schedule.nats <= (free := cfg.free_bits * cfg.model.latent_dim):
+        raise UserError(
+            f"kl_schedule.nats={kl_schedule.nats:g} cannot be held: free_bits={cfg.free_bits:g} gives {free:g} nats a step "
+            "away: raise nats, or free_bits=0"
+        )
     learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay)
     mirror = build_mirror(cfg)
 

@@ -67,6 +67,8 @@ def _checked(trainer: Trainer, path: Path) -> dict[str, Any]:
         check_values(state, trainer.settings)
         for name in ("model",) if trainer.average is None else ("model", "trained"):
             check_weights(state[name], trainer.model)
+        if trainer.control is not None:
+            state["control"]["log_factor"], state["control"]["mean"]
         check_optimizer(state["optimizer"], trainer.optimizer, begun=state["epoch"] + state["iteration"] > 0)
         torch.Generator().set_state(state["generator"].cpu())
     except Impossible:

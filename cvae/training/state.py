@@ -26,20 +26,21 @@ class EpochSums:
 
     def __init__(self, device: torch.device) -> None:
         self.losses = torch.zeros(3, dtype=torch.float64, device=device)
-        self.scheduled = [0.0, 0.0, 0.0]
+        self.scheduled: list[Any] = [0.0, 0.0, 0.0]  # a weight that follows the KL is a tensor
         self.count = 0
 
-    def add(self, losses: Losses, steps: int, *scheduled: float) -> None:
+    def add(self, losses: Losses, steps: int, *scheduled: float | Tensor) -> None:
         self.losses += torch.stack([losses.mse, losses.kld, losses.total.detach() / steps]).double()
-        self.scheduled = [a + b for a, b in zip(self.scheduled, scheduled, strict=True)]
+        exact = (each.double() if isinstance(each, Tensor) else each for each in scheduled)
+        self.scheduled = [a + b for a, b in zip(self.scheduled, exact, strict=True)]
         self.count += 1
 
     def means(self) -> dict[str, float]:
-        sums = [*self.losses.tolist(), *self.scheduled]
+        sums = [*self.losses.tolist(), *map(float, self.scheduled)]
         return {name: value / self.count for name, value in zip(_MEANS, sums, strict=True)}
 
     def state(self) -> dict[str, Any]:
-        return {"losses": self.losses.cpu(), "scheduled": self.scheduled, "count": self.count}
+        return {"losses": self.losses.cpu(), "scheduled": [*map(float, self.scheduled)], "count": self.count}
 
     def load(self, state: dict[str, Any]) -> None:
         self.losses.copy_(state["losses"])
@@ -60,6 +61,9 @@ def check_values(state: Mapping[str, Any], settings: Settings) -> None:
     _require(good, "sums.losses", losses, "three sums of losses")
     good = isinstance(scheduled, list) and len(scheduled) == 3 and all(map(_is_number, scheduled))
     _require(good, "sums.scheduled", scheduled, "three sums of scheduled values")
+    if (control := state.get("control")) is not None:
+        good = isinstance(control, dict) and all(_is_number(control.get(name)) for name in ("log_factor", "mean"))
+        _require(good and control["mean"] >= 0, "control", control, "the state of the KL weight")
     _require(type(sums["count"]) is int and sums["count"] == iteration, "sums.count", sums["count"], f"iteration {iteration}")
 
 

@@ -19,9 +19,10 @@ from cvae.evaluation.metrics import FrameMetric
 from cvae.evaluation.validation import free_run, score_copy, validate
 from cvae.model.cvae import CVAE
 from cvae.model.objective import Losses, Objective
-from cvae.schedules import LearningRate, Schedule
+from cvae.schedules import LearningRate, Schedule, Target
 from cvae.training import checkpoint
 from cvae.training.averaging import Average
+from cvae.training.control import KLControl
 from cvae.training.distributed import Processes
 from cvae.training.feed import Feed
 from cvae.training.recorder import Recorder
@@ -78,6 +79,8 @@ class Trainer:
         self.epoch = 0  # completed epochs
         self.iteration = 0  # completed iterations of the epoch after them
         self.average = Average(self.model, settings.average) if settings.average else None
+        target = self.kl_schedule if isinstance(self.kl_schedule, Target) else None
+        self.control = None if target is None else KLControl(target, self.tf_schedule, self.device)
         self.sums = EpochSums(self.device)
         self.best = math.inf if settings.objective.better == "min" else -math.inf
         self.elapsed = 0.0  # seconds spent on the current epoch before an interruption
@@ -150,6 +153,7 @@ class Trainer:
         """Train on this process's rows of a batch of windows, at the current place in the schedules."""
         settings, batch = self.settings, self.settings.batch_size
         kl_weight, tf_ratio, lr = self._scheduled()
+        weight = kl_weight if self.control is None else kl_weight * self.control.factor()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         # Drawn on the CPU, so that a seed means the same run on every device; always both, so that a schedule's shape does
@@ -160,7 +164,7 @@ class Trainer:
             noise_TBZ = noise_TBZ.pin_memory().to(self.device, non_blocking=True)
         with self.autocast():
             rollout = self.network(frames_BTCHW, cond_BTA, forced, noise_TBZ, self.rows)
-        losses = self.objective(rollout, frames_BTCHW, kl_weight)
+        losses = self.objective(rollout, frames_BTCHW, weight)
         self._check_finite(losses)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
@@ -169,18 +173,24 @@ class Trainer:
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.epoch * settings.epoch_size + self.iteration + 1)
-        self.sums.add(losses, rollout.predictions_BKCHW.shape[1], kl_weight, tf_ratio, lr)
+        if self.control is not None:
+            self.control.observe(losses.kld, self._progress())
+        self.sums.add(losses, rollout.predictions_BKCHW.shape[1], weight, tf_ratio, lr)
         return losses
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """The context in which the model has the weights that it is to predict with."""
         return contextlib.nullcontext() if self.average is None else self.average.applied()
 
+    def _progress(self) -> float:
+        """Where the next iteration is in the schedules."""
+        settings = self.settings
+        return (self.epoch + self.iteration / settings.epoch_size * (settings.schedule_step == "iteration")) / settings.epochs
+
     def _scheduled(self) -> tuple[float, float, float]:
         """KL weight (beta included), teacher-forcing ratio (tfr included) and learning rate of the next iteration."""
         settings = self.settings
-        done = self.epoch + (self.iteration / settings.epoch_size if settings.schedule_step == "iteration" else 0)
-        t = done / settings.epochs
+        t = self._progress()
         # The middle of the iteration: no warm-up begins and no cosine ends with a step of length 0.
         lr_t = (self.epoch * settings.epoch_size + self.iteration + 0.5) / (settings.epochs * settings.epoch_size)
         return (
@@ -269,6 +279,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "sums": self.sums.state(),
+            **({} if self.control is None else {"control": self.control.state()}),
             **{name: getattr(self, name) for name in NUMBERS},
         }
 
@@ -280,5 +291,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.sums.load(state["sums"])
+        if self.control is not None:
+            self.control.load(state["control"])
         for name in NUMBERS:
             setattr(self, name, state[name])

@@ -22,7 +22,8 @@ from cvae.charts import Chosen
 from cvae.data.store import VideoData
 from cvae.errors import UserError
 from cvae.integrity import Damaged
-from cvae.schedules import Constant, Plan
+from cvae.run_schedules import Plan
+from cvae.schedules import Constant
 from cvae.training import provenance
 from cvae.training import recorder as module
 from cvae.training.recorder import NoMirror, Recorder, RunInfo, read_metrics, short

@@ -1,0 +1,52 @@
+"""The KL weight of ``kl_schedule=target``: it follows the KL that is measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cvae.schedules import Schedule, Target, settled
+
+_SMOOTH = 0.05  # share of a step's KL in the running mean, which looks back on about 20 steps
+_RATE = 0.02  # of the factor's logarithm a step, at most: 35 steps double it
+_MOST = math.log(1e4)  # of the factor's logarithm, up and down
+
+
+class KLControl:
+    """A factor on the KL weight, moved a little every step so that the running mean of the KL comes to ``nats``.
+
+    log factor += rate * clip(log(KL / nats), -1, 1): an integral controller, as in ControlVAE (Shao et al. 2020), but on the
+    logarithms, since beta and KL range over decades. It works on the device: no step waits for a value.
+    """
+
+    def __init__(self, target: Target, tf_schedule: Schedule, device: torch.device) -> None:
+        self.start = settled(target, tf_schedule)
+        self._nats, self._low, self._high = target.nats, -_MOST, _MOST
+        if target.side == "above":
+            self._low = 0.0
+        if target.side == "below":
+            self._high = 0.0
+        self._log_factor = torch.zeros((), device=device)
+        self._mean = torch.full((), float(target.nats), device=device)
+
+    def factor(self) -> Tensor:
+        """What multiplies the KL weight now, a scalar."""
+        return self._log_factor.exp()
+
+    def observe(self, kl: Tensor, t: float) -> None:
+        """Take in the KL of a step (nats, mean over the batch and steps) at progress ``t``."""
+        self._mean.lerp_(kl, _SMOOTH)
+        if t >= self.start:
+            distance = (self._mean.clamp_min(1e-6) / self._nats).log_().clamp_(-1, 1)
+            self._log_factor.add_(distance, alpha=_RATE).clamp_(self._low, self._high)
+
+    def state(self) -> dict[str, Any]:
+        return {"log_factor": self._log_factor.item(), "mean": self._mean.item()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._log_factor.fill_(state["log_factor"])
+        self._mean.fill_(state["mean"])
