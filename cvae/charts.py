@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def curves(rows: Sequence[dict[str, Any]], panels: Sequence[Sequence[tuple[str, 
     for axes, panel in zip(places, measured, strict=False):
         _plot(axes, rows, panel)
     plan = chosen.plan
-    _both(places[len(measured)], plan, (_top(plan.kl_weight, plan), _top(plan.tf_ratio, plan)))
+    _both(places[len(measured)], plan, (_top(plan.kl_weight, plan), _top(plan.tf_ratio, plan)), rows)
     for axes in places[: len(measured) + 1]:
         axes.set_xlim(0, max(plan.epochs, rows[-1]["epoch"] if rows else 0) * 1.01)
         _mark_end(axes, plan)
@@ -100,18 +101,30 @@ def _plot(axes: Axes, rows: Sequence[dict[str, Any]], panel: Sequence[tuple[str,
     _whole_epochs(axes)
 
 
-def _both(axes: Axes, plan: Plan, most: tuple[float, float]) -> None:
-    """Draw both schedules of a plan: the KL weight by the left axis and the forcing by the right, with one zero."""
+def _both(axes: Axes, plan: Plan, most: tuple[float, float], rows: Sequence[dict[str, Any]] = ()) -> None:
+    """Draw both schedules of a plan: the KL weight by the left axis and the forcing by the right, with one zero.
+
+    From where a weight follows the KL, no function tells it: there the rows do, or a shade where there are none.
+    """
     right = axes.twinx()
+    follows = plan.follows
+    recorded = [(row["epoch"], row["kl_weight"]) for row in rows if follows is not None and row["epoch"] >= follows]
+    most = max(most[0], *(weight for _, weight in recorded), 0.0), most[1]
     names = ("KL weight", "teacher-forcing ratio")
     for each, function, name, colour, top in zip(
         (axes, right), (plan.kl_weight, plan.tf_ratio), names, (_KL, _FORCING), most, strict=True
     ):
         epochs, values = _sampled(function, plan)
+        if each is axes and follows is not None:
+            values = [value if epoch <= follows else math.nan for epoch, value in zip(epochs, values, strict=True)]
         each.plot(epochs, values, "-" if each is axes else "--", color=colour, linewidth=1.8, label=name)
         each.set_ylabel(name, color=colour)
         each.tick_params(axis="y", labelcolor=colour)
         each.set_ylim(-0.05 * top, 1.08 * top)
+    if recorded:
+        axes.plot(*zip(*recorded, strict=True), color=_KL, linewidth=1.8, marker=".", label="KL weight, epoch means")
+    elif follows is not None:
+        axes.axvspan(follows, plan.epochs, color=_KL, alpha=0.08, label="KL weight follows the KL")
     axes.ticklabel_format(axis="y", scilimits=(-3, 4))
     axes.set(xlabel="epoch", xlim=(0, plan.epochs))
     _whole_epochs(axes)

@@ -17,7 +17,7 @@ from PIL import Image
 from cvae import charts, pictures
 from cvae.charts import Chosen
 from cvae.run_schedules import Plan
-from cvae.schedules import Constant, Cyclical, Exponential, Linear, Step
+from cvae.schedules import Constant, Cyclical, Exponential, Linear, Step, Target
 
 DRAWS_CURVES = True
 KEYS = {"train/mse": 0.02, "train/kld": 12.0, "kl_weight": 1e-4, "tf_ratio": 1.0}
@@ -249,3 +249,19 @@ def test_a_run_says_in_its_curves_what_was_chosen(train, drawn, figures):
         assert said in " ".join(figure.get_suptitle().split())
     assert {"SSIM", "validation PSNR, dB", "KL weight"} <= by_label(figure).keys()
     assert "validation MSE" in by_label(figure)["MSE a step"]
+
+
+def test_a_weight_that_follows_the_kl_is_drawn_as_it_was_recorded(tmp_path, figures):
+    plan = Plan(Target(ramp=0.25), Step(0.25), 2.0, 1.0, 8)
+    assert plan.follows == pytest.approx(2, abs=0.01)
+    rows = [{"epoch": epoch, "val/psnr": 20.0, "kl_weight": 2.0 if epoch < 3 else 3.0 * epoch} for epoch in range(1, 9)]
+    charts.curves(rows, [[("val/psnr", "PSNR")]], tmp_path / "a.png", Chosen(plan, lambda row: -row["val/psnr"], "t"))
+    charts.schedules([("a", plan)], tmp_path / "b.png")  # of no run: a shade
+    lines = {line.get_label(): line for axes in figures[0].axes for line in axes.lines}
+    epochs, weights = lines["KL weight"].get_data()
+    assert (np.isnan(weights) == (np.array(epochs) > plan.follows)).all()
+    epochs, weights = lines["KL weight, epoch means"].get_data()
+    assert list(zip(epochs, weights, strict=True))[-6:] == [(epoch, 3.0 * epoch) for epoch in range(3, 9)]
+    assert lines["KL weight"].axes.get_ylim()[1] > 24
+    (shade,) = [patch for axes in figures[1].axes for patch in axes.patches]
+    assert shade.get_label() == "KL weight follows the KL"

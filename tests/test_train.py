@@ -91,6 +91,7 @@ def test_equal_settings_give_equal_runs_and_another_seed_another(train, drawn):
         ["likelihood=gaussian", "likelihood.sigma=0.1"],
         ["likelihood=sigma_optimal", "grad_clip=100", "lr_warmup=0.25", "lr_decay=cosine"],
         ["model.backbone.norm=group", "coin=per_sample", "tfr=0.5", "average=0.1"],
+        ["kl_schedule=target", "free_bits=0.001", "prior=learned", "tf_schedule=linear"],
         ["coin=per_sequence", "tf_schedule=inverse_sigmoid", "kl_schedule=sigmoid", "optim=adamw"],
         ["data.condition=none", "n_past=1", "tf_schedule=exponential", "kl_schedule=cosine"],
         ["data.condition=actions", "precision=bf16", "n_past=3", "tf_schedule=constant", "kl_schedule=constant"],

@@ -137,7 +137,7 @@ def test_a_curved_loss_needs_the_mean_of_the_whole_batch(differences):
 
 RUN = [
     "model.backbone.norm=group", "batch_size=4", "epochs=2", "epoch_size=12", "coin=per_sample", "tf_schedule=linear",
-    "likelihood=sigma_optimal", "free_bits=0.001", "optim=sgd", "lr=1e-5", "grad_clip=100", "average=0.1",
+    "likelihood=sigma_optimal", "free_bits=0.001", "optim=sgd", "lr=1e-5", "grad_clip=100", "average=0.1", "kl_schedule=target",
 ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from conftest import tiny
 from cvae import run_record
 
 ENTRY = [sys.executable, "-m", "cvae.train"]
-LONGER = ["epochs=4", "epoch_size=8", "tf_schedule=linear", "sample_every=2", "average=0.1"]
+LONGER = ["epochs=4", "epoch_size=8", "tf_schedule=linear", "sample_every=2", "average=0.1", "kl_schedule=target"]
 
 
 def start(*words: str, entry: list[str] | None = None) -> subprocess.Popen[str]:
