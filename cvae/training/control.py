@@ -13,7 +13,8 @@ from cvae.schedules import Schedule, Target, settled
 
 _SMOOTH = 0.05  # share of a step's KL in the running mean, which looks back on about 20 steps
 _RATE = 0.02  # of the factor's logarithm a step, at most: 35 steps double it
-_MOST = math.log(1e4)  # of the factor's logarithm, up and down
+# Of the factor's logarithm, up and down: a latent that sleeps wakes late, and a weight that has fallen far by then floods it.
+_MOST = math.log(30)
 
 
 class KLControl:
