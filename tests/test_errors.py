@@ -60,6 +60,7 @@ def one_line(result, *words: str) -> None:
         ("objective=val/psnr_best", ("n_samples",)),
         ("schedule_step=day", ("schedule_step", "iteration")),
         ("grad_clip=0", ("grad_clip is 0", "null")),
+        ("window_growth=2", ("window_growth is 2", "share of the run")),
         ("average=0.999", ("average is 0.999", "0.05")),
         ("lr_decay=fast", ("lr_decay", "cosine")),
         ("free_bits=-1", ("free_bits is -1",)),

@@ -34,6 +34,7 @@ class Settings:
     schedule_step: str
     grad_clip: float | None
     average: float
+    window_growth: float
     validate_every: int
     sample_every: int
 
@@ -46,6 +47,7 @@ class Settings:
             ("lr", 0 < self.lr < math.inf, "give a learning rate above 0"),
             ("beta", 0 <= self.beta < math.inf, "give a weight of at least 0, or null for the likelihood's default"),
             ("grad_clip", self.grad_clip is None or self.grad_clip > 0, "give a largest norm above 0, or null for none"),
+            ("window_growth", 0 <= self.window_growth <= 1, "give a share of the run in [0, 1], 0 for whole windows at once"),
             ("coin", self.coin in ("per_sequence", "per_step", "per_sample"), "choose per_sequence, per_step, per_sample"),
             ("schedule_step", self.schedule_step in ("iteration", "epoch"), "choose iteration, epoch"),
         ):
@@ -62,3 +64,8 @@ class Settings:
     def length(self) -> int:
         """Frames of a window."""
         return self.n_past + self.n_future
+
+    def window(self, epoch: int) -> int:
+        """Frames of a training window in an epoch, counted from 1: over ``window_growth`` of the run they become all."""
+        grown = 1.0 if self.window_growth == 0 else min(1.0, (epoch - 1) / (self.window_growth * self.epochs))
+        return self.n_past + 1 + round(grown * (self.n_future - 1))

@@ -19,8 +19,8 @@ _SLOWER = 1.0  # what a free-running iteration takes more than a forced one, bef
 _TRUSTED = 5.0  # how much that counts against what is measured, in iterations of both kinds
 _POINTS = 2000  # of the schedule of forcing that are looked at
 
-Advance = Callable[[Losses], None]
-"""Called once an iteration with its losses."""
+Advance = Callable[[Losses, int], None]
+"""Called once an iteration with its losses and its number of frames."""
 
 
 class TimeLeft:
@@ -69,13 +69,13 @@ class TimeLeft:
 
 
 @contextlib.contextmanager
-def live_bar(iterations: int, done: int, frames: int, free: Callable[[float], float]) -> Iterator[Advance]:
-    """A bar over a run's iterations, each of so many ``frames``: MSE, KL, speed, time left. Without a terminal, nothing.
+def live_bar(iterations: int, done: int, free: Callable[[float], float]) -> Iterator[Advance]:
+    """A bar over a run's iterations: MSE, KL, speed, time left. Without a terminal, nothing.
 
     ``free`` is the share of free-running steps that is to be expected, by progress; see ``TimeLeft``.
     """
     if not console().is_terminal:
-        yield lambda losses: None
+        yield lambda losses, frames: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -88,16 +88,16 @@ def live_bar(iterations: int, done: int, frames: int, free: Callable[[float], fl
     with Progress(*columns, console=console(), transient=True) as bar:
         task = bar.add_task("train", total=iterations, completed=done, values="", left="")
         began, step, left = time.monotonic(), done, TimeLeft(iterations, done, free)
-        shown, noted = began - _REFRESH, began
+        shown, noted, seen = began - _REFRESH, began, 0
 
-        def advance(losses: Losses) -> None:
-            nonlocal shown, noted, step
-            step += 1
+        def advance(losses: Losses, frames: int) -> None:
+            nonlocal shown, noted, step, seen
+            step, seen = step + 1, seen + frames
             now = time.monotonic()
             if now - shown > _REFRESH:
                 left.note(step, now - noted)
                 shown = noted = now
-                speed = (step - done) * frames / (now - began)
+                speed = seen / (now - began)
                 values = f"MSE {losses.mse.item():.4f}  KL {losses.kld.item():.2f}  {speed:.0f} frames/s"
                 bar.update(task, completed=step, values=values, left=_clock(left.seconds))
 

@@ -101,8 +101,7 @@ class Trainer:
         settings, trial = self.settings, trial or NoTrial()
         reset_peak_memory(self.device)
         done = self.epoch * settings.epoch_size + self.iteration
-        iterations, frames = settings.epochs * settings.epoch_size, settings.batch_size * settings.length
-        bar = live_bar(iterations, done, frames, self._free)
+        bar = live_bar(settings.epochs * settings.epoch_size, done, self._free)
         with StopRequest(trial) as stop, self.processes.in_step(), bar as advance:
             self.network = self.processes.wrap(self.model)
             while not (self.finished or trial.pruned):
@@ -112,23 +111,25 @@ class Trainer:
         return self.best
 
     def _free(self, t: float) -> float:
-        """The share of a step's frames that is to be expected to be its own prediction, encoded once more."""
+        """The share of a full window's frames that is to be expected to be its own prediction, encoded once more."""
         if self.model.rollout != "planned":
             return 0.0  # it encodes every frame anew, forced or not
-        forced = self.settings.tfr * self.tf_schedule(t)
+        settings, forced = self.settings, self.settings.tfr * self.tf_schedule(t)
         # A step is encoded for the whole batch if one sample of it is free.
-        return 1 - forced ** (self.settings.batch_size if self.settings.coin == "per_sample" else 1)
+        free = 1 - forced ** (settings.batch_size if settings.coin == "per_sample" else 1)
+        return free * settings.window(int(t * settings.epochs) + 1) / settings.length
 
     def _run_epoch(self, stop: StopRequest, advance: Advance) -> dict[str, Any]:
         began = time.monotonic() - self.elapsed
         settings, epoch = self.settings, self.epoch + 1
+        self.feed.length = length = settings.window(epoch)
         indices, starts = training_windows(
             self.data.train.lengths,
             seed=settings.seed,
             epoch=epoch,
             batches=settings.epoch_size,
             batch_size=settings.batch_size,
-            length=settings.length,
+            length=length,
             random_start=self.data.random_start,
         )
         self.model.train()
@@ -136,7 +137,7 @@ class Trainer:
         for frames_BTCHW, cond_BTA in self.feed.batches(wanted):
             losses = self.step(frames_BTCHW, cond_BTA)
             self.iteration += 1
-            advance(losses)
+            advance(losses, settings.batch_size * length)
             self.recorder.check(look=False)
             signum = self.processes.agree(stop.signum)
             if signum is not None:
@@ -151,15 +152,15 @@ class Trainer:
 
     def step(self, frames_BTCHW: Tensor, cond_BTA: Tensor) -> Losses:
         """Train on this process's rows of a batch of windows, at the current place in the schedules."""
-        settings, batch = self.settings, self.settings.batch_size
+        settings, batch, length = self.settings, self.settings.batch_size, frames_BTCHW.shape[1]
         kl_weight, tf_ratio, lr = self._scheduled()
         weight = kl_weight if self.control is None else kl_weight * self.control.factor()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         # Drawn on the CPU, so that a seed means the same run on every device; always both, so that a schedule's shape does
         # not shift the noise; and for the whole batch, so that it does not depend on how many processes share it.
-        forced = draw_forced(tf_ratio, settings.coin, settings.length, batch, self.generator)
-        noise_TBZ = torch.randn(settings.length, batch, self.model.latent_dim, generator=self.generator)[:, self.rows]
+        forced = draw_forced(tf_ratio, settings.coin, length, batch, self.generator)
+        noise_TBZ = torch.randn(length, batch, self.model.latent_dim, generator=self.generator)[:, self.rows]
         if self.device.type == "cuda":
             noise_TBZ = noise_TBZ.pin_memory().to(self.device, non_blocking=True)
         with self.autocast():
@@ -232,7 +233,7 @@ class Trainer:
                 scores = validate(self.model, self.data.validate, *how)
             row |= {f"val/{name}": value for name, value in scores.items()}
             row["val/psnr_copy"] = self.psnr_copy
-        row["frames_per_second"] = settings.epoch_size * settings.batch_size * settings.length / seconds
+        row["frames_per_second"] = settings.epoch_size * settings.batch_size * settings.window(epoch) / seconds
         return row
 
     def _finish_epoch(self, row: dict[str, Any], began: float) -> None:

@@ -19,7 +19,10 @@ from conftest import tiny
 from cvae import run_record
 
 ENTRY = [sys.executable, "-m", "cvae.train"]
-LONGER = ["epochs=4", "epoch_size=8", "tf_schedule=linear", "sample_every=2", "average=0.1", "kl_schedule=target"]
+LONGER = [
+    *("epochs=4", "epoch_size=8", "tf_schedule=linear", "sample_every=2"),
+    *("average=0.1", "kl_schedule=target", "window_growth=0.75", "n_future=4"),
+]
 
 
 def start(*words: str, entry: list[str] | None = None) -> subprocess.Popen[str]:
