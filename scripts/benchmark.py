@@ -1,5 +1,8 @@
 """What this machine makes of cvae, beside the course report's loop: python scripts/benchmark.py [--quick] [--json FILE]
 
+With --quality: what equal wall time buys, PSNR of the default recipe beside the report's loop, on each --data (overrides in
+quotes, as --data "data=course data.root=FOLDER"; else the simulated world), --seeds times.
+
 Training steps of cvae (planned rollout) and of the report's loop written out plainly (scripts/report_loop.py: eager fp32, one
 frame after the other), on the same in-memory batches, in turns A B A B. They do not do quite the same: the report's loop
 encodes every frame twice and also decodes and scores the given frame, 11 frames where cvae decodes 10; both take one
@@ -33,6 +36,7 @@ import torch
 from device_limit import Step, best_rate, decoder_forms, flops, shares, side_by_side, timed
 from gpu_check import gpu_check
 from PIL import Image
+from quality import quality
 from report_loop import Nets, report_loss
 from torch import Tensor
 
@@ -350,6 +354,9 @@ def run(device: torch.device, words: argparse.Namespace) -> tuple[dict[str, Any]
         print_table(results)
         return results
 
+    if words.quality:
+        rows = quality([each.split() for each in words.data or [""]], words.seeds, device)
+        return {"device": device_name(device), "quality": rows}, True
     if not words.gpu_check:
         return table(), True
     if device.type != "cuda" and words.device == "auto":
@@ -367,6 +374,9 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, metavar="DIR", help="leave a profiler trace of each planned step there")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     parser.add_argument("--gpu-check", action="store_true", help="check and measure all that touches CUDA, under 9 minutes")
+    parser.add_argument("--quality", action="store_true", help="PSNR of both in equal wall time; 7 minutes a data set and seed")
+    parser.add_argument("--data", action="append", metavar="WORDS", help="of --quality: the overrides of a data set")
+    parser.add_argument("--seeds", type=int, default=1, help="of --quality (1)")
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--first-step", nargs=2, help=argparse.SUPPRESS)
     words = parser.parse_args()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -24,7 +24,7 @@ from cvae.training import checkpoint
 from cvae.training.averaging import Average
 from cvae.training.control import KLControl
 from cvae.training.distributed import Processes
-from cvae.training.feed import Feed
+from cvae.training.feed import Batch, Feed
 from cvae.training.recorder import Recorder
 from cvae.training.runtime import Autocast, Stopped, StopRequest, reset_peak_memory
 from cvae.training.settings import Settings
@@ -122,22 +122,11 @@ class Trainer:
     def _run_epoch(self, stop: StopRequest, advance: Advance) -> dict[str, Any]:
         began = time.monotonic() - self.elapsed
         settings, epoch = self.settings, self.epoch + 1
-        self.feed.length = length = settings.window(epoch)
-        indices, starts = training_windows(
-            self.data.train.lengths,
-            seed=settings.seed,
-            epoch=epoch,
-            batches=settings.epoch_size,
-            batch_size=settings.batch_size,
-            length=length,
-            random_start=self.data.random_start,
-        )
         self.model.train()
-        wanted = list(zip(indices[:, self.rows], starts[:, self.rows], strict=True))[self.iteration :]
-        for frames_BTCHW, cond_BTA in self.feed.batches(wanted):
+        for frames_BTCHW, cond_BTA in self.batches():
             losses = self.step(frames_BTCHW, cond_BTA)
             self.iteration += 1
-            advance(losses, settings.batch_size * length)
+            advance(losses, settings.batch_size * frames_BTCHW.shape[1])
             self.recorder.check(look=False)
             signum = self.processes.agree(stop.signum)
             if signum is not None:
@@ -149,6 +138,19 @@ class Trainer:
         row = self._row(epoch, time.monotonic() - began)
         self._finish_epoch(row, began)
         return row
+
+    def batches(self) -> Iterator[Batch]:
+        """This process's rows of the windows that are left of the epoch."""
+        settings, epoch = self.settings, self.epoch + 1
+        self.feed.length = settings.window(epoch)
+        indices, starts = training_windows(
+            self.data.train.lengths,
+            **{"seed": settings.seed, "epoch": epoch, "batches": settings.epoch_size, "batch_size": settings.batch_size},
+            length=self.feed.length,
+            random_start=self.data.random_start,
+        )
+        wanted = zip(indices[:, self.rows], starts[:, self.rows], strict=True)
+        return self.feed.batches([*wanted][self.iteration :])
 
     def step(self, frames_BTCHW: Tensor, cond_BTA: Tensor) -> Losses:
         """Train on this process's rows of a batch of windows, at the current place in the schedules."""
