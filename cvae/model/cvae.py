@@ -108,13 +108,14 @@ class CVAE(nn.Module):
         forced_BT = forced.reshape(-1, forced.shape[-1]).clone()  # one row stands for all
         if self.force_past:
             forced_BT[:, : self.n_past + 1] = True
+        coins = _Coins(forced_BT, rows, frames_BTCHW.device)
         cond_BTA = (cond_BTA - self.cond_mean_A) / self.cond_std_A
         noise_BTZ = noise_TBZ.transpose(0, 1)
         if self.rollout == "stepwise":
-            return self._stepwise(frames_BTCHW, cond_BTA, forced_BT, noise_BTZ, rows)
-        return self._planned(frames_BTCHW, cond_BTA, forced_BT, noise_BTZ, rows)
+            return self._stepwise(frames_BTCHW, cond_BTA, coins, noise_BTZ)
+        return self._planned(frames_BTCHW, cond_BTA, coins, noise_BTZ)
 
-    def _planned(self, frames_BTCHW: Tensor, cond_BTA: Tensor, forced_BT: Tensor, noise_BTZ: Tensor, rows: slice) -> Rollout:
+    def _planned(self, frames_BTCHW: Tensor, cond_BTA: Tensor, coins: _Coins, noise_BTZ: Tensor) -> Rollout:
         """Encode all true frames at once; decode at once all predictions that no later step waits for.
 
         Step t is fed true frame x(t-1), or where it runs free prediction p(t-1), which must be decoded and encoded before.
@@ -139,7 +140,7 @@ class CVAE(nn.Module):
         mu_BTZ, logvar_BTZ, _ = self.posterior(h_BTG[:, 1:], None)
         z_BTZ = reparameterise(mu_BTZ, logvar_BTZ, noise_BTZ[:, 1:])
 
-        free = [t for t in range(2, length) if not forced_BT[:, t].all()]
+        free = [t for t in range(2, length) if not coins.forces(t)]
         decoded: dict[int, Tensor] = {}
         state: State = None
         prior_state: State = None
@@ -148,7 +149,7 @@ class CVAE(nn.Module):
             inputs_BTG = h_BTG[:, start - 1 : end - 1]
             if start > 1:
                 decoded[start - 1] = self.backbone.decoder(steps[-1][0][:, -1], context)
-                h_BG = self._mixed(forced_BT[:, start], rows, inputs_BTG[:, 0], self.backbone.encoder(decoded[start - 1])[0])
+                h_BG = coins.mixed(start, inputs_BTG[:, 0], self.backbone.encoder(decoded[start - 1])[0])
                 inputs_BTG = torch.cat([h_BG[:, None], inputs_BTG[:, 1:]], dim=1)
             now = slice(start - 1, end - 1)
             prior_mu_BTZ, prior_logvar_BTZ, prior_state = self.prior(inputs_BTG, prior_state)
@@ -173,7 +174,7 @@ class CVAE(nn.Module):
         decoded = decoded | dict(zip(rest, x_BKCHW.unbind(1), strict=True))
         return _in_sequence([decoded[t] for t in times])
 
-    def _stepwise(self, frames_BTCHW: Tensor, cond_BTA: Tensor, forced_BT: Tensor, noise_BTZ: Tensor, rows: slice) -> Rollout:
+    def _stepwise(self, frames_BTCHW: Tensor, cond_BTA: Tensor, coins: _Coins, noise_BTZ: Tensor) -> Rollout:
         x_BCHW = frames_BTCHW[:, 0]
         context: list[StageContext] = []
         posterior_state: State = None
@@ -183,7 +184,7 @@ class CVAE(nn.Module):
         steps: list[tuple[Tensor, ...]] = []
         for t in range(1, frames_BTCHW.shape[1]):
             target_BG = self.backbone.encoder(frames_BTCHW[:, t])[0]
-            x_BCHW = self._mixed(forced_BT[:, t], rows, frames_BTCHW[:, t - 1], x_BCHW)
+            x_BCHW = coins.mixed(t, frames_BTCHW[:, t - 1], x_BCHW)
             h_BG, skips = self.backbone.encoder(x_BCHW)
             if t <= self.skip_step:
                 context = self.backbone.decoder.context(skips)
@@ -236,15 +237,25 @@ class CVAE(nn.Module):
         future_BSKCHW: Tensor = torch.unflatten(_in_sequence(frames), 0, (batch, samples))
         return future_BSKCHW.transpose(0, 1)
 
-    @staticmethod
-    def _mixed(forced_B: Tensor, rows: slice, true: Tensor, predicted: Tensor) -> Tensor:
-        """The true input where the coin forced it, the prediction elsewhere; ``forced_B`` is of the whole batch."""
-        if forced_B.all():
+
+class _Coins:
+    """Which steps are fed the true frame. On the CPU they steer the control flow; a mask mixes a step whose samples differ."""
+
+    def __init__(self, forced_BT: Tensor, rows: slice, device: torch.device) -> None:  # of the whole batch, and rows of it
+        self._forced_BT, self._mask_BT = forced_BT, forced_BT[rows]
+        if len(forced_BT) > 1 and device.type == "cuda":  # one copy for all steps that nothing waits for
+            self._mask_BT = self._mask_BT.pin_memory().to(device, non_blocking=True)
+
+    def forces(self, t: int) -> bool:
+        return bool(self._forced_BT[:, t].all())
+
+    def mixed(self, t: int, true: Tensor, predicted: Tensor) -> Tensor:
+        """The true input of step t where the coin forced it, the prediction elsewhere."""
+        if self.forces(t):
             return true
-        if not forced_B.any():
+        if not self._forced_BT[:, t].any():
             return predicted
-        mask = forced_B[rows].to(true.device, non_blocking=True).view(-1, *[1] * (true.dim() - 1))
-        return torch.where(mask, true, predicted.to(true.dtype))
+        return torch.where(self._mask_BT[:, t].view(-1, *[1] * (true.dim() - 1)), true, predicted.to(true.dtype))
 
 
 def _frame_of_each(skip_NCHW: Tensor, length: int, t: int) -> Tensor:

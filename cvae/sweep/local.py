@@ -28,6 +28,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from cvae.errors import UserError, whole
+from cvae.gpus import allotted
 
 _composing = threading.Lock()  # Hydra's loader does not support several threads
 _GRACE = 10.0  # seconds that a job has to save after its time limit
@@ -43,12 +44,12 @@ class Pool:
     Args:
         context, task, config: what Hydra gives to a launcher.
         n_jobs: slots; None for the sweeper's ``n_jobs``, or one a GPU, or 2.
-        gpus: numbers of the GPUs to use; None for all that this process may use.
+        gpus: those to use, counted from 0 among those that this process may use, or named; None for all of them.
         threads: CPU threads a job; None for an equal share.
         timeout_min: minutes after which a job is asked to save and end, and is killed soon after; None for no limit.
 
     Raises:
-        UserError: a number is not above 0.
+        UserError: a number is not above 0, or a GPU is not this process's to use.
     """
 
     def __init__(
@@ -57,17 +58,17 @@ class Pool:
         task: Callable[[DictConfig], Any],
         config: DictConfig,
         n_jobs: int | None,
-        gpus: Sequence[int] | None,
+        gpus: Sequence[int | str] | None,
         threads: int | None,
         timeout_min: float | None,
     ) -> None:
-        n_jobs = n_jobs or config.hydra.sweeper.get("n_jobs") or len(visible_gpus()) or 2
+        found = allotted(gpus, "hydra.launcher.gpus")
+        n_jobs = n_jobs or config.hydra.sweeper.get("n_jobs") or len(found) or 2
         for name, value in (("n_jobs", n_jobs), ("threads", threads), ("timeout_min", timeout_min)):
             if value is not None and not value > 0:
                 raise UserError(f"hydra.launcher.{name} is {value}: give a number above 0, or null")
         self._context, self._task, self._config = context, task, config
         self._n_jobs, self._timeout_min = n_jobs, timeout_min
-        found = visible_gpus() if gpus is None else [str(gpu) for gpu in gpus]
         share = threads or max(1, len(os.sched_getaffinity(0)) // n_jobs)
         self._free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         for slot in range(n_jobs):
@@ -180,14 +181,6 @@ def _ending(code: int, log: Path) -> str:
     name = signal.Signals(-code).name
     hint = " (out of memory?)" if name == "SIGKILL" else ""
     return f"its process was ended by {name}{hint}; see {log}"
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, named as in CUDA_VISIBLE_DEVICES. It does not import torch."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [gpu.strip() for gpu in given.split(",") if gpu.strip() not in ("", "-1")]
-    return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
 
 
 # --- in the job's process ---------------------------------------------------------------------------------------------

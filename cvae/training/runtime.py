@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -14,6 +15,8 @@ from typing import Any, NoReturn
 
 import torch
 
+from cvae import gpus
+from cvae.console import warn
 from cvae.errors import UserError, require
 from cvae.trial import NoTrial, Trial
 
@@ -25,39 +28,62 @@ Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 def choose_device(name: str) -> torch.device:
     """``auto`` is CUDA where there is one; otherwise a device by PyTorch's names.
 
+    A GPU that is there and cannot be used is warned of: the run takes the CPU.
+
     Raises:
         UserError: no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a driver that is too old; it is told below
+            able = torch.cuda.is_available()
+        if not able and (why := gpus.why_unused()):
+            warn(f"this machine's GPU is not used: {why}; or device=cpu, to train on the CPU without this line")
+        return torch.device("cuda" if able else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
     require(device.type in ("cpu", "cuda"), "device", name, "choose auto, cpu, cuda, or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device={name}, but this machine has {torch.cuda.device_count()} CUDA devices: device=auto")
+        why = f" ({said})" if (said := gpus.why_unused()) else ""
+        raise UserError(f"device={name}, but this machine has {torch.cuda.device_count()} CUDA devices{why}: device=auto")
     return device
 
 
 def choose_precision(name: str, device: torch.device) -> tuple[str, Autocast]:
     """``auto`` is bf16 where the hardware multiplies it faster than fp32; returns the choice and its autocast context.
 
+    ``fp32`` is single precision throughout: on a GPU no product is rounded to TF32's 10 bits of mantissa, which PyTorch does in
+    convolutions by default. ``tf32`` allows it in all. This is set for the whole process.
+
     Raises:
-        UserError: there is no such precision, or the GPU does not have it; a CPU always has bf16, if only slowly.
+        UserError: there is no such precision, or the device does not have it; a CPU always has bf16, if only slowly.
     """
-    require(name in ("auto", "fp32", "bf16"), "precision", name, "choose auto, fp32 or bf16")
+    require(name in ("auto", "fp32", "tf32", "bf16"), "precision", name, "choose auto, fp32, tf32 or bf16")
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
+        _allow_tf32(name != "fp32", name == "tf32")
     else:
         # PyTorch's only probes, and private: a version without one has no bf16 by itself.
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         able = any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
     if name == "bf16" and device.type == "cuda" and not able:
         raise UserError("precision=bf16, but this GPU does not have it: precision=auto")
+    if name == "tf32":
+        if device.type != "cuda" or not able:  # the first GPUs with either have both
+            what = "GPU" if device.type == "cuda" else "CPU"
+            raise UserError(f"precision=tf32, but this {what} does not have it: precision=auto")
+        return "tf32", contextlib.nullcontext
     if name == "bf16" or (name == "auto" and able):
         return "bf16", lambda: torch.autocast(device.type, torch.bfloat16)
     return "fp32", contextlib.nullcontext
+
+
+def _allow_tf32(convolutions: bool, matrices: bool) -> None:
+    """Whether products of fp32 numbers may be rounded to TF32. PyTorch's own choice is convolutions alone."""
+    torch.backends.cudnn.allow_tf32 = convolutions
+    torch.set_float32_matmul_precision("high" if matrices else "highest")
 
 
 def device_name(device: torch.device) -> str:

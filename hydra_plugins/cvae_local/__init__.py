@@ -17,7 +17,7 @@ ConfigStore.instance().store(
     node={
         "_target_": "hydra_plugins.cvae_local.LocalLauncher",
         "n_jobs": None,  # slots; null: the sweeper's n_jobs, else (under Hydra's own) one a GPU, else 2
-        "gpus": None,  # a list of numbers; null: all that are visible
+        "gpus": None,  # a list, counted from 0 among the visible ones; null: all of them
         "threads": None,  # CPU threads a job; null: an equal share
         "timeout_min": None,  # of a job
     },

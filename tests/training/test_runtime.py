@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cvae import gpus
+from cvae.console import console
 from cvae.errors import UserError
 from cvae.training.runtime import Stopped, StopRequest, choose_device, choose_precision, device_name
 
@@ -83,6 +85,36 @@ def test_a_device_that_is_not_there_is_named(machine, name, gpus, word):
     assert "\n" not in str(caught.value)
 
 
+def test_a_gpu_that_cannot_be_used_is_told_with_the_reason(machine, monkeypatch, capfd):
+    """And none is told of where there is none, or where the variable hides it."""
+
+    def told(name: str = "auto") -> str:
+        console.cache_clear()
+        assert choose_device(name) == torch.device("cpu")
+        return capfd.readouterr().out
+
+    machine(0)
+    monkeypatch.setattr(gpus, "_count", lambda: 0)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert told() == ""
+    monkeypatch.setattr(gpus, "_count", lambda: 1)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "warning: this machine's GPU is not used: this PyTorch is built for the CPU alone: install one" in told()
+    with pytest.raises(UserError, match=r"0 CUDA devices \(this PyTorch is built for the CPU alone.*device=auto"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+
+    def init() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update.\nMore")
+
+    monkeypatch.setattr(torch.cuda, "init", init)
+    assert told().replace("\n", " ").count("is too old (found version 11040): update the driver") == 1
+    assert told("cpu") == ""
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert told() == ""
+
+
 def test_the_hardware_has_a_name(machine):
     machine(1)
     assert device_name(torch.device("cuda")) == "GeForce"
@@ -105,6 +137,7 @@ def test_the_hardware_has_a_name(machine):
         ("auto", "cuda", {"gpus": 1, "capability": (7, 0), "amx": True}, "fp32"),
         ("fp32", "cpu", {"amx": True}, "fp32"),
         ("fp32", "cuda", {"gpus": 1}, "fp32"),
+        ("tf32", "cuda", {"gpus": 1}, "tf32"),
         ("bf16", "cpu", {"avx512": True}, "bf16"),
         ("bf16", "cuda", {"gpus": 1, "capability": (8, 6)}, "bf16"),
     ],
@@ -121,6 +154,28 @@ def test_a_pytorch_that_cannot_tell_what_the_cpu_has_computes_in_fp32(machine, m
     assert choose_precision("auto", torch.device("cpu"))[0] == "fp32"
 
 
+@pytest.mark.parametrize(("device", "capability"), [("cuda", (7, 5)), ("cpu", (8, 0))])
+def test_tf32_where_it_is_not_is_named(machine, device, capability):
+    machine(1, capability)
+    with pytest.raises(UserError, match=rf"precision=tf32, but this {'GPU' if device == 'cuda' else 'CPU'}.*precision=auto"):
+        choose_precision("tf32", torch.device(device))
+
+
+@pytest.mark.parametrize(
+    ("name", "convolutions", "matrices"), [("fp32", False, False), ("tf32", True, True), ("auto", True, False)]
+)
+def test_what_is_rounded_to_tf32_is_as_the_precision_says(machine, monkeypatch, name, convolutions, matrices):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not convolutions)
+    machine(1)
+    usual = torch.get_float32_matmul_precision()
+    try:
+        choose_precision(name, torch.device("cuda"))
+        assert torch.backends.cudnn.allow_tf32 == convolutions
+        assert torch.backends.cuda.matmul.allow_tf32 == matrices
+    finally:
+        torch.set_float32_matmul_precision(usual)
+
+
 def test_bf16_on_a_gpu_that_does_not_have_it_is_named(machine):
     machine(1, (7, 5))
     with pytest.raises(UserError, match=r"precision=bf16.*precision=auto"):
@@ -129,7 +184,7 @@ def test_bf16_on_a_gpu_that_does_not_have_it_is_named(machine):
 
 @pytest.mark.parametrize("name", ["fp16", "", "BF16", "32"])
 def test_a_precision_that_does_not_exist_is_named(name):
-    with pytest.raises(UserError, match=f"precision is '{name}': choose auto, fp32 or bf16"):
+    with pytest.raises(UserError, match=f"precision is '{name}': choose auto, fp32, tf32 or bf16"):
         choose_precision(name, torch.device("cpu"))
 
 
