@@ -206,12 +206,14 @@ def _of_a_resolver(error: BaseException) -> str | None:
 
 def _out_of_memory(error: BaseException) -> str | None:
     text = str(error)
-    allocators = "CUDA out of memory" in text or "not enough memory" in text or "allocate memory" in text
+    on_gpu = re.search(r"CUDA out of memory|CUDA error: out of memory|STATUS_ALLOC_FAILED", text) is not None
+    allocators = on_gpu or "not enough memory" in text or "allocate memory" in text
     library = isinstance(error, ImportError) and ("failed to map segment" in text or "cannot allocate memory" in text.lower())
     if not (isinstance(error, MemoryError) or library or (isinstance(error, RuntimeError) and allocators)):
         return None
-    said = f" ({text.split('.')[0]})" if text else ""
-    return f"out of memory{said}: lower batch_size, n_samples or model.backbone.width, or set model.backbone.checkpointing=true"
+    said = f" ({re.split('[.\n]', text)[0]})" if text else ""
+    what = "batch_size, n_samples or model.backbone.width" + (", set data.resident=host" if on_gpu else "")
+    return f"out of memory{said}: lower {what}, or set model.backbone.checkpointing=true"
 
 
 def _system_error(error: BaseException) -> str | None:
