@@ -211,7 +211,7 @@ def _out_of_memory(error: BaseException) -> str | None:
     library = isinstance(error, ImportError) and ("failed to map segment" in text or "cannot allocate memory" in text.lower())
     if not (isinstance(error, MemoryError) or library or (isinstance(error, RuntimeError) and allocators)):
         return None
-    said = f" ({re.split('[.\n]', text)[0]})" if text else ""
+    said = f" ({first})" if (first := re.split(r"[.\n]", text)[0]) else ""
     what = "batch_size, n_samples or model.backbone.width" + (", set data.resident=host" if on_gpu else "")
     return f"out of memory{said}: lower {what}, or set model.backbone.checkpointing=true"
 

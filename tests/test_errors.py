@@ -248,10 +248,7 @@ def test_a_traceback_is_there_for_those_who_ask(monkeypatch, capfd):
         (OSError(36, "File name too long", "x" * 9), "xxxxxxxxx: File name too long"),
         (MemoryError(), "out of memory: lower batch_size"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB."), "out of memory (CUDA out of memory): lower batch_size"),
-        (
-            RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"),
-            "set data.resident=host, or set model.backbone",
-        ),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors"), "out of memory (CUDA error: out of memory): lower"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "out of memory (cuDNN error: CUDNN_STATUS_ALLOC_FAILED)"),
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "out of memory (libtorch_cpu)"),
         (RuntimeError("Symlink loop from '/runs'"), "/runs: a link that leads back to itself"),
