@@ -132,7 +132,9 @@ class Decoder(nn.Module):
 
     def forward(self, g_NG: Tensor, context: list[StageContext]) -> Tensor:
         """Return images ``x_NCHW`` in [0, 1]; ``context`` is of B sequences with N = B * k features, k in a row for each."""
-        x_NCHW = self.stem(g_NG[:, :, None, None])
+        # As a map whose memory is plainly channels last: the strides of g_NG[:, :, None, None] can be read either way, and then
+        # a compiler and a library disagree on how the gradient of the stem's weight lies in memory.
+        x_NCHW = self.stem(g_NG[:, None, None, :].permute(0, 3, 1, 2))
         for stage, of_stage in zip(self.stages, context, strict=True):
             x_NCHW = _run(stage, self.checkpointing, x_NCHW, of_stage)
         # bf16 near 1 has steps of 1/256: the sigmoid is taken in full precision, so that an image is not quantised twice.
