@@ -44,6 +44,7 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
     # Without it Hydra prints its own traceback of what goes wrong before a job; with it the exception comes here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     JobReturn.return_value = property(_outcome, _hydras_outcome.fset)  # type: ignore[assignment]  # a property, as it was
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its allocator has lines of its own beside an error
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback on the screen
     # There is none where the shell closed it.
     sys.stdout, sys.stderr = (each or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w") for each in (sys.stdout, sys.stderr))

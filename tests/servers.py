@@ -28,7 +28,7 @@ import pytest
 SECONDS = 120.0  # the most that anything here may take; on an idle machine all of it takes a second or two
 
 
-def _missing(what: str) -> NoReturn:
+def missing(what: str) -> NoReturn:
     """Skip, or fail where the servers are expected: nobody looks at what CI skipped."""
     if os.environ.get("CVAE_REQUIRE_SERVERS") == "1":
         pytest.fail(what, pytrace=False)
@@ -38,7 +38,7 @@ def _missing(what: str) -> NoReturn:
 def need(program: str) -> None:
     """Skip, or fail, where a program is missing: strace looks at system calls, ffmpeg reads and writes videos."""
     if shutil.which(program) is None:
-        _missing(f"{program} is not installed")
+        missing(f"{program} is not installed")
 
 
 @contextlib.contextmanager
@@ -46,11 +46,11 @@ def run_browser() -> Iterator[Any]:
     """Chromium without a window, driven by Playwright."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
-        _missing("chromium is not installed")
+        missing("chromium is not installed")
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        _missing("playwright is not installed")
+        missing("playwright is not installed")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program)
         yield browser
@@ -101,9 +101,9 @@ def run_postgres() -> Iterator[Postgres]:
     """A server for the length of a ``with``; skips the test if it is not installed."""
     programs = _postgres_programs()
     if programs is None:
-        _missing("no PostgreSQL server: apt-get install postgresql")
+        missing("no PostgreSQL server: apt-get install postgresql")
     if importlib.util.find_spec("psycopg") is None:
-        _missing("no psycopg: pip install '.[sweep]'")
+        missing("no psycopg: pip install '.[sweep]'")
     with _folder("postgres") as folder, contextlib.ExitStack() as stack:
         server = Postgres(programs, folder)
         stack.callback(server.stop, "immediate")
@@ -255,9 +255,9 @@ def run_slurm(cpus: int = 4) -> Iterator[Slurm]:
     """
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     if absent := [name for name in ("munged", "slurmctld", "slurmd", "sbatch", "srun") if not shutil.which(name, path=path)]:
-        _missing(f"no {', '.join(absent)}: apt-get install --no-install-recommends slurmctld slurmd slurm-client munge")
+        missing(f"no {', '.join(absent)}: apt-get install --no-install-recommends slurmctld slurmd slurm-client munge")
     if importlib.util.find_spec("submitit") is None:
-        _missing("no submitit: pip install '.[slurm]'")
+        missing("no submitit: pip install '.[slurm]'")
     with _folder("slurm") as folder, contextlib.ExitStack() as stack:
         cluster = Slurm(folder, path, cpus)
         stack.callback(cluster.kill)

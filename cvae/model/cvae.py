@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cvae.errors import UserError, require
 from cvae.model.backbones import Backbone, StageContext
+from cvae.model.moving import moved
 from cvae.model.recurrent import FramePredictor, GaussianLSTM, StandardNormal, State
 
 __all__ = ["CVAE", "Rollout", "reparameterise"]
@@ -242,9 +243,8 @@ class _Coins:
     """Which steps are fed the true frame. On the CPU they steer the control flow; a mask mixes a step whose samples differ."""
 
     def __init__(self, forced_BT: Tensor, rows: slice, device: torch.device) -> None:  # of the whole batch, and rows of it
-        self._forced_BT, self._mask_BT = forced_BT, forced_BT[rows]
-        if len(forced_BT) > 1 and device.type == "cuda":  # one copy for all steps that nothing waits for
-            self._mask_BT = self._mask_BT.pin_memory().to(device, non_blocking=True)
+        self._forced_BT = forced_BT
+        self._mask_BT = moved(forced_BT[rows], device) if len(forced_BT) > 1 else forced_BT  # for all steps at once
 
     def forces(self, t: int) -> bool:
         return bool(self._forced_BT[:, t].all())

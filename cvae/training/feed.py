@@ -14,6 +14,7 @@ from cvae.data.contract import Split
 from cvae.data.layout import IMAGE_SIZE
 from cvae.errors import UserError, require
 from cvae.evaluation.validation import to_unit
+from cvae.model.moving import moved
 
 _FRAME = 3 * IMAGE_SIZE**2  # bytes
 _SHARE = 0.5  # of the GPU's free memory that frames may take: the rest is the model's and its activations'
@@ -62,7 +63,7 @@ class Feed:
 
     def _on_device(self, frames_NHWC: Tensor, cond_NA: Tensor, indices_B: np.ndarray, starts_B: np.ndarray) -> Batch:
         rows = (self._firsts[indices_B] + starts_B)[:, None] + np.arange(self.length)
-        rows_BT = torch.from_numpy(rows).to(self.device, non_blocking=True)
+        rows_BT = moved(torch.from_numpy(rows), self.device)
         return to_unit(frames_NHWC[rows_BT]), cond_NA[rows_BT]
 
     def _ahead(self, wanted: list[Wanted]) -> Iterator[Batch]:

@@ -18,6 +18,7 @@ from cvae.errors import Diverged
 from cvae.evaluation.metrics import FrameMetric
 from cvae.evaluation.validation import free_run, score_copy, validate
 from cvae.model.cvae import CVAE
+from cvae.model.moving import moved
 from cvae.model.objective import Losses, Objective
 from cvae.schedules import LearningRate, Schedule, Target
 from cvae.training import checkpoint
@@ -163,8 +164,7 @@ class Trainer:
         # not shift the noise; and for the whole batch, so that it does not depend on how many processes share it.
         forced = draw_forced(tf_ratio, settings.coin, length, batch, self.generator)
         noise_TBZ = torch.randn(length, batch, self.model.latent_dim, generator=self.generator)[:, self.rows]
-        if self.device.type == "cuda":
-            noise_TBZ = noise_TBZ.pin_memory().to(self.device, non_blocking=True)
+        noise_TBZ = moved(noise_TBZ, self.device)
         with self.autocast():
             rollout = self.network(frames_BTCHW, cond_BTA, forced, noise_TBZ, self.rows)
         losses = self.objective(rollout, frames_BTCHW, weight)

@@ -1,0 +1,16 @@
+"""From the CPU to the device that a model is on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on ``device``, by a copy that nothing waits for: a GPU can take it later from pinned memory alone.
+
+    PyTorch keeps the pinned memory until the copy is done.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,60 @@
+"""Whole commands on pretended GPUs: a run and its resumption, two GPUs, a compiled model, too little memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.cuda
+
+SMALL = [
+    "data.world=1",
+    "data.train=8",
+    "data.validate=2",
+    "data.test=0",
+    "model=tiny",
+    "epochs=2",
+    "epoch_size=2",
+    "logger=none",
+]
+
+
+def test_auto_takes_the_gpu_and_a_run_goes_on_there(process, tmp_path):
+    run = tmp_path / "run"
+    said = process("-m", "cvae.train", *SMALL, f"hydra.run.dir={run}")
+    assert "a pretended GPU" in said
+    assert json.loads((run / "run.json").read_text())["precision"] == "bf16"
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+    assert "this run is finished" in process("-m", "cvae.train", f"resume={run}")
+    (run / "checkpoints" / "last.pt").unlink()
+    assert "resumed at epoch" in process("-m", "cvae.train", f"resume={run}", "checkpoint=best")
+
+
+def test_two_gpus_train_one_model(process, tmp_path):
+    """Without BatchNorm, whose shared statistics no kernel computes here."""
+    run = f"hydra.run.dir={tmp_path / 'run'}"
+    words = ["-m", "cvae.train", *SMALL, "batch_size=4", "model.backbone.norm=group", run]
+    process("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words, PRETENDED_GPUS="2")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["processes"] == 2
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_out_of_memory_is_one_line(pretended, tmp_path):
+    words = [*SMALL, "model=vgg64", "batch_size=64", f"hydra.run.dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "cvae.train", *words]
+    done = subprocess.run(command, env={**pretended, "PRETENDED_GIB": "2"}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: out of memory (CUDA out of memory): lower batch_size")
+    assert "data.resident=host" in done.stderr
+
+
+def test_a_compiled_step_runs_and_waits_for_nothing(measured):
+    words = ["model=tiny", "compile=true", "tf_schedule=constant"]
+    found = measured({"forced": words})["forced"]
+    assert "error" not in found, found["where"]
+    assert (found["waits"], found["pageable"], found["allocations"]) == (0, 0, 0)
+    assert 330 <= found["launches"] <= 370

@@ -1,0 +1,62 @@
+"""Every kind of training step runs on a GPU without waiting for it, within a budget of launches.
+
+Launches are kernels, copies, memsets and calls of cuBLAS, cuDNN and NCCL. PyTorch's own check of synchronisation and the
+pretended runtime both refuse what makes the host wait.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.cuda
+
+FREE, FORCED = ["tf_schedule=constant", "tfr=0"], ["tf_schedule=constant", "tfr=1"]
+TINY = ["model=tiny", *FREE]
+KINDS = {  # the most launches a step, and the overrides
+    "vgg, forced": (720, ["model=vgg64", *FORCED]),
+    "vgg, free": (5150, ["model=vgg64", *FREE]),
+    "forced": (395, ["model=tiny", *FORCED]),
+    "free": (2500, TINY),
+    "half forced": (1330, ["model=tiny", "tf_schedule=constant", "tfr=0.5"]),
+    "a coin a sequence": (1450, ["model=tiny", "tf_schedule=constant", "tfr=0.5", "coin=per_sequence"]),
+    "a coin a sample": (2580, ["model=tiny", "tf_schedule=constant", "tfr=0.5", "coin=per_sample"]),
+    "the report's loop": (4050, ["model=tiny", "compat=course", *FREE]),
+    "learned prior": (2950, [*TINY, "prior=learned", "kl_balance=0.8"]),
+    "mse": (2500, [*TINY, "likelihood=mse"]),
+    "sigma_optimal": (2520, [*TINY, "likelihood=sigma_optimal"]),
+    "free bits": (2500, [*TINY, "free_bits=0.01"]),
+    "a target for KL": (2505, [*TINY, "kl_schedule=target"]),
+    "averaged weights": (2500, [*TINY, "average=0.1"]),
+    "short windows": (370, [*TINY, "window_growth=1"]),
+    "clipped gradients": (2510, [*TINY, "grad_clip=1"]),
+    "GroupNorm": (3390, [*TINY, "model.backbone.norm=group"]),
+    "checkpointing": (3170, [*TINY, "model.backbone.checkpointing=true"]),
+    "fp32": (2075, [*TINY, "precision=fp32"]),
+    "tf32": (2075, [*TINY, "precision=tf32"]),
+    "bf16": (2500, [*TINY, "precision=bf16"]),
+    "adamw": (2500, [*TINY, "optim=adamw"]),
+    "sgd": (2500, [*TINY, "optim=sgd"]),
+    "rmsprop": (2500, [*TINY, "optim=rmsprop"]),
+    "frames on the host": (2500, [*TINY, "data.resident=host"]),
+}
+
+
+@pytest.fixture(scope="module")
+def found(measured):
+    return measured({name: words for name, (_, words) in KINDS.items()})
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_step_waits_for_nothing_and_keeps_its_budget_of_launches(found, name):
+    kind = found[name]
+    assert "error" not in kind, kind["where"]
+    assert (kind["waits"], kind["pageable"], kind["allocations"]) == (0, 0, 0)
+    most = KINDS[name][0]
+    assert 0.9 * most <= kind["launches"] <= most  # a budget that is far too wide guards nothing
+
+
+@pytest.mark.parametrize("name", ["free", "averaged weights", "a target for KL"])
+def test_the_rest_of_a_run_has_a_budget_of_waits(found, name):
+    """Validation, samples and checkpoints read values back, most of them to save them one after the other."""
+    assert 0 < found[name]["run"] <= 1500
+    assert 0 < found[name]["resume"] <= 360
