@@ -8,9 +8,10 @@ import logging
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from servers import Postgres, Slurm, run_browser, run_postgres, run_slurm
+from pretended import build as build_pretended
+from pretended import lacking as lacking_for_pretended
+from servers import Postgres, Slurm, missing, run_browser, run_postgres, run_slurm
 
 # Several threads make a tiny model ten times slower, and every test worker would start its own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -287,3 +290,43 @@ class App:
 def app(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> App:
     monkeypatch.syspath_prepend(tmp_path)
     return App(monkeypatch, capfd)
+
+
+# --- a pretended CUDA runtime -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def pretended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment in which a Python process has two pretended GPUs; skips, or fails in CI, where it cannot be built."""
+    if lacking := lacking_for_pretended():
+        missing(f"a pretended CUDA needs {lacking}")
+    variables = build_pretended(tmp_path_factory.mktemp("pretended"))
+    own = {"CVAE_CACHE": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    return {**os.environ, **variables, **own, "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
+@pytest.fixture(scope="session")
+def process(pretended: dict[str, str]) -> Callable[..., str]:
+    """Run Python with pretended GPUs; returns what it prints."""
+
+    def run(*words: str, code: int = 0, **variables: str) -> str:
+        environment = {**pretended, **variables}
+        done = subprocess.run(
+            [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def measured(process: Callable[..., str]) -> Callable[[dict[str, list[str]]], dict[str, dict[str, Any]]]:
+    """What kinds of steps ask of CUDA: name to overrides, to what ``steps.py`` finds."""
+
+    def measure(kinds: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
+        said = process(str(Path(__file__).parent / "cuda" / "steps.py"), json.dumps(kinds))
+        lines = (json.loads(line.removeprefix("FOUND ")) for line in said.splitlines() if line.startswith("FOUND "))
+        return {found.pop("name"): found for found in lines}
+
+    return measure

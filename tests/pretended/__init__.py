@@ -20,7 +20,7 @@ _DRIVER = re.compile(r"cu[A-Z]\w+")
 _LAUNCHES = re.compile(r"cuLaunchKernel\w*")
 
 
-def missing() -> str:
+def lacking() -> str:
     """What is needed and not here; empty if it can be built."""
     import torch
 
@@ -31,7 +31,7 @@ def missing() -> str:
 
 def build(folder: Path) -> dict[str, str]:
     """Compile into ``folder``; return the variables that make a Python process see pretended GPUs."""
-    torch = Path(str(importlib.util.find_spec("torch").origin)).parent  # type: ignore[union-attr]  # missing() has imported it
+    torch = Path(str(importlib.util.find_spec("torch").origin)).parent  # type: ignore[union-attr]  # lacking() has imported it
     site = torch.parent
     triton = site / "triton/backends/nvidia"
     wanted = _undefined(torch)
