@@ -28,13 +28,22 @@ Autocast = Callable[[], AbstractContextManager[object]]
 
 
 class Diagnosis:
-    """Measures a model on a split. Every number is a mean over all videos of the split, each taken once."""
+    """Measures a model on a split. Every number is a mean over its first ``videos`` videos, or all, each taken once."""
 
     def __init__(
-        self, model: CVAE, split: Split, protocol: Protocol, seed: int, device: torch.device, frames: int, autocast: Autocast
+        self,
+        model: CVAE,
+        split: Split,
+        protocol: Protocol,
+        seed: int,
+        device: torch.device,
+        frames: int,
+        autocast: Autocast,
+        videos: int | None = None,
     ) -> None:
         self.model, self.split, self.protocol = model, split, protocol
         self.seed, self.device, self.frames, self.autocast = seed, device, frames, autocast
+        self.videos = len(split) if videos is None else min(videos, len(split))
 
     def measure(self) -> tuple[dict[str, Any], dict[str, Values]]:
         """The numbers, and PSNR in dB by video and frame ``NK`` of each way to predict."""
@@ -68,9 +77,8 @@ class Diagnosis:
     def _one(self, conditions: Conditions | None = None, silent: bool = False) -> Values:
         """PSNR of one free-running sample with z from the prior, under other conditions or with noise 0."""
         found: list[Values] = []
-        running = futures(
-            self.model, self.split, self.protocol.frames[1], 1, self.seed, self.device, self.frames, conditions, silent
-        )
+        how = (self.protocol.frames[1], 1, self.seed, self.device, self.frames, conditions, silent, self.videos)
+        running = futures(self.model, self.split, *how)
         while True:
             with self.autocast():
                 if (piece := next(running, None)) is None:
@@ -82,7 +90,8 @@ class Diagnosis:
         first, best, deviations, errors = [], [], [], []
         # All samples of a video at once: their deviation needs them together.
         frames = max(self.frames, samples * self.protocol.frames[1])
-        running = futures(self.model, self.split, self.protocol.frames[1], samples, self.seed, self.device, frames)
+        how = (self.protocol.frames[1], samples, self.seed, self.device, frames)
+        running = futures(self.model, self.split, *how, videos=self.videos)
         while True:
             with self.autocast():
                 if (piece := next(running, None)) is None:
@@ -104,7 +113,7 @@ class Diagnosis:
         mu_NKZ: list[Values] = []
         forced_NK: list[Values] = []
         free_NK: list[Values] = []
-        for rows_B, _ in pieces(len(self.split), 1, n_past + n_future, self.frames):
+        for rows_B, _ in pieces(self.videos, 1, n_past + n_future, self.frames):
             frames_BTHWC, cond = self.split.gather(rows_B, 0, n_past + n_future)
             frames_BTCHW, cond_BTA = images(frames_BTHWC, self.device), torch.from_numpy(cond).to(self.device)
             noise_TBZ = noise(self.seed, rows_B, slice(0, 1), n_past + n_future, model.latent_dim)[0].to(self.device)

@@ -85,6 +85,7 @@ def futures(
     frames: int,
     conditions: Conditions | None = None,
     silent: bool = False,
+    videos: int | None = None,
 ) -> Iterator[Piece]:
     """Predict every sequence from its frame 0, given ``model.n_past`` frames, in pieces of at most ``frames`` frames.
 
@@ -93,9 +94,10 @@ def futures(
     Args:
         conditions: makes other conditions of the recorded ones.
         silent: with noise 0, that is the prior's mean.
+        videos: how many of the sequences, the first ones; None for all.
     """
     n_past = model.n_past
-    for rows_B, slices in pieces(len(split), samples, n_future, frames):
+    for rows_B, slices in pieces(len(split) if videos is None else videos, samples, n_future, frames):
         frames_BTHWC, cond = split.gather(rows_B, 0, n_past + n_future)
         frames_BTCHW, cond_BTA = images(frames_BTHWC, device), torch.from_numpy(cond).to(device)
         if conditions is not None:

@@ -13,8 +13,10 @@ from cvae.training.trainer import Trainer
 
 _COLLAPSED = 0.1  # nats a step: with less KL the posterior carries hardly any information
 _LONG = 100  # iterations after the KL's warm-up: a posterior that is still to be learned has little KL too
-_FULL = 10.0  # nats a step: with less KL no run was seen whose latent carried the conditions (docs/theory.md)
+# What tells a latent that carries the conditions, from the runs in docs/results.md.
+_FULL = 10.0  # nats a step; latents that do what they should have less than 5
 _POOR, _HARMLESS = 2.0, 1.0  # dB: what the prior's z loses to the posterior's, and what another sequence's conditions cost
+_VIDEOS = 64  # of validation that are looked at: two seconds on a CPU
 _FRAMES = 512  # predicted in memory at a time
 
 
@@ -53,19 +55,27 @@ def warn_of_latent(trainer: Trainer) -> None:
     rows = read_metrics(trainer.recorder.folder / "metrics.jsonl")
     if not (trainer.finished and rows and trainer.processes.first):
         return
-    kl, beta = rows[-1]["train/kld"], trainer.settings.beta
+    kl = rows[-1]["train/kld"]
     if kl < _COLLAPSED and _iterations_at_weight(trainer) >= _LONG:
         warn(
             f"posterior collapse: the last epoch's KL is {kl:.3f} nats a step; the model predicts without its latent. "
-            f"Lower beta (now {beta:g}) or use likelihood=sigma_optimal"
+            f"{_advice(trainer, 'Lower')}"
         )
     elif kl >= _FULL and _has_conditions(trainer):
         known, cost = _latent_and_conditions(trainer)
         if known >= _POOR and cost <= _HARMLESS:
             warn(
                 f"the latent carries the actions: KL {kl:.3g} nats a step, {known:.2f} dB lost with z from the prior, and only "
-                f"{cost:.2f} dB with another sequence's conditions. Raise beta (now {beta:g}) or likelihood.sigma"
+                f"{cost:.2f} dB with another sequence's conditions. {_advice(trainer, 'Raise')}"
             )
+
+
+def _advice(trainer: Trainer, change: str) -> str:
+    """The dials that set how much KL a run ends with."""
+    sigma = getattr(trainer.objective.likelihood, "sigma", None)
+    also = "" if sigma is None else f" or likelihood.sigma (now {sigma:g})"
+    hold = "" if trainer.control is not None else ", or hold the KL: kl_schedule=target"
+    return f"{change} beta (now {trainer.settings.beta:g}){also}{hold}"
 
 
 def _has_conditions(trainer: Trainer) -> bool:
@@ -82,6 +92,6 @@ def _iterations_at_weight(trainer: Trainer) -> float:
 def _latent_and_conditions(trainer: Trainer) -> tuple[float, float]:
     settings = trainer.settings
     protocol = Protocol("training", "diagnosis", settings.n_past, settings.n_future)
-    how = (protocol, settings.seed, trainer.device, _FRAMES, trainer.autocast)
+    how = (protocol, settings.seed, trainer.device, _FRAMES, trainer.autocast, _VIDEOS)
     with trainer.averaged():
         return Diagnosis(trainer.model, trainer.data.validate, *how).latent_and_conditions()

@@ -21,32 +21,34 @@ _POINTS = 2000  # of the schedule of forcing that are looked at
 
 Advance = Callable[[Losses, int], None]
 """Called once an iteration with its losses and its number of frames."""
+Work = Callable[[float], tuple[float, float]]
 
 
 class TimeLeft:
-    """The seconds that a run still takes: an iteration takes longer the more of its steps are free-running.
+    """The seconds that a run still takes: an iteration takes longer the longer its windows, and the more steps run free.
 
-    A line is fitted to the seconds an iteration over its share of free steps, which the schedule tells beforehand. Validations
-    count with the iterations before them.
+    A line is fitted to the seconds a whole window's iteration over its share of free steps; both are told beforehand.
+    Validations count with the iterations before them.
 
     Args:
         iterations: of the run.
         done: how many of them were done before now.
-        free: the share of free-running steps that is to be expected, by progress in [0, 1].
+        work: by progress in [0, 1], what an iteration has of a whole window's steps, and of its free-running ones.
     """
 
-    def __init__(self, iterations: int, done: int, free: Callable[[float], float]) -> None:
+    def __init__(self, iterations: int, done: int, work: Work) -> None:
         at = np.linspace(0, iterations, min(iterations, _POINTS) + 1)
-        shares = np.array([free(each / max(1, iterations)) for each in (at[1:] + at[:-1]) / 2])
-        self._at, self._free_until = at, np.concatenate([[0.0], np.cumsum(shares * np.diff(at))])
+        shares_T2 = np.array([work(each / max(1, iterations)) for each in (at[1:] + at[:-1]) / 2]).reshape(-1, 2)
+        self._at = at
+        self._steps_until, self._free_until = np.cumsum(np.vstack([[0.0, 0.0], shares_T2 * np.diff(at)[:, None]]), axis=0).T
         self._iterations, self._done = iterations, done
-        self._sums = np.zeros(5)  # of 1, x, x^2, y, x y over iterations; x is the share of free steps, y the seconds
+        self._sums = np.zeros(5)  # of 1, x, x^2, y, x y over whole windows; x is the share of free steps, y the seconds
 
     def note(self, step: int, seconds: float) -> None:
         """``step`` iterations are done, those since the last note in so many seconds."""
-        count = step - self._done
-        if count > 0:
-            x, y = self._free(self._done, step) / count, seconds / count
+        if step > self._done:
+            count, free = self._between(self._done, step)
+            x, y = free / count, seconds / count
             self._sums += count * np.array([1, x, x * x, y, x * y])
             self._done = step
 
@@ -60,19 +62,20 @@ class TimeLeft:
         usual = _SLOWER * y / (1 + _SLOWER * x)
         slope = max(0.0, (xy - count * x * y + _TRUSTED * usual) / (xx - count * x * x + _TRUSTED))
         forced = max(0.0, y - slope * x)
-        return float(forced * (self._iterations - self._done) + slope * self._free(self._done, self._iterations))
+        steps, free = self._between(self._done, self._iterations)
+        return float(forced * steps + slope * free)
 
-    def _free(self, first: float, last: float) -> float:
-        """How many iterations' worth of free-running steps there are between two iterations."""
-        low, high = np.interp([first, last], self._at, self._free_until)
-        return float(high - low)
+    def _between(self, first: float, last: float) -> tuple[float, float]:
+        """How many whole windows' worth of steps, and of free-running ones, there are between two iterations."""
+        steps, free = (np.interp([first, last], self._at, until) for until in (self._steps_until, self._free_until))
+        return float(steps[1] - steps[0]), float(free[1] - free[0])
 
 
 @contextlib.contextmanager
-def live_bar(iterations: int, done: int, free: Callable[[float], float]) -> Iterator[Advance]:
+def live_bar(iterations: int, done: int, work: Work) -> Iterator[Advance]:
     """A bar over a run's iterations: MSE, KL, speed, time left. Without a terminal, nothing.
 
-    ``free`` is the share of free-running steps that is to be expected, by progress; see ``TimeLeft``.
+    ``work`` is what an iteration has to do, by progress; see ``TimeLeft``.
     """
     if not console().is_terminal:
         yield lambda losses, frames: None
@@ -87,7 +90,7 @@ def live_bar(iterations: int, done: int, free: Callable[[float], float]) -> Iter
     )
     with Progress(*columns, console=console(), transient=True) as bar:
         task = bar.add_task("train", total=iterations, completed=done, values="", left="")
-        began, step, left = time.monotonic(), done, TimeLeft(iterations, done, free)
+        began, step, left = time.monotonic(), done, TimeLeft(iterations, done, work)
         shown, noted, seen = began - _REFRESH, began, 0
 
         def advance(losses: Losses, frames: int) -> None:

@@ -102,7 +102,7 @@ class Trainer:
         settings, trial = self.settings, trial or NoTrial()
         reset_peak_memory(self.device)
         done = self.epoch * settings.epoch_size + self.iteration
-        bar = live_bar(settings.epochs * settings.epoch_size, done, self._free)
+        bar = live_bar(settings.epochs * settings.epoch_size, done, self._work)
         with StopRequest(trial) as stop, self.processes.in_step(), bar as advance:
             self.network = self.processes.wrap(self.model)
             while not (self.finished or trial.pruned):
@@ -111,14 +111,14 @@ class Trainer:
                     trial.report(self.epoch, row[settings.objective.key])
         return self.best
 
-    def _free(self, t: float) -> float:
-        """The share of a full window's frames that is to be expected to be its own prediction, encoded once more."""
-        if self.model.rollout != "planned":
-            return 0.0  # it encodes every frame anew, forced or not
+    def _work(self, t: float) -> tuple[float, float]:
+        """Of a whole window's frames, the share in a window at progress ``t``, and that of predictions encoded once more."""
         settings, forced = self.settings, self.settings.tfr * self.tf_schedule(t)
+        share = settings.window(int(t * settings.epochs) + 1) / settings.length
+        if self.model.rollout != "planned":
+            return share, 0.0  # it encodes every frame anew, forced or not
         # A step is encoded for the whole batch if one sample of it is free.
-        free = 1 - forced ** (settings.batch_size if settings.coin == "per_sample" else 1)
-        return free * settings.window(int(t * settings.epochs) + 1) / settings.length
+        return share, share * (1 - forced ** (settings.batch_size if settings.coin == "per_sample" else 1))
 
     def _run_epoch(self, stop: StopRequest, advance: Advance) -> dict[str, Any]:
         began = time.monotonic() - self.elapsed

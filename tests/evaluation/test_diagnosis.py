@@ -54,6 +54,25 @@ def split() -> ArraySplit:
     return ArraySplit(list(np.broadcast_to(frames, (*level.shape, 16, 16, 3)).copy()), list(cond))
 
 
+@pytest.mark.parametrize(("latent", "conditions"), [(True, False), (False, True), (True, True)])
+def test_what_the_latent_and_the_conditions_are_worth_is_measured_on_the_first_videos(split, latent, conditions):
+    protocol, model = Protocol("d", kind="diagnosis", n_past=PAST, n_future=FUTURE), Level(latent, conditions)
+    of_two, of_all = (
+        Diagnosis(model, split, protocol, 1, torch.device("cpu"), 10_000, contextlib.nullcontext, videos)  # type: ignore[arg-type]
+        for videos in (2, 99)
+    )
+    known, cost = of_all.latent_and_conditions()
+    assert (known > 1) == latent
+    assert (cost > 1) == conditions
+    whole = of_all.measure()[1]
+    assert known == pytest.approx((whole["posterior"] - whole["prior"]).mean())
+    first = (
+        (whole["posterior"] - whole["prior"])[:2].mean(),
+        (whole["prior"] - whole.get("shuffled", whole["prior"]))[:2].mean(),
+    )
+    assert of_two.latent_and_conditions() == pytest.approx(first)
+
+
 def diagnosed(split: ArraySplit, latent: bool, conditions: bool) -> tuple[dict[str, Any], list[str]]:
     protocol = Protocol("d", kind="diagnosis", n_past=PAST, n_future=FUTURE, samples=20)
     model: Any = Level(latent, conditions)

@@ -20,10 +20,10 @@ def profile(width: float, steps: int) -> torch.Tensor:
     """How much each step's weights count in the average after the last one."""
     model = nn.Linear(steps, 1, bias=False).double()
     average = Average(model, width)
-    for step in range(1, steps + 1):
-        with torch.no_grad():
-            model.weight.copy_(torch.eye(steps)[step - 1 : step])
-        average.update(step)
+    with torch.no_grad():
+        for step in range(1, steps + 1):
+            model.weight.zero_()[0, step - 1] = 1.0
+            average.update(step)
     return average.weights()["weight"][0]
 
 

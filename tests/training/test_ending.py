@@ -44,6 +44,6 @@ def test_a_latent_that_carries_the_actions_is_named(train, drawn, monkeypatch):
     assert re.search(
         r"warning: the latent carries the actions: KL \S+ nats a step, -?[\d.]+ dB lost with z from the prior", said
     )
-    assert "Raise beta (now 0.0001) or likelihood.sigma" in said
+    assert "Raise beta (now 0.0001), or hold the KL: kl_schedule=target" in said
     monkeypatch.setattr(ending, "_POOR", 99.0)
     assert "latent carries" not in train(*tiny(drawn)).out

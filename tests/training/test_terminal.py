@@ -12,16 +12,21 @@ from cvae.training.runtime import busy
 from cvae.training.terminal import TimeLeft
 
 
-def seconds_left(free, forced: float, slower: float, until: int, total: int = 1000, done: int = 0) -> float:
-    """What is said after ``until`` iterations that each take ``forced`` seconds, and ``slower`` more where they are free."""
-    left = TimeLeft(total, done, free)
+def whole(t: float) -> float:
+    return 1.0
+
+
+def seconds_left(free, forced: float, slower: float, until: int, total: int = 1000, done: int = 0, share=whole) -> float:
+    """What is said after ``until`` iterations of a ``share`` of a window: ``forced`` seconds each, ``slower`` more if free."""
+    left = TimeLeft(total, done, lambda t: (share(t), share(t) * free(t)))
     for step in range(done, until, 10):
-        left.note(step + 10, sum(forced + slower * free((each + 0.5) / total) for each in range(step, step + 10)))
+        left.note(step + 10, truth(free, forced, slower, step, total, share, step + 10))
     return left.seconds
 
 
-def truth(free, forced: float, slower: float, until: int, total: int = 1000) -> float:
-    return sum(forced + slower * free((step + 0.5) / total) for step in range(until, total))
+def truth(free, forced: float, slower: float, until: int, total: int = 1000, share=whole, end: int | None = None) -> float:
+    times = [(step + 0.5) / total for step in range(until, end or total)]
+    return sum(share(t) * (forced + slower * free(t)) for t in times)
 
 
 @pytest.mark.parametrize("schedule", [Step(0.5), Linear(), Constant(1.0), Constant(0.0), Constant(0.3)])
@@ -43,8 +48,20 @@ def test_a_run_that_is_still_forced_knows_that_free_running_takes_longer():
     assert seconds_left(free, 0.1, 0.1, until=300, done=200) == pytest.approx(120, rel=0.01)  # a resumed run
 
 
+def test_short_windows_that_grow_are_not_taken_for_the_pace_of_the_run():
+    def share(t: float) -> float:
+        return min(1.0, 0.25 + 1.5 * t)
+
+    def free(t: float) -> float:
+        return float(t >= 0.5)
+
+    for until in (100, 600):
+        told = seconds_left(free, 0.1, 0.1, until, share=share)
+        assert told == pytest.approx(truth(free, 0.1, 0.1, until, share=share), rel=0.02)
+
+
 def test_nothing_is_said_before_a_first_step():
-    left = TimeLeft(10, 0, lambda t: 0.0)
+    left = TimeLeft(10, 0, lambda t: (1.0, 0.0))
     left.note(0, 1.0)
     assert left.seconds is None
     left.note(10, 1.0)
