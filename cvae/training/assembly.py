@@ -21,10 +21,10 @@ from cvae.data.contract import Dataset, check_lengths, condition_statistics
 from cvae.data.layout import IMAGE_SIZE
 from cvae.errors import UserError, require
 from cvae.evaluation.metrics import FrameMetric, checked
-from cvae.evaluation.validation import BUILT_IN
+from cvae.evaluation.validation import BUILT_IN, error_of
 from cvae.metrics import OWN_KEYS, Metric, objectives, table
 from cvae.model.cvae import CVAE
-from cvae.model.objective import Likelihood, Objective
+from cvae.model.objective import Gaussian, Likelihood, Objective
 from cvae.model.recurrent import StandardNormal
 from cvae.options import chosen
 from cvae.resume import recorded_config
@@ -78,6 +78,8 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
         "parameters": sum(each.numel() for each in trainer.model.parameters()),
         **describe(trainer.data),
     }
+    if isinstance(likelihood := trainer.objective.likelihood, Gaussian) and likelihood.auto:
+        record["sigma"] = likelihood.sigma
     which = ""
     if trial.number is not None:
         config["trial"]["params"] = trial.params
@@ -119,6 +121,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
 
     data = open_data(cfg)
     check_lengths(data, cfg.n_past, cfg.n_future)
+    if isinstance(likelihood, Gaussian) and likelihood.auto:
+        likelihood.measure(error_of(data, settings.n_past, settings.length))
     torch.manual_seed(cfg.seed)
     model = _model(cfg, data).to(memory_format=torch.channels_last).to(device)
     if cfg.kl_balance is not None and isinstance(model.prior, StandardNormal):
