@@ -32,6 +32,7 @@ from cvae.run_schedules import Plan, said_of
 from cvae.schedules import LearningRate, Schedule, Target
 from cvae.training import checkpoint
 from cvae.training.content import describe, note_data, open_data
+from cvae.training.control import refuse_unfit
 from cvae.training.distributed import current
 from cvae.training.loading import restored
 from cvae.training.loggers import build_mirror
@@ -111,11 +112,6 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     frame_metrics = _frame_metrics(cfg)
     kl_schedule, tf_schedule = (build(cfg[key], cfg.allow_targets, Schedule) for key in ("kl_schedule", "tf_schedule"))
     objective = Objective(likelihood, cfg.free_bits, cfg.kl_balance, processes.mean)
-    if isinstance(kl_schedule, Target) and kl_schedule.nats <= (free := cfg.free_bits * cfg.model.latent_dim):
-        raise UserError(
-            f"kl_schedule.nats={kl_schedule.nats:g} cannot be held: free_bits={cfg.free_bits:g} gives {free:g} nats a step "
-            "away: raise nats, or free_bits=0"
-        )
     learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay)
     mirror = build_mirror(cfg)
 
@@ -129,6 +125,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
         raise UserError(
             f"kl_balance={cfg.kl_balance:g} weighs two KLs of a learned prior: set prior=learned, or kl_balance=null"
         )
+    if isinstance(kl_schedule, Target):
+        refuse_unfit(kl_schedule, settings.beta, settings.schedule_step, cfg.free_bits * model.latent_dim)
     if settings.batch_size == 1:
         _refuse_single_frames(cfg, model, settings.tfr, tf_schedule)
     processes.pool_norms(model, device)

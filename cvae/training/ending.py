@@ -57,7 +57,7 @@ def warn_of_latent(trainer: Trainer) -> None:
     if kl < _COLLAPSED and _iterations_at_weight(trainer) >= _LONG:
         warn(
             f"posterior collapse: the last epoch's KL is {kl:.3f} nats a step; the model predicts without its latent. "
-            f"Lower beta (now {beta:g}) or use likelihood=sigma_optimal"
+            f"Lower beta (now {beta:g})" + (" or kl_schedule=target, which lowers it itself" * (trainer.control is None))
         )
     elif kl >= _FULL and _has_conditions(trainer):
         known, cost = _latent_and_conditions(trainer)

@@ -15,6 +15,7 @@ from cvae.training.trainer import Trainer
 # A decoder whose sigma is so many times the copy baseline's error explains the frames without the latent. On frames of a
 # simulated arm 5 times left 2 nats of KL a step, 8 times 0.6, and 11 times none (840 iterations, forcing to a quarter).
 _WIDE = 8
+_SETTLES = 150  # iterations in which a weight that follows the KL can change twentyfold
 
 
 def say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path) -> None:
@@ -61,6 +62,13 @@ def _warn_of_settings(trainer: Trainer, sigma: float | None) -> None:
             f"the decoder's implied sigma {sigma:.3g} exceeds {_WIDE} times the copy baseline's RMSE {rmse:.3f}: the latent "
             f"will hardly be used. beta={settings.beta * factor:.1g} or less keeps it in use"
         )
+    if (control := trainer.control) is not None:
+        left = settings.epochs * settings.epoch_size * (1 - control.start)
+        if left < _SETTLES:
+            warn(
+                f"the KL weight follows the KL in the last {left:.0f} iterations only, and needs some {_SETTLES} to settle: "
+                "end forcing earlier, or give kl_schedule.start"
+            )
     if settings.schedule_step == "epoch" and not any(trainer.kl_schedule(e / settings.epochs) for e in range(settings.epochs)):
         warn("the KL weight is 0 in every epoch: more epochs are needed, fewer cycles, or schedule_step=iteration")
 
