@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, cast
 
-from cvae.schedules import Schedule, Target, settled
+from cvae.schedules import Schedule, Target, follows_from
 
 _FREE = 0.01  # with less forcing than that a run is as good as free-running
 
@@ -34,7 +34,7 @@ class Plan:
     @property
     def follows(self) -> float | None:
         """The epoch from which on the KL weight follows the measured KL; None if it is the schedule's function throughout."""
-        return settled(self.kl_schedule, self.tf_schedule) * self.epochs if isinstance(self.kl_schedule, Target) else None
+        return follows_from(self.kl_schedule, self.tf_schedule) * self.epochs if isinstance(self.kl_schedule, Target) else None
 
     def _progress(self, epoch: float) -> float:
         done = epoch if self.schedule_step == "iteration" else min(math.floor(epoch + 1e-9), self.epochs - 1)

@@ -13,7 +13,7 @@ Having no state, a schedule cannot disagree with a resumed run.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, cast
 
 from cvae.errors import UserError, require
@@ -123,9 +123,10 @@ class Constant(_Checked):
 class Target(_Checked):
     """A weight that follows the KL: it settles where the KL is ``nats`` a step (ControlVAE, Shao et al. 2020).
 
-    As a function of progress it is a monotonic ramp to 1. From where teacher forcing has fallen to half, a run multiplies that
-    by a factor of its own (``cvae.training.control.KLControl``): a step that is fed the true frame needs its latent less, and a
-    weight that is lowered for it teaches the nets to lean on the latent.
+    As a function of progress it is a monotonic ramp to 1. From ``start`` on, a run multiplies that by a factor of its own
+    (``cvae.training.control.KLControl``). ``start`` is a progress, or ``forcing``: where teacher forcing has fallen to half and
+    the ramp has risen to half. A step that is fed the true frame needs its latent less, and a weight that is lowered for it
+    teaches the nets to lean on the latent.
 
     ``side``: ``both`` holds the KL at ``nats``; ``above`` only raises the weight, where the KL is above; ``below`` only lowers
     it, where the KL is below.
@@ -134,11 +135,14 @@ class Target(_Checked):
     nats: float = _number(1.0, high=math.inf, above=True)
     side: str = "both"
     ramp: float = _number(0.25)
+    start: float | str = "forcing"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.side not in ("both", "above", "below"):
             raise UserError(f"Target.side is {self.side!r}: choose both, above or below")
+        number = isinstance(self.start, (int, float)) and not isinstance(self.start, bool) and 0 <= self.start < 1
+        require(number or self.start == "forcing", "Target.start", self.start, "give a number in [0, 1), or forcing")
 
     def __call__(self, t: float) -> float:
         return _ramp(t, self.ramp)
@@ -230,10 +234,17 @@ def settled(kl_schedule: Schedule, tf_schedule: Schedule) -> float:
     grid = [step / 1000 for step in range(1001)]
     most = max(kl_schedule(t) for t in grid)
     kl_end = next(t for t in grid if kl_schedule(t) >= most / 2)
+    if isinstance(kl_schedule, Target) and not isinstance(kl_schedule.start, str):
+        kl_end = max(kl_end, kl_schedule.start)
     ratios = [tf_schedule(t) for t in grid]
     if min(ratios) > max(ratios) / 2:
         return kl_end  # forcing does not end
     return max(kl_end, next(t for t, ratio in zip(grid, ratios, strict=True) if ratio <= max(ratios) / 2))
+
+
+def follows_from(target: Target, tf_schedule: Schedule) -> float:
+    """The progress from which on a target's weight follows the KL."""
+    return settled(replace(target, start=0.0), tf_schedule) if isinstance(target.start, str) else float(target.start)
 
 
 # --- learning rate ----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from cvae import integrity, pictures, start
 from cvae.integrity import Lines
 from cvae.metrics import Metric, as_record
+from cvae.trial import NoTrial
 
 
 @functools.cache
@@ -87,3 +88,16 @@ def fake_study(root: Path, psnr: Callable[[float, str, str, float, int], Sequenc
                 fake_run(root / str(number), psnr(lr, kl, tf, beta, seed), words, lr=lr, beta=beta, seed=seed, epoch_size=8)
                 number += 1
     return root
+
+
+class Ended(NoTrial):
+    """Stops a run after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    @property
+    def stopping(self) -> bool:
+        self.left -= 1
+        return self.left <= 0

@@ -18,6 +18,9 @@ from conftest import tiny
 from hydra._internal.core_plugins import basic_launcher
 from PIL import Image
 
+from cvae.start import compose
+from cvae.training.assembly import build_trainer
+
 KEYS = [
     "epoch", "step", "train/mse", "train/kld", "train/loss", "val/psnr", "val/ssim", "val/mse", "val/psnr_copy",
     "kl_weight", "tf_ratio", "lr", "seconds", "frames_per_second",
@@ -137,10 +140,25 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(train, drawn):
     torch.load("run/checkpoints/diverged.pt", weights_only=True)
 
 
+def test_sigma_auto_is_measured_shown_and_recorded(train, drawn):
+    words = tiny(drawn, "likelihood=gaussian", "likelihood.sigma=auto", "epochs=1", "hydra.run.dir=run")
+    done = train(*words)
+    record = json.loads(Path("run/run.json").read_text())
+    found = re.search(
+        r"Gaussian, beta 1, implied sigma (\S+); sigma (\S+) is 6 times the RMSE (\S+) of the last past", done.out
+    )
+    assert (done.code, float(found[1]), float(found[2])) == (0, record["sigma"], record["sigma"])
+    assert record["sigma"] == pytest.approx(6 * float(found[3]), rel=0.01)
+    assert "exceeds" not in done.out
+    cfg = compose([*words, "seed=2", "likelihood.scale=3", "kl_schedule=target"])
+    other = build_trainer(cfg, Path("other")).objective.likelihood.sigma  # of another run on the same data
+    assert other == pytest.approx(record["sigma"] / 2, rel=0.01)
+
+
 @pytest.mark.slow
 def test_posterior_collapse_and_a_wide_decoder_are_warned_of_and_a_live_latent_is_not(train, drawn):
     said = train(*tiny(drawn, "beta=1")).out
-    assert "warning: the decoder's implied sigma 78.4 exceeds 3 times the copy baseline's RMSE" in said
+    assert "warning: the decoder's implied sigma 78.4 exceeds 8 times the copy baseline's RMSE" in said
     assert "posterior collapse" not in said  # after four steps nothing can be said
     said = train(*tiny(drawn, "beta=1", "epoch_size=70")).out
     assert "warning: posterior collapse" in said

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvae.data.contract import Split
+from cvae.data.contract import Dataset, Indices, Split, training_windows
 from cvae.evaluation import metrics
 from cvae.evaluation.metrics import FrameMetric, psnr
 from cvae.model.cvae import CVAE
 
 _FUTURES = 64  # decoded at a time: sequences x samples
+_MEASURED = 256  # windows of the train split
 
 
 def images(frames_BTHWC: np.ndarray, device: torch.device | str) -> Tensor:
@@ -96,12 +97,27 @@ def validate(
     return {name: torch.cat(each).mean().item() for name, each in values_N.items()}
 
 
-def score_copy(split: Split, n_past: int, length: int) -> tuple[float, float]:
-    """The baseline that repeats the last past frame: its PSNR in dB and its root mean squared error."""
+def score_copy(split: Split, n_past: int, length: int, windows: tuple[Indices, Indices] | None = None) -> tuple[float, float]:
+    """The baseline that repeats the last past frame: its PSNR in dB and its root mean squared error.
+
+    ``windows`` are sequences and their start frames; by default every sequence once, from frame 0.
+    """
+    indices_N, starts_N = windows or (np.arange(len(split)), np.zeros(len(split), np.int64))
     psnrs, squares = [], []
-    for rows in np.array_split(np.arange(len(split)), -(-len(split) // _FUTURES)):
-        frames_BTCHW = images(split.gather(rows, 0, length)[0], "cpu")
+    for rows in np.array_split(np.arange(len(indices_N)), -(-len(indices_N) // _FUTURES)):
+        frames_BTCHW = images(split.gather(indices_N[rows], starts_N[rows], length)[0], "cpu")
         last, true = frames_BTCHW[:, n_past - 1 : n_past], frames_BTCHW[:, n_past:]
         psnrs.append(psnr(last, true).mean(dim=1))
-        squares.append((last - true).square().mean(dim=(1, 2, 3, 4)))
+        squares.append((last - true).square().mean(dim=(1, 2, 3, 4), dtype=torch.float64))
     return torch.cat(psnrs).mean().item(), torch.cat(squares).mean().sqrt().item()
+
+
+def error_of(data: Dataset, n_past: int, length: int) -> float:
+    """The error that ``likelihood.sigma=auto`` is a multiple of (``cvae.model.objective.Gaussian.measure``), before training.
+
+    It is the root mean squared error, in units of pixels in [0, 1], of repeating the last of ``n_past`` frames in windows of
+    the train split, taken as training takes them: always the same 256, whatever the run's seed. Validation takes no part.
+    """
+    split, fixed = data.train, {"seed": 0, "epoch": 0, "batches": 1, "batch_size": _MEASURED}
+    indices, starts = training_windows(split.lengths, **fixed, length=length, random_start=data.random_start)
+    return score_copy(split, n_past, length, (indices[0], starts[0]))[1]

@@ -21,10 +21,10 @@ from cvae.data.contract import Dataset, check_lengths, condition_statistics
 from cvae.data.layout import IMAGE_SIZE
 from cvae.errors import UserError, require
 from cvae.evaluation.metrics import FrameMetric, checked
-from cvae.evaluation.validation import BUILT_IN
+from cvae.evaluation.validation import BUILT_IN, error_of
 from cvae.metrics import OWN_KEYS, Metric, objectives, table
 from cvae.model.cvae import CVAE
-from cvae.model.objective import Likelihood, Objective
+from cvae.model.objective import Gaussian, Likelihood, Objective
 from cvae.model.recurrent import StandardNormal
 from cvae.options import chosen
 from cvae.resume import recorded_config
@@ -32,6 +32,7 @@ from cvae.run_schedules import Plan, said_of
 from cvae.schedules import LearningRate, Schedule, Target
 from cvae.training import checkpoint
 from cvae.training.content import describe, note_data, open_data
+from cvae.training.control import refuse_unfit
 from cvae.training.distributed import current
 from cvae.training.loading import restored
 from cvae.training.loggers import build_mirror
@@ -78,6 +79,8 @@ def assemble(cfg: DictConfig, folder: Path, group: str | None, resumed: bool, tr
         "parameters": sum(each.numel() for each in trainer.model.parameters()),
         **describe(trainer.data),
     }
+    if isinstance(likelihood := trainer.objective.likelihood, Gaussian) and likelihood.auto:
+        record["sigma"] = likelihood.sigma
     which = ""
     if trial.number is not None:
         config["trial"]["params"] = trial.params
@@ -109,22 +112,21 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     frame_metrics = _frame_metrics(cfg)
     kl_schedule, tf_schedule = (build(cfg[key], cfg.allow_targets, Schedule) for key in ("kl_schedule", "tf_schedule"))
     objective = Objective(likelihood, cfg.free_bits, cfg.kl_balance, processes.mean)
-    if isinstance(kl_schedule, Target) and kl_schedule.nats <= (free := cfg.free_bits * cfg.model.latent_dim):
-        raise UserError(
-            f"kl_schedule.nats={kl_schedule.nats:g} cannot be held: free_bits={cfg.free_bits:g} gives {free:g} nats a step "
-            "away: raise nats, or free_bits=0"
-        )
     learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay)
     mirror = build_mirror(cfg)
 
     data = open_data(cfg)
     check_lengths(data, cfg.n_past, cfg.n_future)
+    if isinstance(likelihood, Gaussian) and likelihood.auto:
+        likelihood.measure(error_of(data, settings.n_past, settings.length))
     torch.manual_seed(cfg.seed)
     model = _model(cfg, data).to(memory_format=torch.channels_last).to(device)
     if cfg.kl_balance is not None and isinstance(model.prior, StandardNormal):
         raise UserError(
             f"kl_balance={cfg.kl_balance:g} weighs two KLs of a learned prior: set prior=learned, or kl_balance=null"
         )
+    if isinstance(kl_schedule, Target):
+        refuse_unfit(kl_schedule, settings.beta, settings.schedule_step, cfg.free_bits * model.latent_dim)
     if settings.batch_size == 1:
         _refuse_single_frames(cfg, model, settings.tfr, tf_schedule)
     processes.pool_norms(model, device)

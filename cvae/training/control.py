@@ -9,12 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvae.schedules import Schedule, Target, settled
+from cvae.errors import UserError
+from cvae.schedules import Schedule, Target, follows_from
 
 _SMOOTH = 0.05  # share of a step's KL in the running mean, which looks back on about 20 steps
 _RATE = 0.02  # of the factor's logarithm a step, at most: 35 steps double it
 # Of the factor's logarithm, up and down: a latent that sleeps wakes late, and a weight that has fallen far by then floods it.
 _MOST = math.log(30)
+
+_FAR = math.log(1e6)  # no version lets the factor go so far
+
+
+def refuse_unfit(target: Target, beta: float, schedule_step: str, free_nats: float) -> None:
+    """Raise UserError for settings under which no weight holds the KL; ``free_nats`` a step are not penalised."""
+    if beta == 0:
+        raise UserError("kl_schedule=target moves the weight beta=0, which stays 0: give a beta above 0, or null")
+    if schedule_step != "iteration":
+        raise UserError("kl_schedule=target moves the weight at every iteration: schedule_step=iteration")
+    if target.nats <= free_nats:
+        raise UserError(
+            f"kl_schedule.nats={target.nats:g} cannot be held: free_bits give {free_nats:g} nats a step away: raise nats, or "
+            "free_bits=0"
+        )
 
 
 class KLControl:
@@ -25,7 +41,7 @@ class KLControl:
     """
 
     def __init__(self, target: Target, tf_schedule: Schedule, device: torch.device) -> None:
-        self.start = settled(target, tf_schedule)
+        self.start = follows_from(target, tf_schedule)
         self._nats, self._low, self._high = target.nats, -_MOST, _MOST
         if target.side == "above":
             self._low = 0.0
@@ -40,13 +56,21 @@ class KLControl:
 
     def observe(self, kl: Tensor, t: float) -> None:
         """Take in the KL of a step (nats, mean over the batch and steps) at progress ``t``."""
-        self._mean.lerp_(kl, _SMOOTH)
+        self._mean.lerp_(kl.float(), _SMOOTH)
         if t >= self.start:
             distance = (self._mean.clamp_min(1e-6) / self._nats).log_().clamp_(-1, 1)
             self._log_factor.add_(distance, alpha=_RATE).clamp_(self._low, self._high)
 
     def state(self) -> dict[str, Any]:
         return {"log_factor": self._log_factor.item(), "mean": self._mean.item()}
+
+    def fits(self, state: Any) -> bool:
+        """Whether a saved state is one that this control can come to."""
+        log_factor, mean = [state.get(name) for name in ("log_factor", "mean")] if isinstance(state, Mapping) else (None, None)
+        if not (isinstance(log_factor, float) and isinstance(mean, float) and 0 <= mean < math.inf):
+            return False
+        low, high = (_FAR * (bound != 0) for bound in (-self._low, self._high))
+        return -low <= log_factor <= high
 
     def load(self, state: Mapping[str, Any]) -> None:
         self._log_factor.fill_(state["log_factor"])

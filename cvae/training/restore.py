@@ -67,8 +67,8 @@ def _checked(trainer: Trainer, path: Path) -> dict[str, Any]:
         check_values(state, trainer.settings)
         for name in ("model",) if trainer.average is None else ("model", "trained"):
             check_weights(state[name], trainer.model)
-        if trainer.control is not None:
-            state["control"]["log_factor"], state["control"]["mean"]
+        if trainer.control is not None and not trainer.control.fits(state["control"]):
+            raise Impossible(f"control is {str(state['control'])[:60]}, which is no state of a weight that follows the KL")
         check_optimizer(state["optimizer"], trainer.optimizer, begun=state["epoch"] + state["iteration"] > 0)
         torch.Generator().set_state(state["generator"].cpu())
     except Impossible:

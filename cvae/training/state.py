@@ -61,9 +61,6 @@ def check_values(state: Mapping[str, Any], settings: Settings) -> None:
     _require(good, "sums.losses", losses, "three sums of losses")
     good = isinstance(scheduled, list) and len(scheduled) == 3 and all(map(_is_number, scheduled))
     _require(good, "sums.scheduled", scheduled, "three sums of scheduled values")
-    if (control := state.get("control")) is not None:
-        good = isinstance(control, dict) and all(_is_number(control.get(name)) for name in ("log_factor", "mean"))
-        _require(good and control["mean"] >= 0, "control", control, "the state of the KL weight")
     _require(type(sums["count"]) is int and sums["count"] == iteration, "sums.count", sums["count"], f"iteration {iteration}")
 
 

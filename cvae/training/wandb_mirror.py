@@ -32,7 +32,7 @@ _TAG = 64  # letters that W&B takes
 _UPLOAD = 500_000  # bytes a second: what a slow line takes of the files at the end
 # What of run.json is shown beside the settings.
 _FACTS = (
-    *("git_sha", "git_remote", "dirty", "device", "precision", "processes", "parameters", "dataset", "splits", "host"),
+    *("git_sha", "git_remote", "dirty", "device", "precision", "processes", "parameters", "sigma", "dataset", "splits", "host"),
     *("python", "versions", "started"),
 )
 

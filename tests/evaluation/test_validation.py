@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 from cvae.evaluation import validation
-from cvae.evaluation.validation import free_run, images, score_copy, validate
+from cvae.evaluation.validation import error_of, free_run, images, score_copy, validate
 
 LENGTH, N_PAST, SIZE, LATENT = 5, 2, 12, 3
 CPU = torch.device("cpu")
@@ -198,6 +199,20 @@ def test_copy_baseline_of_a_still_video_is_100_db() -> None:
     split = Frames(3)
     split.frames_NTHWC[:] = split.frames_NTHWC[:, :1]
     assert score_copy(split, N_PAST, LENGTH) == (pytest.approx(100, abs=1e-4), 0)
+
+
+def test_the_error_of_the_data_is_that_of_256_windows_as_training_takes_them() -> None:
+    split = Frames(5)
+    split.lengths = np.full(5, LENGTH + 2, np.int64)
+
+    def error(random_start: bool) -> float:
+        return error_of(SimpleNamespace(train=split, random_start=random_start), N_PAST, LENGTH)
+
+    squares = [np.mean((each[N_PAST:LENGTH] / 255 - each[N_PAST - 1] / 255) ** 2) for each in split.frames_NTHWC]
+    assert error(False) == pytest.approx(np.sqrt(np.mean(squares)), rel=5e-3)  # 51 passes, and one window more
+    assert {index: split.asked.count(index) // 51 for index in split.asked} == dict.fromkeys(range(5), 1)
+    assert error(True) != error(False)
+    assert error(True) == error(True) == pytest.approx(error(False), rel=0.05)
 
 
 def test_images_are_scaled_bytes_with_channels_first() -> None:

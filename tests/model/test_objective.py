@@ -134,6 +134,21 @@ def test_loss_is_beta_times_the_elbo_of_a_decoder_with_the_implied_sigma(likelih
     assert torch.allclose(ratios / ratios[0], torch.ones_like(ratios), rtol=1e-9, atol=0)
 
 
+def test_a_sigma_of_the_data_is_a_multiple_of_their_error_in_three_digits() -> None:
+    likelihood = Gaussian("auto", scale=5)
+    with pytest.raises(UserError, match="not measured"):
+        likelihood(torch.tensor(0.01), D)
+    likelihood.measure(0.123456)
+    assert likelihood.implied_sigma(1.0, D) == 0.617
+    assert torch.equal(likelihood(torch.tensor(0.01), D), Gaussian(0.617)(torch.tensor(0.01), D))
+
+
+@pytest.mark.parametrize("error", [0.0, math.nan, math.inf])
+def test_data_without_an_error_give_no_sigma(error: float) -> None:
+    with pytest.raises(UserError, match=r"^likelihood\.sigma=auto: the data's error is "):
+        Gaussian("auto").measure(error)
+
+
 def test_learned_sigma_implies_none() -> None:
     assert SigmaOptimal().implied_sigma(1.0, D) is None
 

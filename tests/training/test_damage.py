@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny
+from fakes import Ended
 from omegaconf import OmegaConf
 
 from cvae import damage, run_record
@@ -28,19 +29,6 @@ from cvae.training.runtime import Stopped
 from cvae.training.state import Impossible
 from cvae.training.trainer import Trainer
 from cvae.trial import NoTrial
-
-
-class Ended(NoTrial):
-    """Stops a run after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.left = steps
-
-    @property
-    def stopping(self) -> bool:
-        self.left -= 1
-        return self.left <= 0
 
 
 @pytest.fixture(scope="module")
