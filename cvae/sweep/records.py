@@ -205,20 +205,17 @@ def _winner(record: Mapping[str, Any], objective: str) -> tuple[int, str] | None
 def _sweep_json(folder: Path, name: str, problems: list[Problem]) -> dict[str, Any]:
     try:
         record = files.read_json(folder, "sweep.json", _RECORD)
-    except FileNotFoundError:
-        return {}
+        if not isinstance(record, dict) or "study" not in record:
+            raise files.Unreadable("sweep.json is damaged (it holds no study)")
+        integrity.check_record(record)
+        return record if record["study"] == name else {}
     except files.Unreadable as error:
         problems.append((folder, str(error)))
-        return {}
-    if not isinstance(record, dict) or "study" not in record:
-        problems.append((folder, "sweep.json is damaged (it holds no study)"))
-        return {}
-    try:
-        integrity.check_record(record)
     except integrity.Damaged as error:
         problems.append((folder, f"sweep.json is damaged ({error}): the sweep's command writes it anew"))
-        return {}
-    return record if record["study"] == name else {}
+    except FileNotFoundError:
+        pass
+    return {}
 
 
 class _Bounded(Journal):
