@@ -23,7 +23,8 @@ class Average:
     weights proportional to t^g. ``width`` is the standard deviation of that profile over the run so far: 0.05 looks back on
     about the last tenth. With a fixed decay a short run and a long one would need different ones.
 
-    Running statistics of BatchNorm are averaged like the weights: they belong to them. Counters are not.
+    Running statistics of BatchNorm are averaged like the weights, as good as recomputing them (docs/results.md). Counters
+    are not.
     """
 
     def __init__(self, model: nn.Module, width: float) -> None:
