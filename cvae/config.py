@@ -50,6 +50,7 @@ class RunConfig:
     schedule_step: str = "iteration"
     free_bits: float = 0.0
     kl_balance: float | None = None
+    sigma_scale: float = 6.0
     grad_clip: float | None = None
     average: float = 0.0
     window_growth: float = 0.0
@@ -249,7 +250,7 @@ _NO_IDENTITY = ("trial", "logger", "device", "resume", "show", "evaluate", "allo
 _PLACES = ("root", "cache_dir", "workers", "resident")
 PLACES = (*_PLACES, "path", "folder", "dir")  # names of what may change in a resumed run: the data's content may not
 # Keys that came after 0.1.0, with their defaults: a run that lacks one, and a run that has the default, are the same.
-_ADDED: dict[str, Any] = {"metrics": {}, "data.world": 1, "likelihood.scale": 6.0, "average": 0.0, "window_growth": 0.0}
+_ADDED: dict[str, Any] = {"metrics": {}, "data.world": 1, "average": 0.0, "window_growth": 0.0, "sigma_scale": 6.0}
 
 
 def signature(cfg: DictConfig) -> str:

@@ -150,7 +150,7 @@ def test_sigma_auto_is_measured_shown_and_recorded(train, drawn):
     assert (done.code, float(found[1]), float(found[2])) == (0, record["sigma"], record["sigma"])
     assert record["sigma"] == pytest.approx(6 * float(found[3]), rel=0.01)
     assert "exceeds" not in done.out
-    cfg = compose([*words, "seed=2", "likelihood.scale=3", "kl_schedule=target"])
+    cfg = compose([*words, "seed=2", "sigma_scale=3", "kl_schedule=target"])
     other = build_trainer(cfg, Path("other")).objective.likelihood.sigma  # of another run on the same data
     assert other == pytest.approx(record["sigma"] / 2, rel=0.01)
 

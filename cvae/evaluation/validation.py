@@ -113,7 +113,7 @@ def score_copy(split: Split, n_past: int, length: int, windows: tuple[Indices, I
 
 
 def error_of(data: Dataset, n_past: int, length: int) -> float:
-    """The error that ``likelihood.sigma=auto`` is a multiple of (``cvae.model.objective.Gaussian.measure``), before training.
+    """The error that ``likelihood.sigma=auto`` is a multiple of (``cvae.model.objective.Gaussian.measure``).
 
     It is the root mean squared error, in units of pixels in [0, 1], of repeating the last of ``n_past`` frames in windows of
     the train split, taken as training takes them: always the same 256, whatever the run's seed. Validation takes no part.

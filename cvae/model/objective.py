@@ -55,20 +55,18 @@ class MSE:
 class Gaussian:
     """Negative log-likelihood of a Gaussian decoder with a fixed deviation ``sigma`` (pixel units), in nats.
 
-    With ``auto`` the deviation is ``scale`` times an error of the data, which who has the data says with ``measure``.
+    ``auto`` is a multiple of an error of the data; who has the data says it with ``measure``.
     """
 
     default_beta: ClassVar[float] = 1.0
 
-    def __init__(self, sigma: float | str = 0.1, scale: float = 6.0) -> None:
+    def __init__(self, sigma: float | str = 0.1) -> None:
         valid = sigma == "auto" or (isinstance(sigma, (int, float)) and not isinstance(sigma, bool) and sigma > 0)
         require(valid, "likelihood.sigma", sigma, "give a deviation above 0, in units of pixels in [0, 1], or auto")
-        valid = _is_number(scale) and 0 < scale < math.inf
-        require(valid, "likelihood.scale", scale, "give how many times the data's error sigma=auto is, such as 6")
-        self.auto, self.scale = sigma == "auto", float(scale)
+        self.auto = sigma == "auto"
         self.sigma = math.nan if self.auto else float(sigma)
 
-    def measure(self, error: float) -> None:
+    def measure(self, error: float, scale: float) -> None:
         """Take ``scale`` times ``error`` (RMSE, pixel units) as the deviation, in three digits: as it is shown it is used.
 
         Raises:
@@ -76,7 +74,7 @@ class Gaussian:
         """
         if not 0 < error < math.inf:
             raise UserError(f"likelihood.sigma=auto: the data's error is {error:g}, as nothing in them moves: give a number")
-        self.sigma = float(f"{self.scale * error:.3g}")
+        self.sigma = float(f"{scale * error:.3g}")
 
     def __call__(self, mse: Tensor, dims: int) -> Tensor:
         if math.isnan(self.sigma):

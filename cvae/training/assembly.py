@@ -118,7 +118,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     data = open_data(cfg)
     check_lengths(data, cfg.n_past, cfg.n_future)
     if isinstance(likelihood, Gaussian) and likelihood.auto:
-        likelihood.measure(error_of(data, settings.n_past, settings.length))
+        likelihood.measure(error_of(data, settings.n_past, settings.length), settings.sigma_scale)
     torch.manual_seed(cfg.seed)
     model = _model(cfg, data).to(memory_format=torch.channels_last).to(device)
     if cfg.kl_balance is not None and isinstance(model.prior, StandardNormal):

@@ -32,6 +32,7 @@ class Settings:
     objectives: tuple[Metric, ...]  # the first chooses best.pt; a sweep weighs the others against it
     coin: str
     schedule_step: str
+    sigma_scale: float
     grad_clip: float | None
     average: float
     window_growth: float
@@ -46,6 +47,7 @@ class Settings:
             ("tfr", 0 <= self.tfr <= 1, "give a teacher-forcing ratio in [0, 1]"),
             ("lr", 0 < self.lr < math.inf, "give a learning rate above 0"),
             ("beta", 0 <= self.beta < math.inf, "give a weight of at least 0, or null for the likelihood's default"),
+            ("sigma_scale", 0 < self.sigma_scale < math.inf, "give how many times the data's error sigma=auto is, such as 6"),
             ("grad_clip", self.grad_clip is None or self.grad_clip > 0, "give a largest norm above 0, or null for none"),
             ("window_growth", 0 <= self.window_growth <= 1, "give a share of the run in [0, 1], 0 for whole windows at once"),
             ("coin", self.coin in ("per_sequence", "per_step", "per_sample"), "choose per_sequence, per_step, per_sample"),

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from cvae.console import say, short, warn
 from cvae.data.layout import IMAGE_SIZE
-from cvae.model.objective import Gaussian, Likelihood
+from cvae.model.objective import Gaussian
 from cvae.training.runtime import busy, device_name
 from cvae.training.trainer import Trainer
 
@@ -34,7 +34,7 @@ def say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path) -> None:
         "schedules": f"KL {trainer.kl_schedule}, forcing {trainer.tf_schedule}",
         "objective": f"{type(likelihood).__name__}, beta {settings.beta:g}, implied sigma "
         + ("learned" if sigma is None else f"{sigma:.3g}")
-        + _measured(likelihood),
+        + _measured(trainer),
         "device": f"{device_name(trainer.device)}, {trainer.precision}"
         + (f", {trainer.processes.world} processes" if trainer.processes.world > 1 else ""),
         "baseline": f"repeating the last past frame: {trainer.psnr_copy:.2f} dB, RMSE {trainer.copy_rmse:.3f}",
@@ -46,12 +46,13 @@ def say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path) -> None:
     _warn_of_settings(trainer, sigma)
 
 
-def _measured(likelihood: Likelihood) -> str:
+def _measured(trainer: Trainer) -> str:
     """Where a sigma comes from that nobody gave."""
+    likelihood, scale = trainer.objective.likelihood, trainer.settings.sigma_scale
     if not (isinstance(likelihood, Gaussian) and likelihood.auto):
         return ""
-    error = likelihood.sigma / likelihood.scale
-    return f"; sigma {likelihood.sigma:g} is {likelihood.scale:g} times the RMSE {error:.3f} of the last past frame in train"
+    error = likelihood.sigma / scale
+    return f"; sigma {likelihood.sigma:g} is {scale:g} times the RMSE {error:.3f} of the last past frame in train"
 
 
 def _warn_of_settings(trainer: Trainer, sigma: float | None) -> None:

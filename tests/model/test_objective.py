@@ -135,10 +135,10 @@ def test_loss_is_beta_times_the_elbo_of_a_decoder_with_the_implied_sigma(likelih
 
 
 def test_a_sigma_of_the_data_is_a_multiple_of_their_error_in_three_digits() -> None:
-    likelihood = Gaussian("auto", scale=5)
+    likelihood = Gaussian("auto")
     with pytest.raises(UserError, match="not measured"):
         likelihood(torch.tensor(0.01), D)
-    likelihood.measure(0.123456)
+    likelihood.measure(0.123456, scale=5)
     assert likelihood.implied_sigma(1.0, D) == 0.617
     assert torch.equal(likelihood(torch.tensor(0.01), D), Gaussian(0.617)(torch.tensor(0.01), D))
 
@@ -146,7 +146,7 @@ def test_a_sigma_of_the_data_is_a_multiple_of_their_error_in_three_digits() -> N
 @pytest.mark.parametrize("error", [0.0, math.nan, math.inf])
 def test_data_without_an_error_give_no_sigma(error: float) -> None:
     with pytest.raises(UserError, match=r"^likelihood\.sigma=auto: the data's error is "):
-        Gaussian("auto").measure(error)
+        Gaussian("auto").measure(error, 6)
 
 
 def test_learned_sigma_implies_none() -> None:
