@@ -53,6 +53,9 @@ NOT_RUN = {
     "python -m pytest -m cuda": _CHECKS,
     "python -m pytest -m servers": _CHECKS,
     "python -m cvae.train experiment=tune_default": "hours: tests/scripts/test_default_search.py runs it, shrunk",
+    "python -m cvae.train experiment=tune_default data=course data.root=FOLDER hydra.sweeper.cases=null "
+    "hydra.sweeper.warm_start=null hydra.sweeper.constraints=null hydra/sweeper/pruner=none": "hours",
+    "python tests/draw_video.py data/drawn": "400 videos: tests/scripts/test_default_search.py draws a few",
     "python scripts/default_search.py --sweep multirun/tune_default": "it needs that sweep: tests/scripts has one",
     "pre-commit install": "changes the checkout",
     ".ci/check": _CHECKS,

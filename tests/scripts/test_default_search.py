@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import default_search
+import draw_video
 import pytest
 
 SMALL = ["model=tiny", "epochs=2", "epoch_size=2", "batch_size=2", "n_future=2", "n_eval=6", "n_samples=2", "precision=fp32"]
@@ -22,6 +23,18 @@ def searched(train, drawn: Path, *words: str):
     }
     cases = [f"hydra.sweeper.cases.{name}=['data=course', 'data.root={drawn}'{each}]" for name, each in more.items()]
     return train("experiment=tune_default", *cases, *SMALL, *SWEEP, *words)
+
+
+def test_videos_are_drawn_in_the_course_layout_and_the_same_by_seed(train, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        draw_video.draw_all(tmp_path / name, seed, (2, 1, 1))
+    first, again, other = (
+        [path.read_bytes() for path in sorted((tmp_path / name).rglob("*")) if path.is_file()] for name in "abc"
+    )
+    assert first == again
+    assert all(one != two for one, two in zip(first, other, strict=True) if one[:4] == b"\x89PNG")
+    assert len(first) == 4 * 32
+    assert train("data=course", f"data.root={tmp_path / 'a'}", *SMALL, "logger=none").code == 0
 
 
 @pytest.mark.slow
