@@ -25,6 +25,7 @@ def searched(train, drawn: Path, *words: str):
     return train("experiment=tune_default", *cases, *SMALL, *SWEEP, *words)
 
 
+@pytest.mark.slow
 def test_videos_are_drawn_in_the_course_layout_and_the_same_by_seed(train, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         draw_video.draw_all(tmp_path / name, seed, (2, 1, 1))

@@ -18,6 +18,7 @@ from cvae.training.assembly import build_trainer
 SMALL = ["n_future=2", "batch_size=2", "epochs=2", "epoch_size=1"]
 
 
+@pytest.mark.slow
 def test_the_report_s_nets_predict_as_the_package_does_with_the_same_weights(drawn, tmp_path):
     words = ["data=course", f"data.root={drawn}", *SMALL, "compat=course", "logger=none", "precision=fp32", "device=cpu"]
     course = build_trainer(compose(words), tmp_path)

@@ -86,6 +86,7 @@ def test_the_values_of_cases_come_along(app: App) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_best_of_an_earlier_sweep_runs_on_fresh_seeds(app: App) -> None:
     app.write("return cfg.x + cfg.seed", "seed: 1")
     assert app(*FIRST[:2]).code == 0
@@ -113,6 +114,7 @@ def test_the_best_of_an_earlier_sweep_runs_on_fresh_seeds(app: App) -> None:
         (lambda record: record["trials"][0].update(values=["a"]), "holds no trials of this search"),
     ],
 )
+@pytest.mark.slow
 def test_what_is_no_sweep_json_of_this_search_is_one_line(kept: App, change, told: str) -> None:
     record = json.loads(Path("kept.json").read_text())
     del record["sha256"]

@@ -72,6 +72,7 @@ def test_training_does_not_feel_it_and_what_predicts_is_the_average(train, drawn
     assert rows[-1]["val/psnr"] != others[-1]["val/psnr"]
 
 
+@pytest.mark.slow
 def test_a_damaged_average_is_no_state_to_go_on_from(train, drawn):
     assert train(*tiny(drawn, "average=0.2"), "hydra.run.dir=run").code == 0
     for key in ("model", "trained"):

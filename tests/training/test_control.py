@@ -27,7 +27,7 @@ from cvae.trial import NoTrial
 CPU = torch.device("cpu")
 
 
-def settles(target: Target, plant, steps: int = 3000, start: float = 0.0) -> tuple[float, float]:
+def settles(target: Target, plant, steps: int = 800, start: float = 0.0) -> tuple[float, float]:
     """The KL and the factor at the end, of a latent whose KL follows the weight with a lag and noise."""
     control, generator = KLControl(target, Step(start), CPU), torch.Generator().manual_seed(1)
     kl = plant(1.0)
@@ -141,6 +141,7 @@ def test_a_state_is_looked_at(side, signs):
         assert not control.fits(state)
 
 
+@pytest.mark.slow
 def test_a_damaged_state_is_no_state_to_go_on_from(train, drawn):
     assert train(*tiny(drawn, "kl_schedule=target", "kl_schedule.side=above"), "hydra.run.dir=run").code == 0
     path = Path("run/checkpoints/last.pt")

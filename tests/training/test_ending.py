@@ -26,6 +26,7 @@ def test_a_trial_records_what_a_sweep_may_constrain(train, drawn):
     assert trial["facts"]["shuffled_cost"] != 0
 
 
+@pytest.mark.slow
 def test_without_conditions_nothing_is_shuffled(train, drawn):
     words = tiny(drawn, "data.condition=none", "lr=choice(1e-2)")
     limit = "hydra.sweeper.constraints={shuffled_cost: {least: 1}}"
@@ -34,6 +35,7 @@ def test_without_conditions_nothing_is_shuffled(train, drawn):
     assert "the job records no shuffled_cost" in done.out + done.err
 
 
+@pytest.mark.slow
 def test_a_latent_that_carries_the_actions_is_named(train, drawn, monkeypatch):
     """By limits that a tiny run of an untrained latent meets; those of the package are measured ones."""
     said = train(*tiny(drawn)).out
