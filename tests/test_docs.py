@@ -95,7 +95,9 @@ NOT_RUN = {
 }
 TESTED_APART = {"extending.md": "tests/test_extending.py"}  # pages whose code and commands another test takes and runs
 # Marked slow: they start processes, or train many runs.
-TAKES_LONG = re.compile(r"^torchrun|cvae\.train -m (?!show)|hydra/launcher=|course_study|seeds_per_trial|seed=1,2,3|experiment=sweep|optuna")
+TAKES_LONG = re.compile(
+    r"^torchrun|cvae\.train -m (?!show)|hydra/launcher=|course_study|seeds_per_trial|seed=1,2,3|experiment=sweep|optuna"
+)
 COMMANDS = r"(?:\.venv/bin/)?(?:python3?|pip|torchrun|wandb|tensorboard|mkdocs|pre-commit|cvae-\w+|eval|\.ci/\w+) "
 
 
