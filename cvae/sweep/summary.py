@@ -180,7 +180,7 @@ def _entry(trial: FrozenTrial) -> dict[str, Any]:
         "folder": trial.user_attrs.get(FOLDER),
         "failure": trial.user_attrs.get(FAILURE),
         "facts": trial.user_attrs.get(FACTS),
-        "jobs": trial.system_attrs.get(SEEDS),
+        **({"jobs": trial.system_attrs[SEEDS]} if SEEDS in trial.system_attrs else {}),  # of several cases or seeds
     }
 
 

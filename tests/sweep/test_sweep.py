@@ -96,7 +96,6 @@ def check_sweep_json(record: dict, folder: Path) -> None:
             "folder": str(folder / str(number)),
             "failure": None,
             "facts": None,
-            "jobs": None,
         }
 
 
