@@ -72,7 +72,7 @@ def why_unused() -> str:
     """Why PyTorch cannot use a GPU that this process may use, and what to do; empty if there is none, or if it can."""
     import torch
 
-    if not visible() or torch.cuda.is_available():
+    if not visible() or not _count() or torch.cuda.is_available():
         return ""
     if torch.version.cuda is None and torch.version.hip is None:
         return "this PyTorch is built for the CPU alone: install one that is built for CUDA"
