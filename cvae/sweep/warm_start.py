@@ -17,7 +17,7 @@ from cvae.sweep.space import as_searched, inside
 from cvae.sweep.trials import FACTS, SEEDS
 
 _LARGEST = 10_000_000  # bytes; a trial has some hundred
-_COMPARED = ("space", "conditions", "seeds_per_trial", "cases")  # of two searches; other settings may have changed
+_COMPARED = ("parameters", "conditions", "seeds_per_trial", "cases")  # of two searches; other settings may have changed
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
 
 
@@ -47,6 +47,8 @@ def finished_trials(plan: Plan) -> list[FrozenTrial]:
 def _refuse_other(plan: Plan, record: Mapping[str, Any], where: str) -> None:
     ours = json.loads(json.dumps({**plan.identity, "directions": plan.directions, "objective": plan.objective}))
     theirs = {**record["search"], "directions": record["directions"], "objective": record["objective"]}
+    for search in (ours, theirs):  # ranges may have changed: each value is looked at by itself
+        search["parameters"] = sorted(search["space"])
     for key in (*_COMPARED, "directions", "objective"):
         if ours.get(key) != theirs.get(key):
             both = f"{key}: {theirs.get(key)} there, {ours.get(key)} here"

@@ -68,6 +68,12 @@ def test_finished_trials_count_and_points_that_they_tried_are_not_queued(kept: A
     assert "is complete: 4 trials; nothing to run" in kept(*words, "hydra.sweeper.n_trials=4").out
 
 
+def test_ranges_may_be_wider_than_they_were(kept: App) -> None:
+    done = kept(*WARM, "hydra.sweeper.params.x=interval(-3,3)", "hydra.sweeper.enqueue=[{x: 2.5}]", "hydra.sweeper.n_trials=4")
+    assert (done.code, done.err) == (0, "")
+    assert seen() == [2.5]
+
+
 def test_the_values_of_cases_come_along(app: App) -> None:
     app.write("return cfg.x + cfg.extra", "extra: 0")
     cases = ("hydra.sweeper.cases={low: ['extra=1'], high: ['extra=3']}", "hydra.sweeper.n_trials=2")
@@ -106,7 +112,7 @@ def test_the_best_of_an_earlier_sweep_runs_on_fresh_seeds(app: App) -> None:
     ("change", "told"),
     [
         (lambda record: record.update(objective="other"), "is of another search (objective: other there"),
-        (lambda record: record["search"].update(space={"x": "0..1"}), "is of another search (space"),
+        (lambda record: record["search"].update(space={"y": "0..1"}), "is of another search (parameters: ['y'] there, ['x'] here"),
         (lambda record: record.pop("search"), "holds no trials of this search"),
         (lambda record: record.update(trials=5), "holds no trials of this search"),
         (lambda record: record["trials"][0]["params"].update(x=7.0), "trial 0: x is outside of what is searched"),
