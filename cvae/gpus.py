@@ -9,8 +9,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvae.errors import UserError
+from cvae.errors import UserError, require
 
+SHARE = "CVAE_GPU_SHARE"  # set by hydra/launcher=local for jobs that have a GPU together
 _VARIABLE = "CUDA_VISIBLE_DEVICES"
 _LIMIT = 10.0  # seconds that the driver's program may take to list the GPUs
 
@@ -50,6 +51,21 @@ def allotted(wanted: Sequence[int | str] | None, key: str) -> list[str]:
             raise UserError(f"{key}={[*wanted]} names GPU {each}, and this process may use {there}: give others, or null")
         found.append(name)
     return found
+
+
+def share() -> float:
+    """The part of its GPU's memory that this process may take, as its launcher says; 1 where none says so.
+
+    Raises:
+        UserError: what the environment says is no such part.
+    """
+    given = os.environ.get(SHARE, "1")
+    try:
+        part = float(given)
+    except ValueError:
+        part = 0.0
+    require(0 < part <= 1, SHARE, given, "give a part of a GPU's memory, above 0 and at most 1, or unset it")
+    return part
 
 
 def _count() -> int:

@@ -28,7 +28,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from cvae.errors import UserError, whole
-from cvae.gpus import allotted
+from cvae.gpus import SHARE, allotted, share
 
 _composing = threading.Lock()  # Hydra's loader does not support several threads
 _GRACE = 10.0  # seconds that a job has to save after its time limit
@@ -43,13 +43,15 @@ class Pool:
 
     Args:
         context, task, config: what Hydra gives to a launcher.
-        n_jobs: slots; None for the sweeper's ``n_jobs``, or one a GPU, or 2.
+        n_jobs: slots; None for ``jobs_per_gpu`` on each GPU, or without a GPU the sweeper's ``n_jobs``, or 2.
         gpus: those to use, counted from 0 among those that this process may use, or named; None for all of them.
+        jobs_per_gpu: slots a GPU; None for one, or for as many as ``n_jobs`` asks for. Jobs that have a GPU together get an
+            equal part of its memory each.
         threads: CPU threads a job; None for an equal share.
         timeout_min: minutes after which a job is asked to save and end, and is killed soon after; None for no limit.
 
     Raises:
-        UserError: a number is not above 0, or a GPU is not this process's to use.
+        UserError: a number is not above 0, a GPU is not this process's to use, or there are more jobs than GPUs have slots.
     """
 
     def __init__(
@@ -59,22 +61,32 @@ class Pool:
         config: DictConfig,
         n_jobs: int | None,
         gpus: Sequence[int | str] | None,
+        jobs_per_gpu: int | None,
         threads: int | None,
         timeout_min: float | None,
     ) -> None:
         found = allotted(gpus, "hydra.launcher.gpus")
-        n_jobs = n_jobs or config.hydra.sweeper.get("n_jobs") or len(found) or 2
-        for name, value in (("n_jobs", n_jobs), ("threads", threads), ("timeout_min", timeout_min)):
+        given = {"n_jobs": n_jobs, "jobs_per_gpu": jobs_per_gpu, "threads": threads, "timeout_min": timeout_min}
+        for name, value in given.items():
             if value is not None and not value > 0:
                 raise UserError(f"hydra.launcher.{name} is {value}: give a number above 0, or null")
+        most = len(found) * (jobs_per_gpu or 1)
+        if found and n_jobs and jobs_per_gpu and n_jobs > most:
+            raise UserError(
+                f"hydra.launcher.n_jobs={n_jobs} is more than hydra.launcher.jobs_per_gpu={jobs_per_gpu} on {len(found)} GPUs: "
+                f"n_jobs={most} or less, or null"
+            )
+        n_jobs = n_jobs or most or config.hydra.sweeper.get("n_jobs") or 2
         self._context, self._task, self._config = context, task, config
         self._n_jobs, self._timeout_min = n_jobs, timeout_min
-        share = threads or max(1, len(os.sched_getaffinity(0)) // n_jobs)
+        cores = threads or max(1, len(os.sched_getaffinity(0)) // n_jobs)
         self._free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         for slot in range(n_jobs):
-            environment = {name: str(share) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+            environment = {name: str(cores) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
             if found or gpus is not None:
                 environment["CUDA_VISIBLE_DEVICES"] = found[slot % len(found)] if found else ""
+            if found and (together := len(range(slot % len(found), n_jobs, len(found)))) > 1:  # slots of this slot's GPU
+                environment[SHARE] = f"{share() / together:g}"
             self._free.put(environment)
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()

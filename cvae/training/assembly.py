@@ -38,7 +38,7 @@ from cvae.training.loading import restored
 from cvae.training.loggers import build_mirror
 from cvae.training.recorder import Recorder, SilentRecorder
 from cvae.training.restore import go_on
-from cvae.training.runtime import choose_device, choose_precision, device_name
+from cvae.training.runtime import choose_device, choose_precision, device_name, prepare_gpu
 from cvae.training.settings import Settings
 from cvae.training.start_table import named, say_what_runs
 from cvae.training.trainer import Trainer
@@ -105,6 +105,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     """
     processes = current()
     device = processes.place(choose_device(cfg.device))
+    prepare_gpu(device)
     precision, autocast = choose_precision(cfg.precision, device)
     likelihood = build(cfg.likelihood, cfg.allow_targets, Likelihood)
     metrics = table(cfg.metrics)

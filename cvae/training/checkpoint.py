@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cvae import integrity
 from cvae.errors import UserError, first_line, writing
@@ -43,6 +45,86 @@ def save(path: Path, state: dict[str, Any], facts: Mapping[str, Any] = MappingPr
             raise (cause if isinstance(cause, OSError) else OSError(str(error))) from None
         finally:
             scratch.unlink(missing_ok=True)
+
+
+class Writer:
+    """Saves checkpoints in a thread, one after another, from a copy on the host: training goes on meanwhile.
+
+    It keeps one copy at most: the next call waits for the files of the last one. As a context it waits at its end, whatever
+    ends it.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+
+    def write(self, paths: Sequence[Path], state: dict[str, Any], facts: Mapping[str, Any]) -> None:
+        """Begin to save ``state``, as it is now, to all ``paths`` in turn.
+
+        Raises:
+            UserError: the files of an earlier call could not be written.
+        """
+        self.wait()
+        copied, arrived = on_host(state)
+
+        def save_all() -> None:
+            arrived()
+            for path in paths:
+                save(path, copied, facts)
+
+        self._pending = self._thread.submit(save_all)
+
+    def wait(self) -> None:
+        """Return when all that was given is on the disk.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+
+def on_host(state: Any) -> tuple[Any, Callable[[], None]]:
+    """A copy of all tensors in ``state`` in the host's memory, and what waits until they have arrived from a GPU.
+
+    The copies are queued behind the work that the GPU has, so that nothing waits here and later steps do not change them.
+    Parts that share a tensor share its copy.
+    """
+    copies: dict[int, Tensor] = {}
+    devices: set[torch.device] = set()
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if id(value) not in copies:
+                value_there = value.detach()
+                if value.is_cuda:
+                    devices.add(value.device)
+                    pinned = torch.empty_like(value_there, device="cpu", pin_memory=True)
+                    copies[id(value)] = pinned.copy_(value_there, non_blocking=True)
+                else:
+                    copies[id(value)] = value_there.clone()
+            return copies[id(value)]
+        if isinstance(value, Mapping):
+            return {key: copied(each) for key, each in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(copied(each) for each in value)
+        return value
+
+    whole = copied(state)
+    events = [torch.cuda.current_stream(device).record_event() for device in devices]
+
+    def arrived() -> None:
+        for event in events:
+            event.synchronize()
+
+    return whole, arrived
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

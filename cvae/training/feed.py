@@ -15,6 +15,7 @@ from cvae.data.layout import IMAGE_SIZE
 from cvae.errors import UserError, require
 from cvae.evaluation.validation import to_unit
 from cvae.model.moving import moved
+from cvae.training.runtime import gpu_memory_left
 
 _FRAME = 3 * IMAGE_SIZE**2  # bytes
 _SHARE = 0.5  # of the GPU's free memory that frames may take: the rest is the model's and its activations'
@@ -29,7 +30,8 @@ class Feed:
     """Gathers batches of windows: on the GPU itself where the whole split lies there, else one ahead of the training step.
 
     ``resident`` is ``gpu`` (the whole split as bytes in GPU memory), ``host`` (a memory map, from which a thread copies the
-    next batch into pinned memory while the GPU works) or ``auto`` (``gpu`` if the split takes at most half of what is free).
+    next batch into pinned memory while the GPU works) or ``auto`` (``gpu`` if the split takes at most half of what is free and,
+    where jobs have a GPU together, this job's).
     On a CPU the memory map is the device's memory already.
 
     Raises:
@@ -91,7 +93,7 @@ def _fits(split: Split, device: torch.device, resident: str) -> bool:
         return False
     if device.type != "cuda":
         raise UserError("data.resident=gpu, but this run trains on the CPU: data.resident=auto")
-    free, _ = torch.cuda.mem_get_info(device)
+    free = gpu_memory_left(device)
     needed = _FRAME * int(split.lengths.sum())
     if resident == "gpu" and needed > free:
         raise UserError(

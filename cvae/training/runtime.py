@@ -86,6 +86,23 @@ def _allow_tf32(convolutions: bool, matrices: bool) -> None:
     torch.set_float32_matmul_precision("high" if matrices else "highest")
 
 
+def prepare_gpu(device: torch.device) -> None:
+    """Keep to this process's part of a GPU's memory, and let cuDNN try its algorithms on the few shapes that training has.
+
+    Raises:
+        UserError: the environment says of the part what is none.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.cuda.set_per_process_memory_fraction(gpus.share(), device)
+
+
+def gpu_memory_left(device: torch.device) -> int:
+    """Bytes of a GPU's memory that are free and this process's to take: other jobs may not have taken theirs yet."""
+    free, total = torch.cuda.mem_get_info(device)
+    return min(free, int(gpus.share() * total) - torch.cuda.memory_allocated(device))
+
+
 def device_name(device: torch.device) -> str:
     """The hardware's name, for records."""
     if device.type == "cuda":

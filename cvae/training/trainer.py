@@ -85,6 +85,7 @@ class Trainer:
         self.sums = EpochSums(self.device)
         self.best = math.inf if settings.objective.better == "min" else -math.inf
         self.elapsed = 0.0  # seconds spent on the current epoch before an interruption
+        self.writer = checkpoint.Writer()
         self.psnr_copy, self.copy_rmse = score_copy(data.validate, settings.n_past, settings.length)
 
     @property
@@ -103,7 +104,7 @@ class Trainer:
         reset_peak_memory(self.device)
         done = self.epoch * settings.epoch_size + self.iteration
         bar = live_bar(settings.epochs * settings.epoch_size, done, self._work)
-        with StopRequest(trial) as stop, self.processes.in_step(), bar as advance:
+        with StopRequest(trial) as stop, self.processes.in_step(), bar as advance, self.writer:
             self.network = self.processes.wrap(self.model)
             while not (self.finished or trial.pruned):
                 row = self._run_epoch(stop, advance)
@@ -206,9 +207,8 @@ class Trainer:
         """Before the step, so that the saved weights are those that gave the loss."""
         # Reading a loss waits for the GPU; there every 50th step is soon enough to stop a dead run.
         number = self.iteration + 1
-        if self.device.type != "cpu" and number % 50 and number < self.settings.epoch_size:
-            return
-        if torch.isfinite(losses.total):
+        later = self.device.type != "cpu" and number % 50 and number < self.settings.epoch_size
+        if later or torch.isfinite(losses.total):
             return
         terms = {"MSE": losses.mse, "KL": losses.kld, "loss": losses.total}
         term, value = next((name, value.item()) for name, value in terms.items() if not torch.isfinite(value))
@@ -246,13 +246,12 @@ class Trainer:
         better = objective.rank(row.get(objective.key)) < objective.rank(self.best)
         if better:
             self.best = row[objective.key]
+        self.writer.wait()  # no line is more than one ahead of last.pt
         row["seconds"] = time.monotonic() - began
         self.recorder.epoch(row, settings.epochs, best=better)
         if self.processes.first and settings.sample_every and (self.epoch % settings.sample_every == 0 or self.finished):
             self._sample()
-        if better:
-            self._save("best.pt")
-        self._save("last.pt")
+        self._save(*["best.pt"] * better, "last.pt")
 
     def _sample(self) -> None:
         """Pictures of the first validation sequences, predicted for up to n_eval frames."""
@@ -265,14 +264,15 @@ class Trainer:
         predicted_SKCHW = predicted_1SKCHW[0]
         pixels = (predicted_SKCHW * 255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy()
         predicted_STHWC = np.concatenate([true_STHWC[:, : settings.n_past], pixels], axis=1)
-        names = [split.name(index) for index in range(shown)]
-        self.recorder.sample(self.epoch, true_STHWC, predicted_STHWC, settings.n_past, names)
+        self.recorder.sample(self.epoch, true_STHWC, predicted_STHWC, settings.n_past, [*map(split.name, range(shown))])
 
-    def _save(self, name: str) -> None:
+    def _save(self, *names: str) -> None:
+        """Begin to save the present state under these names, in this order."""
         if self.processes.first:
             self.recorder.check()
             facts = {"epoch": self.epoch, "iteration": self.iteration, **self.recorder.facts()}
-            checkpoint.save(self.recorder.folder / "checkpoints" / name, self.state(), facts)
+            paths = [self.recorder.folder / "checkpoints" / name for name in names]
+            self.writer.write(paths, self.state(), facts)
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs, as tensors and plain values. ``model`` is what to predict with."""

@@ -16,8 +16,9 @@ ConfigStore.instance().store(
     name="local",
     node={
         "_target_": "hydra_plugins.cvae_local.LocalLauncher",
-        "n_jobs": None,  # slots; null: the sweeper's n_jobs, else (under Hydra's own) one a GPU, else 2
+        "n_jobs": None,  # slots; null: jobs_per_gpu on each GPU; without one the sweeper's n_jobs, else (under Hydra's own) 2
         "gpus": None,  # a list, counted from 0 among the visible ones; null: all of them
+        "jobs_per_gpu": None,  # which get an equal part of its memory each; null: 1
         "threads": None,  # CPU threads a job; null: an equal share
         "timeout_min": None,  # of a job
     },

@@ -112,7 +112,7 @@ def test_the_best_of_an_earlier_sweep_runs_on_fresh_seeds(app: App) -> None:
     ("change", "told"),
     [
         (lambda record: record.update(objective="other"), "is of another search (objective: other there"),
-        (lambda record: record["search"].update(space={"y": "0..1"}), "is of another search (parameters: ['y'] there, ['x'] here"),
+        (lambda record: record["search"].update(space={"y": "0..1"}), "(parameters: ['y'] there, ['x'] here"),
         (lambda record: record.pop("search"), "holds no trials of this search"),
         (lambda record: record.update(trials=5), "holds no trials of this search"),
         (lambda record: record["trials"][0]["params"].update(x=7.0), "trial 0: x is outside of what is searched"),

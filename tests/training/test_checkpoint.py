@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import pickle
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch import nn
 
 from cvae.errors import UserError
 from cvae.training import checkpoint
+from cvae.training.runtime import Stopped
 
 
 def state() -> dict[str, Any]:
@@ -166,6 +169,59 @@ def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
     with pytest.raises(UserError) as caught:
         checkpoint.save(tmp_path / "file" / "last.pt", {"epoch": 2})
     one_line(caught.value, tmp_path / "file" / "last.pt")
+
+
+# ------------------------------------------------------------------------------------------------ in a thread
+
+
+def test_a_thread_saves_the_state_as_it_was_when_it_was_given(tmp_path, monkeypatch):
+    """Though training goes on, in place, before the first byte is written; tensors that two parts share stay one."""
+    given, later, real = state(), threading.Event(), torch.save
+    given["trained"] = {"0.weight": given["model"]["0.weight"]}
+    expected = copy.deepcopy({**given, "model": dict(given["model"])})
+
+    def save(saved: Any, file: Any) -> None:
+        assert later.wait(60)
+        assert saved["trained"]["0.weight"] is saved["model"]["0.weight"]
+        real(saved, file)
+
+    monkeypatch.setattr(torch, "save", save)
+    with checkpoint.Writer() as writer:
+        writer.write([tmp_path / "best.pt", tmp_path / "last.pt"], given, {})
+        for tensor in (*given["model"].values(), given["half"], given["optimizer"]["state"][0]["exp_avg"]):
+            tensor.zero_()
+        given["optimizer"]["param_groups"][0]["lr"] = 5.0
+        later.set()
+    for name in ("best", "last"):
+        assert_same(checkpoint.load(tmp_path / f"{name}.pt"), {"format": checkpoint.FORMAT, **expected})
+
+
+def test_files_are_written_in_the_order_in_which_they_were_given(tmp_path, monkeypatch):
+    written, real = [], checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda path, *rest: (written.append(path.name), real(path, *rest)))
+    with checkpoint.Writer() as writer:
+        writer.write([tmp_path / "best.pt", tmp_path / "last.pt"], {"epoch": 1}, {})
+        writer.write([tmp_path / "last.pt"], {"epoch": 2}, {})
+    assert written == ["best.pt", "last.pt", "last.pt"]
+    assert [checkpoint.load(tmp_path / f"{name}.pt")["epoch"] for name in ("best", "last")] == [1, 2]
+
+
+@pytest.mark.parametrize("by", ["the next write", "the end", "an error"])
+def test_a_write_that_fails_in_the_thread_is_told(tmp_path, by):
+    (tmp_path / "file").write_text("")
+
+    def train() -> None:
+        with checkpoint.Writer() as writer:
+            writer.write([tmp_path / "file" / "last.pt"], {"epoch": 1}, {})
+            if by == "the next write":
+                writer.write([tmp_path / "last.pt"], {"epoch": 2}, {})
+            if by == "an error":
+                raise Stopped(15)  # which says that the state is saved
+
+    with pytest.raises(UserError) as caught:
+        train()
+    one_line(caught.value, tmp_path / "file" / "last.pt")
+    assert left_in(tmp_path) == {"file"}
 
 
 # ---------------------------------------------------------------------------------------- what is no checkpoint

@@ -85,12 +85,12 @@ def test_what_goes_wrong_ahead_is_raised_in_the_trainer(split, monkeypatch):
     [("auto", 3.0, True), ("auto", 1.5, False), ("gpu", 1.5, True), ("host", 3.0, False)],
 )
 def test_frames_stay_on_the_gpu_if_asked_or_if_there_is_room(split, resident, free, held, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * 4 * 30 * 64 * 64 * 3), 0))
+    monkeypatch.setattr(feed, "gpu_memory_left", lambda device: int(free * 4 * 30 * 64 * 64 * 3))
     assert feed._fits(split, CUDA, resident) is held
 
 
 def test_a_gpu_too_small_is_refused(split, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * 30 * 64 * 64 * 3 // 2, 0))
+    monkeypatch.setattr(feed, "gpu_memory_left", lambda device: 4 * 30 * 64 * 64 * 3 // 2)
     with pytest.raises(UserError, match=r"data\.resident=host"):
         feed._fits(split, CUDA, "gpu")
 
