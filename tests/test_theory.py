@@ -31,7 +31,7 @@ def test_the_table_of_beta_is_what_the_code_computes() -> None:
     dims = int(re.search(r"\\cdot 64 = (\d+)\$", PAGE)[1])
     without_z = float(re.search(r"if \$e_0 = ([\d.]+)\$ \|", PAGE)[1])
     rows = re.findall(r"^\| ([\d.e-]+) \| ([\d.]+) \| (\S+) dB \| (\S+) nats \|", PAGE, re.MULTILINE)
-    assert [float(beta) for beta, *_ in rows] == [1, 1e-4, 3.19e-6, 5e-7]
+    assert [float(beta) for beta, *_ in rows] == [1, 1.04e-4, 1e-4, 5e-7]
     for beta, *cells in rows:
         sigma = MSE().implied_sigma(float(beta), dims)
         error = torch.full((3, 64, 64), sigma)
