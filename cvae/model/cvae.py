@@ -93,7 +93,7 @@ class CVAE(nn.Module):
         self.cond_std_A.copy_(std_A)
 
     def forward(
-        self, frames_BTCHW: Tensor, cond_BTA: Tensor, forced: Tensor, noise_TBZ: Tensor, rows: slice = slice(None)
+        self, frames_BTCHW: Tensor, cond_BTA: Tensor, forced: Tensor, noise_TBZ: Tensor, mask_BT: Tensor | None = None
     ) -> Rollout:
         """Roll the posterior and the predictor over a window of true frames.
 
@@ -103,13 +103,13 @@ class CVAE(nn.Module):
             forced: bool, T or BT, on the CPU: whether step t is fed the true frame t-1 (teacher forcing). Steps fed a given
                 frame are always forced unless ``force_past`` is off. It steers the control flow, hence the CPU.
             noise_TBZ: standard normal; entry t makes z_t, entry 0 is unused.
-            rows: which rows of the mask's batch the frames, conditions and noise are, where several processes share one. All
-                of them take the steps that the whole mask asks for, so that layers that pool over the processes meet.
+            mask_BT: of a mask BT these rows, on the device: where several processes share a batch, each has its own. All of
+                them take the steps that the whole ``forced`` asks for, so that layers that pool over the processes meet.
         """
         forced_BT = forced.reshape(-1, forced.shape[-1]).clone()  # one row stands for all
         if self.force_past:
             forced_BT[:, : self.n_past + 1] = True
-        coins = _Coins(forced_BT, rows, frames_BTCHW.device)
+        coins = _Coins(forced_BT, moved(forced_BT, frames_BTCHW.device) if mask_BT is None else mask_BT)
         cond_BTA = (cond_BTA - self.cond_mean_A) / self.cond_std_A
         noise_BTZ = noise_TBZ.transpose(0, 1)
         if self.rollout == "stepwise":
@@ -242,9 +242,9 @@ class CVAE(nn.Module):
 class _Coins:
     """Which steps are fed the true frame. On the CPU they steer the control flow; a mask mixes a step whose samples differ."""
 
-    def __init__(self, forced_BT: Tensor, rows: slice, device: torch.device) -> None:  # of the whole batch, and rows of it
-        self._forced_BT = forced_BT
-        self._mask_BT = moved(forced_BT[rows], device) if len(forced_BT) > 1 else forced_BT  # for all steps at once
+    def __init__(self, forced_BT: Tensor, mask_BT: Tensor) -> None:
+        self._forced_BT = forced_BT  # of the whole batch, on the CPU
+        self._mask_BT = mask_BT  # of the rows that are here, on the device
 
     def forces(self, t: int) -> bool:
         return bool(self._forced_BT[:, t].all())

@@ -131,7 +131,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     if settings.batch_size == 1:
         _refuse_single_frames(cfg, model, settings.tfr, tf_schedule)
     processes.pool_norms(model, device)
-    _compile(model, cfg.compile, device, processes.world)
+    captured = _compile(model, cfg.compile, device, processes.world)
     optimizer = build(cfg.optim, cfg.allow_targets, torch.optim.Optimizer, params=model.parameters())
     return Trainer(
         settings,
@@ -150,6 +150,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
             folder, mirror, metrics, _chosen(cfg, folder, settings, kl_schedule, tf_schedule)
         ),
         processes,
+        captured,
     )
 
 
@@ -246,23 +247,26 @@ def _frame_metrics(cfg: DictConfig) -> dict[str, FrameMetric]:
     return found
 
 
-def _compile(model: CVAE, choice: str, device: torch.device, processes: int) -> None:
-    """Compile encoder and decoder; ``graphs`` also replays their kernels as CUDA graphs, which saves the launches.
+def _compile(model: CVAE, choice: str, device: torch.device, processes: int) -> bool:
+    """Compile encoder and decoder; return whether steps are to be captured as CUDA graphs in place of that.
 
-    ``auto`` compiles nothing: on a CPU it gains nothing and costs a minute (docs/results.md), on a GPU it is not measured.
+    ``auto`` does neither: on a CPU compiling gains nothing and costs a minute (docs/results.md), on a GPU it is not measured.
     """
     choice = choice.lower()
     require(choice in ("auto", "true", "false", "graphs"), "compile", choice, "choose auto, true, false or graphs")
     if choice in ("auto", "false"):
-        return
-    if choice == "graphs" and device.type != "cuda":
-        raise UserError("compile=graphs replays CUDA graphs and this run trains on the CPU: compile=auto")
-    if choice == "graphs" and processes > 1:
-        raise UserError(f"compile=graphs is for one process and this run has {processes}: compile=true, or one process")
+        return False
+    if choice == "graphs":
+        if device.type != "cuda":
+            raise UserError("compile=graphs replays CUDA graphs and this run trains on the CPU: compile=auto")
+        if processes > 1:
+            raise UserError(f"compile=graphs is for one process and this run has {processes}: compile=true, or one process")
+        return True
     if getattr(model.backbone.encoder, "checkpointing", False):
-        raise UserError(f"model.backbone.checkpointing=true and compile={choice} do not go together: leave one out")
+        raise UserError("model.backbone.checkpointing=true and compile=true do not go together: leave one out")
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
-        raise UserError(f"compile={choice} needs a C++ compiler and {compiler} is not there: install one, or compile=false")
+        raise UserError(f"compile=true needs a C++ compiler and {compiler} is not there: install one, or compile=false")
     for module in (model.backbone.encoder, model.backbone.decoder):
-        module.compile(mode="reduce-overhead" if choice == "graphs" else "default")
+        module.compile()
+    return False

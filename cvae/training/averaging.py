@@ -32,9 +32,19 @@ class Average:
         self._mean = {name: value.clone() for name, value in self._live.items()}
         self._power = _power(width)
 
-    def update(self, step: int) -> None:
-        """Take in the weights after a run's ``step``, counted from 1. No value is read back from the device."""
-        torch._foreach_lerp_([*self._mean.values()], [*self._live.values()], 1 - (1 - 1 / step) ** (self._power + 1))
+    def shift(self, step: int) -> float:
+        """How far the average goes to the weights after a run's ``step``, counted from 1."""
+        return float(1 - (1 - 1 / step) ** (self._power + 1))
+
+    def move(self, shift: float | Tensor) -> None:
+        """Take in the weights. No value is read back from the device, where a tensor ``shift`` may lie too."""
+        means, lives = [*self._mean.values()], [*self._live.values()]
+        if not isinstance(shift, Tensor):
+            torch._foreach_lerp_(means, lives, shift)
+            return
+        steps = torch._foreach_sub(lives, means)
+        torch._foreach_mul_(steps, shift)
+        torch._foreach_add_(means, steps)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

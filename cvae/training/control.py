@@ -54,10 +54,14 @@ class KLControl:
         """What multiplies the KL weight now, a scalar."""
         return self._log_factor.exp()
 
+    def follows(self, t: float) -> bool:
+        """Whether the weight is moved at progress ``t``."""
+        return t >= self.start
+
     def observe(self, kl: Tensor, t: float) -> None:
         """Take in the KL of a step (nats, mean over the batch and steps) at progress ``t``."""
         self._mean.lerp_(kl.float(), _SMOOTH)
-        if t >= self.start:
+        if self.follows(t):
             distance = (self._mean.clamp_min(1e-6) / self._nats).log_().clamp_(-1, 1)
             self._log_factor.add_(distance, alpha=_RATE).clamp_(self._low, self._high)
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cvae.model.objective import Losses
 from cvae.training.settings import Settings
 
 NUMBERS = ("epoch", "iteration", "elapsed", "best")
@@ -29,8 +28,9 @@ class EpochSums:
         self.scheduled: list[Any] = [0.0, 0.0, 0.0]  # a weight that follows the KL is a tensor
         self.count = 0
 
-    def add(self, losses: Losses, steps: int, *scheduled: float | Tensor) -> None:
-        self.losses += torch.stack([losses.mse, losses.kld, losses.total.detach() / steps]).double()
+    def add(self, summed_3: Tensor, *scheduled: float | Tensor) -> None:
+        """Add a step: MSE, KL and loss a scored step, in float64, and the scheduled numbers."""
+        self.losses += summed_3
         exact = (each.double() if isinstance(each, Tensor) else each for each in scheduled)
         self.scheduled = [a + b for a, b in zip(self.scheduled, exact, strict=True)]
         self.count += 1

@@ -11,14 +11,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cvae.data.contract import Dataset, training_windows
 from cvae.errors import Diverged
 from cvae.evaluation.metrics import FrameMetric
 from cvae.evaluation.validation import free_run, score_copy, validate
 from cvae.model.cvae import CVAE
-from cvae.model.moving import moved
 from cvae.model.objective import Losses, Objective
 from cvae.schedules import LearningRate, Schedule, Target
 from cvae.training import checkpoint
@@ -30,6 +29,7 @@ from cvae.training.recorder import Recorder
 from cvae.training.runtime import Autocast, Stopped, StopRequest, reset_peak_memory
 from cvae.training.settings import Settings
 from cvae.training.state import NUMBERS, EpochSums, all_finite, tensors_of
+from cvae.training.step import CapturedStep, Dials, Step
 from cvae.training.terminal import Advance, live_bar
 from cvae.trial import NoTrial, Trial
 
@@ -69,12 +69,12 @@ class Trainer:
     autocast: Autocast
     recorder: Recorder
     processes: Processes
+    captured: bool = False  # whether steps are replayed as CUDA graphs
 
     def __post_init__(self) -> None:
         settings, data = self.settings, self.data
         self.rows = self.processes.rows(settings.batch_size)
         self.feed = Feed(data.train, settings.length, self.device, data.resident)
-        self.network: nn.Module = self.model  # what a step calls: the model, or what joins it to the other processes' models
         self.lr = float(self.optimizer.param_groups[0]["lr"])  # before a checkpoint brings back a scheduled one
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.epoch = 0  # completed epochs
@@ -82,6 +82,8 @@ class Trainer:
         self.average = Average(self.model, settings.average) if settings.average else None
         target = self.kl_schedule if isinstance(self.kl_schedule, Target) else None
         self.control = None if target is None else KLControl(target, self.tf_schedule, self.device)
+        parts = (self.model, self.objective, self.optimizer, self.autocast, settings.grad_clip)
+        self.take = (CapturedStep if self.captured else Step)(*parts, self.average, self.control, self.rows)
         self.sums = EpochSums(self.device)
         self.best = math.inf if settings.objective.better == "min" else -math.inf
         self.elapsed = 0.0  # seconds spent on the current epoch before an interruption
@@ -105,7 +107,7 @@ class Trainer:
         done = self.epoch * settings.epoch_size + self.iteration
         bar = live_bar(settings.epochs * settings.epoch_size, done, self._work)
         with StopRequest(trial) as stop, self.processes.in_step(), bar as advance, self.writer:
-            self.network = self.processes.wrap(self.model)
+            self.take.network = self.processes.wrap(self.model)
             while not (self.finished or trial.pruned):
                 row = self._run_epoch(stop, advance)
                 if settings.objective.key in row:
@@ -158,29 +160,15 @@ class Trainer:
         """Train on this process's rows of a batch of windows, at the current place in the schedules."""
         settings, batch, length = self.settings, self.settings.batch_size, frames_BTCHW.shape[1]
         kl_weight, tf_ratio, lr = self._scheduled()
-        weight = kl_weight if self.control is None else kl_weight * self.control.factor()
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         # Drawn on the CPU, so that a seed means the same run on every device; always both, so that a schedule's shape does
         # not shift the noise; and for the whole batch, so that it does not depend on how many processes share it.
         forced = draw_forced(tf_ratio, settings.coin, length, batch, self.generator)
         noise_TBZ = torch.randn(length, batch, self.model.latent_dim, generator=self.generator)[:, self.rows]
-        noise_TBZ = moved(noise_TBZ, self.device)
-        with self.autocast():
-            rollout = self.network(frames_BTCHW, cond_BTA, forced, noise_TBZ, self.rows)
-        losses = self.objective(rollout, frames_BTCHW, weight)
-        self._check_finite(losses)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        if settings.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update(self.epoch * settings.epoch_size + self.iteration + 1)
-        if self.control is not None:
-            self.control.observe(losses.kld, self._progress())
-        self.sums.add(losses, rollout.predictions_BKCHW.shape[1], weight, tf_ratio, lr)
-        return losses
+        shift = 0.0 if self.average is None else self.average.shift(self.epoch * settings.epoch_size + self.iteration + 1)
+        dials = Dials(kl_weight, lr, shift, self._progress())
+        taken = self.take((frames_BTCHW, cond_BTA), forced, noise_TBZ, dials, self._check_finite)
+        self.sums.add(taken.summed_3, taken.weight, tf_ratio, lr)
+        return taken.losses
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """The context in which the model has the weights that it is to predict with."""
@@ -298,3 +286,4 @@ class Trainer:
             self.control.load(state["control"])
         for name in NUMBERS:
             setattr(self, name, state[name])
+        self.take.forget()

@@ -23,7 +23,7 @@ def profile(width: float, steps: int) -> torch.Tensor:
     with torch.no_grad():
         for step in range(1, steps + 1):
             model.weight.zero_()[0, step - 1] = 1.0
-            average.update(step)
+            average.move(average.shift(step))
     return average.weights()["weight"][0]
 
 
@@ -45,7 +45,7 @@ def test_running_statistics_are_averaged_and_counters_are_not():
     average = Average(model, 0.1)
     for step in (1, 2, 3):
         model(torch.randn(8, 2) + step)
-        average.update(step)
+        average.move(average.shift(step))
     assert average.weights().keys() == {"weight", "bias", "running_mean", "running_var"}
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert (average.weights()["running_mean"] < before["running_mean"]).all()

@@ -80,7 +80,7 @@ def losses_and_gradients(likelihood, free_bits: float, rollout: str, processes: 
     rows = processes.rows(B)
     objective = Objective(likelihood, free_bits, None, mean or processes.mean)
     network = processes.wrap(model)
-    losses = objective(network(frames[rows], cond[rows], FORCED, noise[:, rows], rows), frames[rows], 0.3)
+    losses = objective(network(frames[rows], cond[rows], FORCED, noise[:, rows], FORCED[rows]), frames[rows], 0.3)
     losses.total.backward()
     return [losses.total.detach(), losses.mse, losses.kld, *(parameter.grad for parameter in model.parameters())]
 

@@ -1,0 +1,45 @@
+"""``compile=graphs``: from its third use on a pattern of forcing is one launch; only what changes is copied."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.cuda
+
+FREE, FORCED = ["tf_schedule=constant", "tfr=0"], ["tf_schedule=constant", "tfr=1"]
+TINY = ["model=tiny", "compile=graphs", *FREE]
+KINDS = {
+    "forced": ["model=tiny", "compile=graphs", *FORCED],
+    "free": TINY,
+    "vgg, free": ["model=vgg64", "batch_size=2", "compile=graphs", *FREE],
+    "a coin a sample": [*TINY, "tfr=0.5", "coin=per_sample"],
+    "the report's loop": [*TINY, "compat=course"],
+    "learned prior": [*TINY, "prior=learned", "kl_balance=0.8"],
+    "no target for KL": [*TINY, "kl_schedule=cyclical"],
+    "no averaged weights": [*TINY, "average=0"],
+    "sigma_optimal": [*TINY, "likelihood=sigma_optimal"],
+    "free bits": [*TINY, "free_bits=0.01"],
+    "clipped gradients": [*TINY, "grad_clip=1"],
+    "GroupNorm": [*TINY, "model.backbone.norm=group"],
+    "checkpointing": [*TINY, "model.backbone.checkpointing=true"],
+    "fp32": [*TINY, "precision=fp32"],
+    "adamw": [*TINY, "optim=adamw"],
+    "rmsprop": [*TINY, "optim=rmsprop"],
+    "frames on the host": [*TINY, "data.resident=host"],
+}
+
+
+@pytest.fixture(scope="module")
+def found(measured):
+    return measured(KINDS)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_step_is_one_launch_and_a_few_copies(found, name):
+    kind = found[name]
+    assert "error" not in kind, kind["where"]
+    assert (kind["waits"], kind["pageable"], kind["allocations"]) == (0, 0, 0)
+    assert 5 <= kind["launches"] <= 11
