@@ -94,7 +94,7 @@ def prepare_gpu(device: torch.device) -> None:
     """
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-        torch.cuda.set_per_process_memory_fraction(gpus.share(), device)
+        torch.cuda.set_per_process_memory_fraction(gpus.share(), device.index)  # without a number it takes the current one
 
 
 def gpu_memory_left(device: torch.device) -> int:
