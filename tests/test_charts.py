@@ -216,7 +216,7 @@ def test_every_setting_of_a_multirun_is_drawn_once(train, figures):
     assert (found.code, found.err) == (0, "")
     cyclical, constant = "KL cyclical (cycles 3, ramp 0.5)", "KL constant (value 1.0)"
     assert titles(figures) == [
-        f"{kl}\nforcing step (at 0.5)\ntfr {tfr}" for kl in (cyclical, constant) for tfr in ("0.5", "1.0")
+        f"{kl}\nforcing early_step (at 0.25)\ntfr {tfr}" for kl in (cyclical, constant) for tfr in ("0.5", "1.0")
     ]
     assert [path.name for path in Path().iterdir()] == ["schedules.png"]
 
@@ -245,7 +245,7 @@ def test_too_many_settings_are_one_line(train, words, said):
 def test_a_run_says_in_its_curves_what_was_chosen(train, drawn, figures):
     assert train(*tiny(drawn), "hydra.run.dir=run", "tf_schedule=linear").code == 0
     (figure,) = (each for each in figures if each.get_suptitle())
-    for said in ("kl_schedule=cyclical (cycles 3, ramp 0.5)", "tf_schedule=linear", "likelihood=mse", "lr=0.001", "seed=1"):
+    for said in ("kl_schedule=cyclical (cycles 3, ramp 0.5)", "tf_schedule=linear", "likelihood=mse", "lr=0.0005", "seed=1"):
         assert said in " ".join(figure.get_suptitle().split())
     assert {"SSIM", "validation PSNR, dB", "KL weight"} <= by_label(figure).keys()
     assert "validation MSE" in by_label(figure)["MSE a step"]

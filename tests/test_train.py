@@ -50,8 +50,8 @@ def test_the_users_own_example_leaves_a_whole_run_folder(train, drawn):
     assert [set(row) for row in logged] == [set(KEYS)] * 2
     assert [(row["epoch"], row["step"], row["lr"]) for row in logged] == [(1, 2, 2e-3), (2, 4, 2e-3)]
     assert all(math.isfinite(value) for row in logged for value in row.values())
-    # tf_schedule=step drops at half of two epochs; monotonic reaches 1 there: means over the iterations of each epoch
-    assert [row["tf_ratio"] for row in logged] == [1.0, 0.0]
+    # Forcing ends at a quarter of two epochs; monotonic reaches 1 at half: means over the iterations of each epoch
+    assert [row["tf_ratio"] for row in logged] == [0.5, 0.0]
     assert [row["kl_weight"] for row in logged] == pytest.approx([1e-4 * 0.25, 1e-4])
     with Image.open(run / "samples/epoch_0002.gif") as gif:
         assert gif.n_frames == 6

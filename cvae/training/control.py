@@ -22,14 +22,15 @@ _FAR = math.log(1e6)  # no version lets the factor go so far
 
 def refuse_unfit(target: Target, beta: float, schedule_step: str, free_nats: float) -> None:
     """Raise UserError for settings under which no weight holds the KL; ``free_nats`` a step are not penalised."""
+    other = "or another kl_schedule, as monotonic"
     if beta == 0:
-        raise UserError("kl_schedule=target moves the weight beta=0, which stays 0: give a beta above 0, or null")
+        raise UserError(f"kl_schedule=target moves the weight beta=0, which stays 0: give a beta above 0, or null, {other}")
     if schedule_step != "iteration":
-        raise UserError("kl_schedule=target moves the weight at every iteration: schedule_step=iteration")
+        raise UserError(f"kl_schedule=target moves the weight at every iteration: schedule_step=iteration, {other}")
     if target.nats <= free_nats:
         raise UserError(
             f"kl_schedule.nats={target.nats:g} cannot be held: free_bits give {free_nats:g} nats a step away: raise nats, or "
-            "free_bits=0"
+            f"free_bits=0, {other}"
         )
 
 

@@ -56,7 +56,7 @@ def test_running_statistics_are_averaged_and_counters_are_not():
 
 
 def test_training_does_not_feel_it_and_what_predicts_is_the_average(train, drawn):
-    for name, words in (("plain", []), ("averaged", ["average=0.2"])):
+    for name, words in (("plain", ["average=0"]), ("averaged", ["average=0.2"])):
         assert train(*tiny(drawn, "epochs=3", *words), f"hydra.run.dir={name}").code == 0
     plain, averaged = (torch.load(Path(name) / "checkpoints" / "last.pt", weights_only=True) for name in ("plain", "averaged"))
     torch.testing.assert_close(averaged["trained"], plain["model"], rtol=0, atol=0)
