@@ -21,29 +21,36 @@ class Impossible(ValueError):
 
 
 class EpochSums:
-    """Sums over an epoch, for the means in its row. Those of losses stay on the device, so that no step waits for them."""
+    """Sums over an epoch, for the means in its row. What steps compute stays on the device, so that no step waits for it.
 
-    def __init__(self, device: torch.device) -> None:
-        self.losses = torch.zeros(3, dtype=torch.float64, device=device)
-        self.scheduled: list[Any] = [0.0, 0.0, 0.0]  # a weight that follows the KL is a tensor
+    ``follows``: whether the KL weight follows the KL, and so is computed too.
+    """
+
+    def __init__(self, device: torch.device, follows: bool) -> None:
+        self.computed = torch.zeros(3 + follows, dtype=torch.float64, device=device)  # MSE, KL, loss, maybe the KL weight
+        self.scheduled = [0.0, 0.0, 0.0]  # KL weight, if it is not computed; forcing ratio; learning rate
         self.count = 0
 
-    def add(self, summed_3: Tensor, *scheduled: float | Tensor) -> None:
-        """Add a step: MSE, KL and loss a scored step, in float64, and the scheduled numbers."""
-        self.losses += summed_3
-        exact = (each.double() if isinstance(each, Tensor) else each for each in scheduled)
-        self.scheduled = [a + b for a, b in zip(self.scheduled, exact, strict=True)]
+    def add(self, computed: Tensor, *scheduled: float) -> None:
+        """Add a step's numbers: those computed, in float64 on the device, and those scheduled."""
+        self.computed += computed
+        self.scheduled = [a + b for a, b in zip(self.scheduled, scheduled, strict=True)]
         self.count += 1
 
+    def _all(self) -> tuple[list[float], list[float]]:
+        losses, weight = self.computed.tolist()[:3], self.computed.tolist()[3:] or self.scheduled[:1]
+        return losses, [*weight, *self.scheduled[1:]]
+
     def means(self) -> dict[str, float]:
-        sums = [*self.losses.tolist(), *map(float, self.scheduled)]
-        return {name: value / self.count for name, value in zip(_MEANS, sums, strict=True)}
+        losses, scheduled = self._all()
+        return {name: value / self.count for name, value in zip(_MEANS, [*losses, *scheduled], strict=True)}
 
     def state(self) -> dict[str, Any]:
-        return {"losses": self.losses.cpu(), "scheduled": [*map(float, self.scheduled)], "count": self.count}
+        return {"losses": self.computed[:3].cpu(), "scheduled": self._all()[1], "count": self.count}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.losses.copy_(state["losses"])
+        self.computed[:3].copy_(state["losses"])
+        self.computed[3:].fill_(state["scheduled"][0])
         self.scheduled, self.count = list(state["scheduled"]), state["count"]
 
 

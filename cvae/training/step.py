@@ -40,11 +40,10 @@ class Dials:
 
 @dataclass(frozen=True)
 class Taken:
-    """A step's losses, the KL weight that it had, and what an epoch's row sums of it (MSE, KL, loss a scored step)."""
+    """A step's losses, and of them what an epoch's row is the mean of: MSE, KL, loss a scored step, a weight that follows the KL."""
 
     losses: Losses
-    weight: float | Tensor
-    summed_3: Tensor
+    computed: Tensor
 
 
 class Step:
@@ -100,9 +99,10 @@ class Step:
             self.average.move(dials.shift)
         if self.control is not None:
             self.control.observe(losses.kld, dials.progress)
+        losses = replace(losses, total=losses.total.detach())  # who keeps it must not keep what CUDA's graphs cannot share
         steps = rollout.predictions_BKCHW.shape[1]
-        losses = replace(losses, total=losses.total.detach())  # whoever keeps it must not keep what a graph of CUDA cannot share
-        return Taken(losses, weight, torch.stack([losses.mse, losses.kld, losses.total / steps]).double())
+        computed = [losses.mse, losses.kld, losses.total / steps, *([weight] if isinstance(self.control, KLControl) else [])]
+        return Taken(losses, torch.stack([torch.as_tensor(each) for each in computed]).double())
 
     def forget(self) -> None:
         """Take nothing for granted of earlier steps: the state was loaded anew."""
@@ -151,7 +151,7 @@ class CapturedStep(Step):
             check(taken.losses)  # the weights have moved: whether a graph's losses are finite is known only after it
         else:
             taken = self._on(inputs, forced, dials, check)
-        return taken if self.control is not None else replace(taken, weight=dials.kl_weight)
+        return taken
 
     def _fill(self, batch: Batch, forced: Tensor, noise_TBZ: Tensor, dials: Dials) -> _Inputs:
         """Copy what is new to where graphs read it."""

@@ -84,7 +84,7 @@ class Trainer:
         self.control = None if target is None else KLControl(target, self.tf_schedule, self.device)
         parts = (self.model, self.objective, self.optimizer, self.autocast, settings.grad_clip)
         self.take = (CapturedStep if self.captured else Step)(*parts, self.average, self.control, self.rows)
-        self.sums = EpochSums(self.device)
+        self.sums = EpochSums(self.device, follows=self.control is not None)
         self.best = math.inf if settings.objective.better == "min" else -math.inf
         self.elapsed = 0.0  # seconds spent on the current epoch before an interruption
         self.writer = checkpoint.Writer()
@@ -167,7 +167,7 @@ class Trainer:
         shift = 0.0 if self.average is None else self.average.shift(self.epoch * settings.epoch_size + self.iteration + 1)
         dials = Dials(kl_weight, lr, shift, self._progress())
         taken = self.take((frames_BTCHW, cond_BTA), forced, noise_TBZ, dials, self._check_finite)
-        self.sums.add(taken.summed_3, taken.weight, tf_ratio, lr)
+        self.sums.add(taken.computed, kl_weight, tf_ratio, lr)
         return taken.losses
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
@@ -230,7 +230,7 @@ class Trainer:
         """Record, then best.pt, then last.pt: after a kill, resuming repeats what is missing, with the same result."""
         settings, objective = self.settings, self.settings.objective
         self.epoch, self.iteration, self.elapsed = row["epoch"], 0, 0.0
-        self.sums = EpochSums(self.device)
+        self.sums = EpochSums(self.device, follows=self.control is not None)
         better = objective.rank(row.get(objective.key)) < objective.rank(self.best)
         if better:
             self.best = row[objective.key]
