@@ -91,7 +91,9 @@ def test_a_sequence_leaves_a_gif_a_strip_and_its_scores(predict, trained: Path, 
         best_HWC = np.array(image)
     true_THWC = read_pictures(drawn / "test" / "take 0" / "00", 3)
     own = psnr(images(best_HWC[None, None], "cpu"), images(true_THWC[None, 2:], "cpu")).item()
-    assert own == pytest.approx(scores["scores"][scores["best_sample"] - 1]["psnr"]["per_frame"][0], abs=0.05)  # of bytes
+    assert own == pytest.approx(
+        scores["scores"][scores["best_sample"] - 1]["psnr"]["per_frame"][0], abs=0.1
+    )  # of bytes, all rounded one way
     still = true_THWC[1].astype(float) / 255 - true_THWC[2].astype(float) / 255
     assert scores["copy_last"]["psnr"]["per_frame"][0] == pytest.approx(-10 * np.log10((still**2).mean()), abs=1e-3)
     assert not (trained / "predictions").exists()

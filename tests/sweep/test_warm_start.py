@@ -69,7 +69,9 @@ def test_finished_trials_count_and_points_that_they_tried_are_not_queued(kept: A
 
 
 def test_ranges_may_be_wider_than_they_were(kept: App) -> None:
-    done = kept(*WARM, "hydra.sweeper.params.x=interval(-3,3)", "hydra.sweeper.enqueue=[{x: 2.5}]", "hydra.sweeper.n_trials=4")
+    done = kept(
+        *WARM, "hydra.sweeper.params={x: 'interval(-3,3)'}", "hydra.sweeper.enqueue=[{x: 2.5}]", "hydra.sweeper.n_trials=4"
+    )
     assert (done.code, done.err) == (0, "")
     assert seen() == [2.5]
 
