@@ -285,6 +285,7 @@ def test_exported_weights_predict_own_pictures(command, predict, mine: Path) -> 
     assert "is a file, which has no data: give frames=" in command("predict", "run=w.safetensors").err
 
 
+@pytest.mark.slow
 def test_the_data_may_lie_elsewhere(command, train, drawn: Path, tmp_path: Path) -> None:
     root = draw_course(tmp_path / "old", test=2)
     assert train(*tiny(root, "epochs=1", "data.condition=none", "hydra.run.dir=R")).code == 0

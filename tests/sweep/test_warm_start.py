@@ -76,6 +76,7 @@ def test_ranges_may_be_wider_than_they_were(kept: App) -> None:
     assert seen() == [2.5]
 
 
+@pytest.mark.slow
 def test_the_values_of_cases_come_along(app: App) -> None:
     app.write("return cfg.x + cfg.extra", "extra: 0")
     cases = ("hydra.sweeper.cases={low: ['extra=1'], high: ['extra=3']}", "hydra.sweeper.n_trials=2")
