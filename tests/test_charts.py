@@ -221,6 +221,7 @@ def test_every_setting_of_a_multirun_is_drawn_once(train, figures):
     assert [path.name for path in Path().iterdir()] == ["schedules.png"]
 
 
+@pytest.mark.slow
 def test_of_a_sweep_what_can_be_listed_is_drawn(train, figures):
     found = train("show=schedules", "experiment=sweep_schedules", "tf_schedule=step")
     assert found.code == 0, found.err

@@ -154,6 +154,8 @@ SCRIPTS = {
     "sweep_landscape.py": ["--repetitions", "2", "--trials", "12", "--pruners", "halving"],
     "wandb_report.py": ["--print"],
     "course_study.py": SHORT_STUDY,
+    "readme_gif.py": ["--sequences", "0", "--frames", "6", "--out", "futures.gif"],
+    "default_search.py": ["--kept", str(ROOT / "docs/default_search")],
 }
 
 

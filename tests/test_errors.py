@@ -221,6 +221,7 @@ def test_a_sweep_folder_that_holds_runs_is_refused(train, drawn):
     one_line(train(*words), "there/0 already holds a run")
 
 
+@pytest.mark.slow
 def test_one_bad_job_of_a_multirun_fails_alone(train, drawn):
     result = train("-m", "tfr=0.5,7,1", *tiny(drawn), "hydra.sweep.dir=there")
     assert result.code == 1
@@ -287,6 +288,7 @@ def test_output_that_nobody_reads_ends_the_command_quietly():
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 
+@pytest.mark.slow
 def test_a_terminal_without_letters_and_a_full_one_get_one_line():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     command = [sys.executable, "-m", "cvae.train", "kl_schedule=cyclisch\u00e9"]

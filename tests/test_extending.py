@@ -125,6 +125,7 @@ def test_all_eight_parts_build_one_run_that_trains(train, tmp_path):
     assert "SignSGD" in Path("run/.hydra/config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_part_is_found_in_the_working_folder_by_a_real_command(tmp_path):
     write(tmp_path, ["KL schedule"])
     once = commands("KL schedule")[0]

@@ -59,6 +59,7 @@ def test_what_is_chosen_has_its_option_s_name() -> None:
     assert not any(word.startswith("kl_schedule=") for word in words_of(cfg))
 
 
+@pytest.mark.slow
 def test_a_run_is_that_of_the_command(train, drawn: Path) -> None:
     words, logging_before = sys.argv, logging.getLogger().handlers[:]
     best = train_from_python(compose(tiny(drawn)))

@@ -50,6 +50,7 @@ def test_the_wheel_carries_the_whole_page(wheel):
     assert carried == own
 
 
+@pytest.mark.slow
 def test_the_wheel_composes_and_shows_schedules(wheel):
     assert "cvae.schedules.Monotonic" in run(wheel, "-m", "cvae.train", "--cfg", "job", "kl_schedule=monotonic")
     assert "schedules.png" in run(wheel, "-m", "cvae.train", "show=schedules")

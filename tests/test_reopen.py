@@ -80,6 +80,7 @@ def test_of_each_view_a_folder_says_no_more_than_of_all(tmp_path, capfd):
     assert (cfg.logger.wandb.entity, "mode" in cfg.logger) == ("me", False)
 
 
+@pytest.mark.slow
 def test_a_run_stays_in_the_project_that_run_json_notes_unless_the_command_names_one(tmp_path, monkeypatch):
     folder = folder_with(tmp_path, logger__project="first")
     monkeypatch.setenv("WANDB_PROJECT", "other")

@@ -178,6 +178,7 @@ def test_show_schedules_draws_both_and_trains_nothing(train):
     assert "schedules.png" in result.out
 
 
+@pytest.mark.slow
 def test_each_of_a_multirun_has_its_own_folder_and_all_of_them_a_table_at_the_end(train, drawn):
     done = train("-m", *tiny(drawn), "kl_schedule=cyclical,monotonic", "tf_schedule=step,linear")
     assert done.code == 0
@@ -196,6 +197,7 @@ def test_each_of_a_multirun_has_its_own_folder_and_all_of_them_a_table_at_the_en
         assert len(rows(sweep / str(job))) == 2
 
 
+@pytest.mark.slow
 def test_a_multirun_that_fails_has_its_table_too(train, drawn):
     done = train("-m", *tiny(drawn), "epochs=1", "lr=1e-3,1e30", "hydra.sweep.dir=grid")
     assert (done.code, done.err.count("\n")) == (1, 1)

@@ -145,6 +145,7 @@ def test_gathered_windows_are_slices_of_whole_sequences(uneven, length):
         ("validate", 1, "spawn"),  # a worker that imports torch anew takes seconds: one is enough
     ],
 )
+@pytest.mark.slow
 def test_loader_workers_give_every_sequence_once(uneven, name, workers, start):
     """A counter inside the data set, which every worker has of its own, would repeat some and never give others."""
     split = getattr(VideoData(str(uneven)), name)

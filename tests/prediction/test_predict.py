@@ -91,7 +91,9 @@ def test_a_sequence_leaves_a_gif_a_strip_and_its_scores(predict, trained: Path, 
         best_HWC = np.array(image)
     true_THWC = read_pictures(drawn / "test" / "take 0" / "00", 3)
     own = psnr(images(best_HWC[None, None], "cpu"), images(true_THWC[None, 2:], "cpu")).item()
-    assert own == pytest.approx(scores["scores"][scores["best_sample"] - 1]["psnr"]["per_frame"][0], abs=0.05)  # of bytes
+    assert own == pytest.approx(
+        scores["scores"][scores["best_sample"] - 1]["psnr"]["per_frame"][0], abs=0.1
+    )  # of bytes, all rounded one way
     still = true_THWC[1].astype(float) / 255 - true_THWC[2].astype(float) / 255
     assert scores["copy_last"]["psnr"]["per_frame"][0] == pytest.approx(-10 * np.log10((still**2).mean()), abs=1e-3)
     assert not (trained / "predictions").exists()
@@ -283,6 +285,7 @@ def test_exported_weights_predict_own_pictures(command, predict, mine: Path) -> 
     assert "is a file, which has no data: give frames=" in command("predict", "run=w.safetensors").err
 
 
+@pytest.mark.slow
 def test_the_data_may_lie_elsewhere(command, train, drawn: Path, tmp_path: Path) -> None:
     root = draw_course(tmp_path / "old", test=2)
     assert train(*tiny(root, "epochs=1", "data.condition=none", "hydra.run.dir=R")).code == 0

@@ -62,6 +62,7 @@ def test_a_result_says_what_defines_it(command, run: Path, drawn: Path) -> None:
     assert [score.metric.label for score in shown.scores] == ["PSNR", "SSIM"]
 
 
+@pytest.mark.slow
 def test_evaluated_twice_the_same_bytes_but_for_times(command, run: Path) -> None:
     words = ("run=R", "protocol=[srvp,diagnosis]", "protocol.srvp.samples=3", "split=validate", "checkpoint=last")
     found = []
@@ -93,6 +94,7 @@ def test_a_digit_that_changed_in_a_result_is_damage(command, run: Path) -> None:
     assert (found.scores, found.problem) == ((), "eval/course.json is damaged (its checksum is another): evaluate again")
 
 
+@pytest.mark.slow
 def test_differences_between_two_runs_over_the_same_videos(command, run: Path) -> None:
     shutil.copytree(run, "S")
     weights = checkpoint.load(Path("S/checkpoints/best.pt"))

@@ -87,6 +87,7 @@ def test_answers_stand_as_they_are(page):
     assert 'id="answers"' not in render(views.study(answers=None))
 
 
+@pytest.mark.slow
 def test_two_hundred_runs_make_a_page_of_some_megabytes_in_seconds():
     view = views.large()
     began = time.process_time()

@@ -123,6 +123,7 @@ def test_the_imported_model_predicts_as_theirs(
     np.testing.assert_allclose(found_KHWC, wanted.movedim(1, -1), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_order_is_found_by_trying_and_all_else_reads_the_run(capfd, command, drawn: Path) -> None:
     save(Nets(), Path("best model.pth"))
     result = script(capfd, "best model.pth", "--trust", f"--root={drawn}", "--n-future=3")

@@ -43,6 +43,7 @@ def test_only_complete_trials_within_the_budget_count():
     assert (best[39], best[88], best[89], best[94]) == (20.0, 20.0, 22.0, 22.0)
 
 
+@pytest.mark.slow
 def test_the_same_command_writes_the_same_tables(tmp_path, capsys, monkeypatch):
     command = ["sweep_landscape.py", "--repetitions", "2", "--trials", "12", "--pruners", "halving", "patient", "hyperband"]
     monkeypatch.setattr("sys.argv", [*command, "--out", str(tmp_path)])

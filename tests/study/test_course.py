@@ -164,7 +164,7 @@ def test_a_part_is_decided_where_its_interval_lies_on_one_side(tmp_path):
     assert Part("", [1.0], True, 0.5).verdict == "undecided"
 
 
-ALIKE = ["likelihood=mse", "kl_schedule=monotonic"]
+ALIKE = ["likelihood=mse", "kl_schedule=monotonic", "tf_schedule=step"]
 
 
 def of_other_data(run):
@@ -188,8 +188,8 @@ def test_a_study_without_levels_before_and_after_the_end_of_forcing_is_refused(t
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda run: fake_run(run, words=["likelihood=mse"], lr=3e-3), "two learning rates"),
-        (lambda run: fake_run(run, words=["likelihood=mse"], lr="high"), "lr=high, the study needs a number"),
+        (lambda run: fake_run(run, words=ALIKE, lr=3e-3), "two learning rates"),
+        (lambda run: fake_run(run, words=ALIKE, lr="high"), "lr=high, the study needs a number"),
         (lambda run: fake_run(run, words=["likelihood=mse", "kl_schedule=sigmoid"], lr=2e-3, beta=1.0), "kl_schedule=sigmoid"),
         (lambda run: fake_run(run, words=ALIKE, psnr=range(10), lr=2e-3, beta=1.0, seed=1, epoch_size=8), "same settings and"),
         (lambda run: fake_run(run, words=ALIKE, lr=2e-3, beta=1.0, seed=9, epoch_size=8), "also differ in epochs"),

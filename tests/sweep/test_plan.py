@@ -173,6 +173,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_the_study_of_another_space_or_setting_is_refused_with_the_difference(app: App) -> None:
     app.write()(ONE, "hydra.sweeper.study_name=s")
     for words, parts in (
@@ -210,6 +211,7 @@ def test_a_study_s_name_tells_its_space_and_settings(app: App, names: list[str])
     assert f"study      {names[0]}: 0 of 1 trials done" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_study_of_a_run_ignores_what_does_not_change_it(train, names: list[str]) -> None:
     words = ["-m", OPTUNA, "lr=interval(1e-4,1e-3)", "data.train=4", "data.validate=2", "data.test=1"]
     for more in (

@@ -33,6 +33,7 @@ WORDS = ("hydra.sweeper.study_name=s", "hydra.sweeper.retry=0", "hydra.sweeper.m
 POINTS = "hydra.sweeper.enqueue=[{x: 0.5}, {x: -0.5}, {x: 0.75}]"
 
 
+@pytest.mark.slow
 def test_failed_trials_run_anew_in_their_folders(app: App) -> None:
     Path("broken").touch()
     app.write(BODY)

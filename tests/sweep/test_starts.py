@@ -23,6 +23,7 @@ def points(app: App) -> list[float]:
     return [trial["params"]["x"] for trial in app.record()["trials"]]
 
 
+@pytest.mark.slow
 def test_a_start_and_its_continuation_do_not_repeat_each_other(app: App) -> None:
     app.write()
     app(*NAMED, "hydra.sweeper.n_trials=2")
@@ -112,6 +113,7 @@ def test_an_empty_space_runs_the_fixed_job_as_often_as_asked(app: App) -> None:
 # --- trust ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_going_on_with_a_study_of_cmaes_needs_trust(app: App) -> None:
     words = (*NAMED, "hydra/sweeper/sampler=cmaes", "hydra.sweeper.sampler.popsize=4")
     app.write(params="{x: 'interval(-1.0, 1.0)', y: 'interval(0.0, 1.0)'}")

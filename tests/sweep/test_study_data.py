@@ -31,6 +31,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in Path("multirun/studies").glob("*.journal"))
 
 
+@pytest.mark.slow
 def test_a_second_data_set_is_a_second_study(app: App) -> None:
     app.write(BODY, DECLARED)
     first = app(ONE)
@@ -121,6 +122,7 @@ def test_a_study_without_data_takes_those_that_its_runs_recorded(app: App) -> No
     assert study.get_study_user_attrs(0)["cvae:data"] == "A"
 
 
+@pytest.mark.slow
 def test_top_trials_run_on_the_same_data(app: App) -> None:
     app.write(BODY, DECLARED + "seed: 1\n")
     words = (*NAMED, "hydra.sweeper.top_k=1", "hydra.sweeper.top_k_seeds=2")

@@ -165,6 +165,7 @@ def test_pruners_stop_the_worse_of_two(app: App, pruner: list[str], steps: int) 
     assert min(pruned) == steps
 
 
+@pytest.mark.slow
 def test_what_a_job_may_return_or_raise(app: App) -> None:
     body = """
     import optuna
@@ -318,6 +319,7 @@ def seen() -> list[tuple[float, int]]:
     return [(float(x), int(seed)) for x, seed in map(str.split, Path("seen.txt").read_text().splitlines())]
 
 
+@pytest.mark.slow
 def test_a_trial_of_several_seeds_is_told_their_mean_and_goes_on_between_them(app: App) -> None:
     body = """
     import os
@@ -352,6 +354,7 @@ return cfg.x + cfg.extra
 """
 
 
+@pytest.mark.slow
 def test_a_trial_of_several_cases_is_told_their_mean_and_every_fact_by_case(app: App) -> None:
     app.write(CASES, "seed: 4\nextra: 0")
     cases = "hydra.sweeper.cases={low: ['extra=1'], high: ['extra=10', '++other=2']}"
@@ -566,6 +569,7 @@ def test_a_sweep_of_runs(train, drawn: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_runs_with_two_objectives(train, drawn: Path) -> None:
     words = ("objective=[val/psnr,frames_per_second]", "lr=interval(1e-4,1e-2)", "hydra.sweeper.n_trials=1")
     done = train(*SWEPT, *tiny(drawn), *words)

@@ -69,11 +69,14 @@ def test_finished_trials_count_and_points_that_they_tried_are_not_queued(kept: A
 
 
 def test_ranges_may_be_wider_than_they_were(kept: App) -> None:
-    done = kept(*WARM, "hydra.sweeper.params.x=interval(-3,3)", "hydra.sweeper.enqueue=[{x: 2.5}]", "hydra.sweeper.n_trials=4")
+    done = kept(
+        *WARM, "hydra.sweeper.params={x: 'interval(-3,3)'}", "hydra.sweeper.enqueue=[{x: 2.5}]", "hydra.sweeper.n_trials=4"
+    )
     assert (done.code, done.err) == (0, "")
     assert seen() == [2.5]
 
 
+@pytest.mark.slow
 def test_the_values_of_cases_come_along(app: App) -> None:
     app.write("return cfg.x + cfg.extra", "extra: 0")
     cases = ("hydra.sweeper.cases={low: ['extra=1'], high: ['extra=3']}", "hydra.sweeper.n_trials=2")

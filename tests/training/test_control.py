@@ -84,6 +84,7 @@ def test_too_few_steps_to_settle_are_warned_of(drawn, capfd):
     assert "warning: the KL weight follows the KL in the last 75 iterations only" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_records_the_weight_that_it_used_and_goes_on_exactly(train, drawn):
     words = tiny(drawn, "kl_schedule=target", "kl_schedule.nats=0.5", "tf_schedule.at=0", "kl_schedule.ramp=0", "beta=1e-4")
     assert train(*words, "epochs=3", "epoch_size=3", "hydra.run.dir=run").code == 0

@@ -261,7 +261,7 @@ def test_what_lies_after_the_checkpoints_lines_is_dropped_unread(run, train, end
 
 
 @pytest.mark.parametrize(
-    "edit", [("lr: 0.001", "lr: 0.002"), ("seed: 1", "seed: 2"), ("epochs: 4", "epochs: 4 "), ("lr", "\x00")]
+    "edit", [("lr: 0.0005", "lr: 0.002"), ("seed: 1", "seed: 2"), ("epochs: 4", "epochs: 4 "), ("lr", "\x00")]
 )
 def test_an_edited_config_is_named(run, edit):
     path = run / ".hydra/config.yaml"

@@ -79,6 +79,7 @@ def test_what_does_not_fit_is_one_line(words, said):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_two_views_show_the_same_run(train, drawn):
     words = ["logger=[wandb,tensorboard]", "logger.mode=offline", "epochs=1", "hydra.run.dir=run"]
     done = train(*tiny(drawn), *words)

@@ -166,6 +166,7 @@ def copy(whole, tmp_path) -> Path:
     return shutil.copytree(whole, tmp_path / "copy")
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so(train, copy):
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.name in ("metrics.jsonl", "last.pt", "config.yaml")}
     result = train(f"resume={copy}")
