@@ -61,7 +61,7 @@ class KLControl:
 
     def observe(self, kl: Tensor, t: float) -> None:
         """Take in the KL of a step (nats, mean over the batch and steps) at progress ``t``."""
-        self._mean.lerp_(kl.float(), _SMOOTH)
+        self._mean.lerp_(kl.to(self._mean.dtype), _SMOOTH)
         if self.follows(t):
             distance = (self._mean.clamp_min(1e-6) / self._nats).log_().clamp_(-1, 1)
             self._log_factor.add_(distance, alpha=_RATE).clamp_(self._low, self._high)

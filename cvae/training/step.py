@@ -40,7 +40,7 @@ class Dials:
 
 @dataclass(frozen=True)
 class Taken:
-    """A step's losses, and of them what an epoch's row is the mean of: MSE, KL, loss a scored step, a weight that follows the KL."""
+    """A step's losses, and what an epoch's row is the mean of: MSE, KL, loss a scored step, and a weight that follows the KL."""
 
     losses: Losses
     computed: Tensor
@@ -139,8 +139,9 @@ class CapturedStep(Step):
 
     def __call__(self, batch: Batch, forced: Tensor, noise_TBZ: Tensor, dials: Dials, check: Check) -> Taken:
         length = batch[0].shape[1]
-        pattern = [(bool(step.all()), bool(step.any())) for step in forced.reshape(-1, length).unbind(1)]
-        key = (*pattern, self.control is not None and self.control.follows(dials.progress))
+        tossed = forced.reshape(-1, length)[:, self.model.n_past + 1 if self.model.force_past else 0 :]
+        pattern = [(bool(step.all()), bool(step.any())) for step in tossed.unbind(1)]
+        key = (length, *pattern, self.control is not None and self.control.follows(dials.progress))
         inputs = self._fill(batch, forced, noise_TBZ, dials)
         self._seen[key] += 1
         if key not in self._graphs and self._seen[key] > _EAGER_FIRST and len(self._graphs) < _MOST_GRAPHS:
@@ -151,6 +152,8 @@ class CapturedStep(Step):
             check(taken.losses)  # the weights have moved: whether a graph's losses are finite is known only after it
         else:
             taken = self._on(inputs, forced, dials, check)
+        for group in self.optimizer.param_groups:  # a checkpoint holds the optimizer as that of any other run
+            group["lr"] = dials.lr
         return taken
 
     def _fill(self, batch: Batch, forced: Tensor, noise_TBZ: Tensor, dials: Dials) -> _Inputs:
@@ -174,14 +177,14 @@ class CapturedStep(Step):
         kl_weight, lr, shift = inputs.numbers_3.unbind()
         there = replace(dials, kl_weight=kl_weight, lr=lr, shift=shift)
         groups = self.optimizer.param_groups
-        before = [{key: group[key] for key in ("lr", "capturable")} for group in groups]
+        usual = [group["capturable"] for group in groups]
         for group in groups:
             group["capturable"] = True
         try:
             return self.run(inputs.batch, forced, inputs.mask_BT, inputs.noise_TBZ, there, check)
-        finally:  # a checkpoint holds the optimizer as any other run's
-            for group, kept in zip(groups, before, strict=True):
-                group |= kept
+        finally:
+            for group, capturable in zip(groups, usual, strict=True):
+                group["capturable"] = capturable
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 pytestmark = pytest.mark.cuda
@@ -16,7 +13,7 @@ KINDS = {
     "free": TINY,
     "vgg, free": ["model=vgg64", "batch_size=2", "compile=graphs", *FREE],
     "a coin a sample": [*TINY, "tfr=0.5", "coin=per_sample"],
-    "the report's loop": [*TINY, "compat=course"],
+    "the report's loop": [*TINY, "compat=course", "kl_schedule=monotonic"],
     "learned prior": [*TINY, "prior=learned", "kl_balance=0.8"],
     "no target for KL": [*TINY, "kl_schedule=cyclical"],
     "no averaged weights": [*TINY, "average=0"],
@@ -42,4 +39,4 @@ def test_a_step_is_one_launch_and_a_few_copies(found, name):
     kind = found[name]
     assert "error" not in kind, kind["where"]
     assert (kind["waits"], kind["pageable"], kind["allocations"]) == (0, 0, 0)
-    assert 5 <= kind["launches"] <= 11
+    assert 5 <= kind["launches"] <= (12 if name == "a coin a sample" else 11)  # its coins are copied too

@@ -353,7 +353,9 @@ def test_a_share_of_a_batch_takes_the_steps_that_the_whole_takes(rollout: str, m
     for row in range(B):
         calls.clear()
         rows = slice(row, row + 1)
-        share = outputs(model(frames[rows], cond[rows], MASKS[mask], noise[:, rows], MASKS[mask].reshape(-1, T).expand(B, T)[rows]))
+        share = outputs(
+            model(frames[rows], cond[rows], MASKS[mask], noise[:, rows], MASKS[mask].reshape(-1, T).expand(B, T)[rows])
+        )
         counts.append(len(calls))
         assert [distance(x, y[rows]) <= RELATIVE for x, y in zip(share, whole, strict=True)] == [True] * 5
     assert len(set(counts)) == 1
