@@ -40,7 +40,7 @@ class Dials:
 
 @dataclass(frozen=True)
 class Taken:
-    """A step's losses, and what an epoch's row is the mean of: MSE, KL, loss a scored step, and a weight that follows the KL."""
+    """A step's losses, and what an epoch's row is the mean of: MSE, KL, loss a scored step, a weight that follows the KL."""
 
     losses: Losses
     computed: Tensor

@@ -1,7 +1,7 @@
 """A captured step computes what an eager one does: nothing that changes from step to step is part of the graph.
 
-A tape stands in for CUDA's graph: it records every operator of a step, backward pass and optimizer included, and runs them again
-on the same memory, in float64 on the CPU.
+A tape stands in for CUDA's graph: it records every operator of a step, backward pass and optimizer included, and runs them
+again on the same memory, in float64 on the CPU.
 """
 
 from __future__ import annotations
