@@ -89,7 +89,7 @@ def test_the_record_of_a_job_alone_repeats_it(train, drawn, tmp_path, monkeypatc
     assert about["git"] == {"commit": record["git_sha"], "remote_url": "https://host.org/me/cvae.git"}
     assert record["git_sha"] == git(checkout, "rev-parse", "HEAD")
     assert (about["notes"], about["job_type"], about["project"]) == ("a note", "train", record["wandb"]["project"])
-    assert about["tags"] == ["tiny", "cyclical", "step", "mse", "fixed"]
+    assert about["tags"] == ["tiny", "cyclical", "early_step", "mse", "fixed"]
     assert config["options"] == record["options"]
     assert (config["options"]["model"], config["options"]["kl_schedule"]) == ("tiny", "cyclical")
     assert "_target_" not in json.dumps(config)
