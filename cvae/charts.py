@@ -52,7 +52,13 @@ def schedules(plans: Sequence[tuple[str, Plan]], path: Path) -> None:
     figure.savefig(path)
 
 
-def curves(rows: Sequence[dict[str, Any]], panels: Sequence[Sequence[tuple[str, str]]], path: Path, chosen: Chosen) -> None:
+def curves(
+    rows: Sequence[dict[str, Any]],
+    panels: Sequence[Sequence[tuple[str, str]]],
+    path: Path,
+    chosen: Chosen,
+    inside: Sequence[dict[str, Any]] = (),
+) -> None:
     """Draw a run's epochs.
 
     Args:
@@ -61,6 +67,7 @@ def curves(rows: Sequence[dict[str, Any]], panels: Sequence[Sequence[tuple[str, 
             Those of the two schedules become one panel, of the schedules' functions.
         path: of the PNG.
         chosen: the run's schedules, title, and what ranks its rows.
+        inside: of validations.jsonl, which lie within epochs and join the same lines.
     """
     drawn = [panel for panel in panels if any(row.get(panel[0][0]) is not None for row in rows)]
     measured = [panel for panel in drawn or panels if panel[0][0] not in _WEIGHTS]
@@ -71,7 +78,7 @@ def curves(rows: Sequence[dict[str, Any]], panels: Sequence[Sequence[tuple[str, 
     places = figure.subplots(lines, columns, squeeze=False).flatten()
     best = min(rows, key=lambda row: _rank(chosen.objective(row)), default=None)
     for axes, panel in zip(places, measured, strict=False):
-        _plot(axes, rows, panel)
+        _plot(axes, sorted([*rows, *inside], key=lambda row: float(row["epoch"])), panel)
     plan = chosen.plan
     _both(places[len(measured)], plan, (_top(plan.kl_weight, plan), _top(plan.tf_ratio, plan)), rows)
     for axes in places[: len(measured) + 1]:

@@ -9,12 +9,13 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from cvae import integrity
 from cvae.console import say, short, warn
 from cvae.errors import UserError, whole, writing
-from cvae.integrity import Damaged, Facts
+from cvae.integrity import LINES, Damaged, Facts
 from cvae.start import resume_command
 
 _COPY = "restore it from a copy, or start a new run"
@@ -37,7 +38,7 @@ def check(folder: Path) -> None:
     except (Damaged, OSError) as error:
         raise Damage(f"{last} is damaged ({brief(error)}): {way_on(folder)}") from error
     if why := _lines_damaged(folder, facts):
-        raise Damage(f"{folder / 'metrics.jsonl'} is damaged ({why}): {way_on(folder)}")
+        raise Damage(f"{folder}/{why}: {way_on(folder)}")
 
 
 def warn_of_best(folder: Path) -> None:
@@ -54,7 +55,7 @@ def warn_of_best(folder: Path) -> None:
 
 
 def way_on(folder: Path) -> str:
-    """What of a run whose last.pt or metrics.jsonl is damaged still is good, and the command that goes on."""
+    """What of a run whose last.pt or lines are damaged still is good, and the command that goes on."""
     best = checkpoint_of(folder, "best")
     try:
         facts = integrity.verify(best)
@@ -63,15 +64,15 @@ def way_on(folder: Path) -> str:
     except (Damaged, OSError) as error:
         return f"best.pt is damaged as well ({brief(error)}); {_COPY}"
     which = "best.pt" if facts is None else f"best.pt of epoch {facts['epoch']}"
-    if _lines_damaged(folder, facts):
-        return f"{which} is whole, but the lines of metrics.jsonl up to it are not; {_COPY}"
+    if why := _lines_damaged(folder, facts):
+        return f"{which} is whole, but {why}, before it already; {_COPY}"
     return f"{which} is whole; go on from it with: {resume_command(folder)} checkpoint=best"
 
 
 def go_back(folder: Path) -> None:
     """Let a run go on from best.pt: it becomes last.pt. What it replaces is kept beside it.
 
-    Lines of metrics.jsonl after its epoch go, at the latest when the run is resumed.
+    Lines of metrics.jsonl after its epoch go, at the latest when the run is resumed; then those of validations.jsonl do too.
 
     Raises:
         Damage: best.pt is damaged too, or the lines up to it are.
@@ -86,7 +87,7 @@ def go_back(folder: Path) -> None:
             "if that is whole; else restore one of them from a copy, or start a new run"
         ) from error
     if why := _lines_damaged(folder, facts):
-        raise Damage(f"{lines} is damaged ({why}), before best.pt already: {_COPY}")
+        raise Damage(f"{folder}/{why}, before best.pt already: {_COPY}")
     aside = []
     with writing(folder):
         if facts is None and lines.exists():  # how many lines best.pt stands for shows when it is loaded
@@ -120,60 +121,52 @@ def recover(folder: Path) -> None:
     except Damage as damage:
         warn(f"{damage}; this trial starts from the beginning")
         with writing(folder):
-            for path in (checkpoint_of(folder, "last"), checkpoint_of(folder, "best"), folder / "metrics.jsonl"):
+            for path in (checkpoint_of(folder, "last"), checkpoint_of(folder, "best"), *(folder / name for name in LINES)):
                 if path.exists():
                     path.replace(beside(path))
 
 
-def first_lines(path: Path, count: int) -> bytes:
-    """The first ``count`` lines of metrics.jsonl; each must be the row of its epoch.
+def first_lines(path: Path, key: str, numbers: Sequence[int]) -> bytes:
+    """The first lines of a run's rows, whose values of ``key`` must be ``numbers``, one after the other.
 
     Raises:
         Damaged: one is not.
         OSError: it cannot be read.
     """
     content = bytearray()
-    if count:
+    if numbers:
         with integrity.opened(path) as file:
-            for epoch in range(1, count + 1):
+            for index, number in enumerate(numbers):
                 content += (line := file.readline(_LINE))
                 if not line:
-                    raise Damaged(f"{epoch - 1} lines are left of {count}")
-                if not _is_row(line, epoch):
-                    raise Damaged(f"line {epoch} is not the row of epoch {epoch}")
+                    raise Damaged(f"{index} lines are left of {len(numbers)}")
+                if not _is_row(line, key, number):
+                    raise Damaged(f"line {index + 1} is not the row of {key} {number}")
     return bytes(content)
 
 
 def _lines_damaged(folder: Path, facts: Facts | None) -> str:
-    """How the lines that a checkpoint stands for are damaged, in a few words; empty if they are whole.
+    """Which lines that a checkpoint stands for are damaged and how, in a few words; empty if they are whole.
 
     Of a checkpoint without facts it is not known how many they are; whoever loads it looks at them.
     """
-    try:
-        if facts is not None:
-            integrity.check_lines(folder / "metrics.jsonl", facts)
-    except FileNotFoundError:
-        return "it is missing"
-    except (Damaged, OSError) as error:
-        return brief(error)
+    for name in LINES:
+        try:
+            if facts is not None:
+                integrity.check_lines(folder / name, facts)
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except (Damaged, OSError) as error:
+            return f"{name} is damaged ({brief(error)})"
     return ""
 
 
-def lines_damaged(folder: Path) -> str:
-    """How metrics.jsonl differs from what the run's last checkpoint knows of it; empty if it does not, or nothing is known."""
-    for name in ("last", "best"):
-        with contextlib.suppress(OSError, Damaged):
-            if (facts := integrity.facts(checkpoint_of(folder, name))) is not None:
-                return _lines_damaged(folder, facts)
-    return ""
-
-
-def _is_row(line: bytes, epoch: int) -> bool:
+def _is_row(line: bytes, key: str, number: int) -> bool:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    return line.endswith(b"\n") and isinstance(row, dict) and type(row.get("epoch")) is int and row["epoch"] == epoch
+    return line.endswith(b"\n") and isinstance(row, dict) and type(row.get(key)) is int and row[key] == number
 
 
 def _is_new(folder: Path) -> bool:

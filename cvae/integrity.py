@@ -24,7 +24,13 @@ Facts = dict[str, Any]
 archive.
 """
 
-_DEFAULTS: Facts = {"epoch": 0, "iteration": 0, "crc32": "", "lines": 0, "bytes": 0, "lines_sha256": ""}
+# The rows of a run by file, of epochs and of validations within them, and what stands before the names of their facts.
+LINES = {"metrics.jsonl": "", "validations.jsonl": "inside_"}
+_OF_LINES: Facts = {"lines": 0, "bytes": 0, "lines_sha256": ""}
+_DEFAULTS: Facts = {
+    **{"epoch": 0, "iteration": 0, "crc32": ""},
+    **{f"{prefix}{key}": value for prefix in LINES.values() for key, value in _OF_LINES.items()},
+}
 _END = b"PK\x05\x06"  # the end record of an archive: 22 bytes, the last two of them the length of the comment that follows
 _TAIL = 4096  # more than the end record and a seal
 _CHUNK = 1 << 20
@@ -37,9 +43,10 @@ class Damaged(ValueError):
 
 
 class Lines:
-    """The running hash of metrics.jsonl, so that a checkpoint costs no second look at the file."""
+    """The running hash of a file of ``LINES``, so that a checkpoint costs no second look at it."""
 
-    def __init__(self, content: bytes = b"") -> None:
+    def __init__(self, content: bytes = b"", name: str = "metrics.jsonl") -> None:
+        self._prefix = LINES[name]
         self._digest, self.count, self.size = hashlib.sha256(), 0, 0
         self.add(content)
 
@@ -50,7 +57,9 @@ class Lines:
         self.size += len(content)
 
     def facts(self) -> Facts:
-        return {"lines": self.count, "bytes": self.size, "lines_sha256": self._digest.hexdigest()}
+        """What ``check_lines`` compares."""
+        values = (self.count, self.size, self._digest.hexdigest())
+        return {f"{self._prefix}{key}": value for key, value in zip(_OF_LINES, values, strict=True)}
 
 
 def seal(file: BinaryIO, facts: Facts) -> None:
@@ -112,14 +121,14 @@ def _is_of_sealed(path: Path) -> bool:
 
 
 def check_lines(path: Path, facts: Facts) -> None:
-    """Compare metrics.jsonl with what a checkpoint of its run knows of it. Later lines are no damage: a kill may leave one.
+    """Compare a file of ``LINES`` with what a checkpoint of its run knows of it. Later lines are no damage: a kill leaves them.
 
     Raises:
         Damaged: lines that the checkpoint stands for were changed or lost.
         OSError: it cannot be read.
     """
-    lines, size = facts["lines"], facts["bytes"]
-    if not facts["lines_sha256"]:
+    lines, size, wanted = (facts[f"{LINES[path.name]}{key}"] for key in _OF_LINES)
+    if not wanted:
         return
     digest = hashlib.sha256()
     if size:
@@ -128,7 +137,7 @@ def check_lines(path: Path, facts: Facts) -> None:
                 raise Damaged(f"{there} bytes are left of the {size} of its first {lines} lines")
             for chunk in _chunks(file, size):
                 digest.update(chunk)
-    if digest.hexdigest() != facts["lines_sha256"]:
+    if digest.hexdigest() != wanted:
         raise Damaged(f"its first {lines} lines are not those that the checkpoint was saved with")
 
 

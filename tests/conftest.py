@@ -110,7 +110,7 @@ class Result:
     err: str
 
 
-def _draw_nothing(rows: object, panels: object, path: Path, chosen: object) -> None:
+def _draw_nothing(rows: object, panels: object, path: Path, chosen: object, inside: object = ()) -> None:
     Image.new("RGB", (1, 1)).save(path, format="PNG")
 
 

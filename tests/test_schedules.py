@@ -23,7 +23,7 @@ from cvae.schedules import (
     Sigmoid,
     Step,
 )
-from cvae.training.trainer import draw_forced
+from cvae.training.step import draw_forced
 
 GRID = [i / 600 for i in range(601)]
 

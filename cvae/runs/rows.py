@@ -1,4 +1,7 @@
-"""The rows of metrics.jsonl, as far as they can be believed: each follows the one before, and checkpoints stand for them."""
+"""The rows of metrics.jsonl, as far as they can be believed: each follows the one before, and checkpoints stand for them.
+
+Beside them those of validations.jsonl, which lie within epochs.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ Row = dict[str, float]
 
 _BYTES, _LINES, _LINE, _KEYS = 1 << 22, 20_000, 1 << 16, 200  # that are read: a page could not show more
 _LARGEST = sys.float_info.max
-_NAME = "metrics.jsonl"
+_NAME, _INSIDE = integrity.LINES
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Rows:
 
     ``damage`` says why there are no more rows; ``problems`` are others that cost no row. ``checkpoint`` is ``last.pt`` or
     ``best.pt``, from which the run can go on as far as the seal tells; empty if there is none. ``facts`` are those of its seal.
+    ``inside`` are validations between the ends of epochs, by their steps.
     """
 
     rows: list[Row]
@@ -30,6 +34,7 @@ class Rows:
     problems: list[str] = field(default_factory=list)
     checkpoint: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    inside: list[Row] = field(default_factory=list)
 
 
 def read_rows(folder: Path) -> Rows:
@@ -46,7 +51,7 @@ def read_rows(folder: Path) -> Rows:
     except FileNotFoundError:
         content = b""
     rows, damage = _parsed(content)
-    problems = []
+    problems: list[str] = []
     changed = False
     for name in ("last.pt", "best.pt"):
         try:
@@ -59,9 +64,29 @@ def read_rows(folder: Path) -> Rows:
             continue
         if not wrong:
             known = rows[: (facts or {}).get("lines", 0)] if changed else rows
-            return Rows(known, damage, problems, name, facts or {})
+            inside, why = _read_inside(folder, facts or {})
+            return Rows(known, damage, [*problems, *why], name, facts or {}, inside)
         damage, changed = damage or wrong, True
     return Rows([] if changed else rows, damage, problems)
+
+
+def _read_inside(folder: Path, facts: dict[str, Any]) -> tuple[list[Row], list[str]]:
+    """The rows of validations.jsonl, and why there are none of those that were written."""
+    rows: list[Row] = []
+    keys: dict[str, str] = {}
+    try:
+        if facts:
+            integrity.check_lines(folder / _INSIDE, facts)
+        *lines, _ = files.read(folder, _INSIDE, _BYTES).split(b"\n")
+        for line in lines[:_LINES]:
+            rows.append(_numbers(_record(line), keys))
+        if any({"epoch", "step"} - row.keys() for row in rows):
+            raise ValueError("a line tells no epoch and step")
+    except FileNotFoundError:
+        return [], [f"{_INSIDE} is missing"] if facts.get("inside_lines") else []
+    except (ValueError, OSError) as error:
+        return [], [f"{_INSIDE} is damaged ({files.brief(error)})"]
+    return rows, []
 
 
 def _difference(folder: Path, facts: dict[str, Any]) -> str:
@@ -93,6 +118,13 @@ def _parsed(content: bytes) -> tuple[list[Row], str]:
 
 def _row(line: bytes, number: int, keys: dict[str, str]) -> Row:
     """A line as a row. ValueError: it is none, or not that of epoch ``number``."""
+    found = _record(line)
+    if type(found.get("epoch")) is not int or found["epoch"] != number:
+        raise ValueError(f"its epoch is {str(found.get('epoch'))[:40]}, not {number}")
+    return _numbers(found, keys)
+
+
+def _record(line: bytes) -> dict[str, Any]:
     if len(line) > _LINE:
         raise ValueError(f"it has more than {_LINE:,} letters")
     try:
@@ -101,8 +133,10 @@ def _row(line: bytes, number: int, keys: dict[str, str]) -> Row:
         raise ValueError("nested too deeply") from None
     if not isinstance(found, dict):
         raise ValueError("it is no record")
-    if type(found.get("epoch")) is not int or found["epoch"] != number:
-        raise ValueError(f"its epoch is {str(found.get('epoch'))[:40]}, not {number}")
+    return found
+
+
+def _numbers(found: dict[str, Any], keys: dict[str, str]) -> Row:
     row = {}
     for key, value in found.items():
         if type(value) not in (int, float) or not -_LARGEST <= value <= _LARGEST:  # training stops before it writes NaN

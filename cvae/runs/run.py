@@ -36,10 +36,11 @@ class Run:
     ``settings`` is the flat config: ``model.latent_dim: 32``. The choice of a group stands under the group's name,
     ``kl_schedule: cyclical``, and the fingerprint of the data under ``data.fingerprint``. ``options`` are the names of the
     chosen options as the command knows them, ``model: tiny``; of a run that does not say them, those of the classes.
-    ``rows`` are the rows of metrics.jsonl, one for each epoch, up to the first damage. ``record`` is run.json, ``metrics`` the
-    table of metrics in it. ``state`` is finished, running, stopped, pruned, failed, diverged or damaged: what is shown of a
-    damaged run is right, but it may not be all, or not of these settings. ``problems`` say what is wrong with its files, and
-    ``note`` adds them to the reason of its state. ``checkpoint`` is the one from which it can go on: last.pt, best.pt or none.
+    ``rows`` are the rows of metrics.jsonl, one for each epoch, up to the first damage; ``inside`` are those of
+    validations.jsonl, between the ends of epochs. ``record`` is run.json, ``metrics`` the table of metrics in it. ``state``
+    is finished, running, stopped, pruned, failed, diverged or damaged: what is shown of a damaged run is right, but it may
+    not be all, or not of these settings. ``problems`` say what is wrong with its files, and ``note`` adds them to the reason
+    of its state. ``checkpoint`` is the one from which it can go on: last.pt, best.pt or none.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Run:
     settings: dict[str, Any]
     options: dict[str, str]
     rows: list[Row]
+    inside: list[Row]
     record: dict[str, Any]
     metrics: tuple[Metric, ...]
     objective: str
@@ -155,6 +157,7 @@ def read_run(folder: Path) -> Run:
         settings={key: value for key, value in settings.items() if key not in _IGNORED} | {DATA: _cut(record.get("dataset"))},
         options=_options(folder, record, settings),
         rows=[] if changed else rows.rows,  # which settings they belong to is not known
+        inside=[] if changed else rows.inside,
         record=record,
         metrics=metrics,
         objective=objective,

@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,7 +21,7 @@ from cvae import charts, pictures
 from cvae.console import command, say, short, warn
 from cvae.damage import first_lines
 from cvae.errors import FAILURE, UserError, whole, writing
-from cvae.integrity import Damaged, Lines
+from cvae.integrity import LINES, Damaged, Lines
 from cvae.metrics import BUILT_IN, Metric, as_record, panels
 from cvae.options import chosen
 from cvae.owner import held
@@ -48,6 +48,10 @@ class RunInfo:
     config: dict[str, Any]
     metrics: Sequence[Metric] = BUILT_IN
     record: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def step(self, epoch: int) -> int:
+        """Where a view puts an epoch: at its number, or at its last iteration where validations within epochs lie between."""
+        return epoch * int(self.config["epoch_size"]) if self.config.get("validate_at") else epoch
 
 
 class Mirror(Protocol):
@@ -85,6 +89,11 @@ class Mirrors(Mirror):
         for mirror in self.each:
             mirror.finish(exit_code, state)
 
+    def validation(self, row: dict[str, Any]) -> None:
+        """Show a validation inside an epoch, in those mirrors that have a method for it."""
+        for mirror in self.each:
+            getattr(mirror, "validation", lambda row: None)(row)
+
     def settle(self, record: dict[str, Any]) -> dict[str, Any]:
         """What run.json should keep of where the run is shown; of the mirrors that have something to keep."""
         kept: dict[str, Any] = {}
@@ -94,7 +103,7 @@ class Mirrors(Mirror):
 
 
 class Recorder:
-    """Writes a run's folder. metrics.jsonl is the truth; terminal, pictures and the mirror are views of it.
+    """Writes a run's folder. metrics.jsonl, and validations.jsonl for those inside epochs, are the truth; all else are views.
 
     ``metrics`` is the run's table, by which all of them show it. ``chosen`` is what curves.png shows besides its epochs.
     """
@@ -104,7 +113,7 @@ class Recorder:
     ) -> None:
         self.folder, self.mirror, self.metrics, self.chosen = folder, mirror, metrics, chosen
         self.owner = held(folder)
-        self._lines = Lines()
+        self._lines, self._validations = (Lines(name=name) for name in LINES)
         self._known: dict[str, Any] = {}  # of the run, for its checkpoints
 
     def start(
@@ -166,24 +175,30 @@ class Recorder:
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint that is saved now knows of its run; see ``cvae.integrity``."""
-        return {**self._known, **self._lines.facts()}
+        return {**self._known, **self._lines.facts(), **(self._validations.facts() if self._validations.count else {})}
 
-    def truncate(self, epoch: int) -> None:
-        """Drop what follows the row of ``epoch``: a resumed run writes it again, identically.
+    def truncate(self, epoch: int, steps: Sequence[int] = ()) -> None:
+        """Drop the rows after those of ``epoch`` and of validations at ``steps``: a resumed run writes them again, identically.
 
         Raises:
-            Damaged: a row up to it is lost or damaged.
-            UserError: the file could not be written.
+            Damaged: a row up to them is lost or damaged.
+            UserError: a file could not be written.
         """
-        path = self.folder / "metrics.jsonl"
+        self._lines = self._cut("metrics.jsonl", "epoch", range(1, epoch + 1))
+        self._validations = self._cut("validations.jsonl", "step", steps)
+
+    def _cut(self, name: str, key: str, numbers: Sequence[int]) -> Lines:
+        path = self.folder / name
         try:
-            content = first_lines(path, epoch)
+            content = first_lines(path, key, numbers)
         except FileNotFoundError:
-            raise Damaged("it is missing") from None
-        self._lines = Lines(content)
+            raise Damaged(f"{name} is missing") from None
+        except Damaged as error:
+            raise Damaged(f"{name} is damaged ({error})") from error
         if path.exists() and path.stat().st_size > len(content):
             with writing(path, _HINT), whole(path) as scratch:
                 scratch.write_bytes(content)
+        return Lines(content, name)
 
     def epoch(self, row: dict[str, Any], epochs: int, best: bool) -> None:
         """Add an epoch's line to metrics.jsonl, on the disk before the checkpoint that follows it, and show it.
@@ -191,15 +206,27 @@ class Recorder:
         Raises:
             UserError: the line could not be written.
         """
+        self._write("metrics.jsonl", row, self._lines)
+        epoch_line(row, self.metrics, epochs, best)
+        self.mirror.log(row)
+
+    def validation(self, row: dict[str, Any]) -> None:
+        """Add the line of a validation inside an epoch to validations.jsonl.
+
+        Raises:
+            UserError: the line could not be written.
+        """
+        self._write("validations.jsonl", row, self._validations)
+        Mirrors([self.mirror]).validation(row)
+
+    def _write(self, name: str, row: Mapping[str, Any], lines: Lines) -> None:
         self.check()
-        path, line = self.folder / "metrics.jsonl", (json.dumps(row) + "\n").encode()
+        path, line = self.folder / name, (json.dumps(row) + "\n").encode()
         with writing(path), path.open("ab") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        self._lines.add(line)
-        epoch_line(row, self.metrics, epochs, best)
-        self.mirror.log(row)
+        lines.add(line)
 
     def sample(self, epoch: int, true_STHWC: np.ndarray, predicted_STHWC: np.ndarray, n_past: int, names: list[str]) -> None:
         """Write samples/epoch_XXXX.png and .gif: truth above prediction.
@@ -216,12 +243,12 @@ class Recorder:
 
     def finish(self, exit_code: int, state: str | None = None) -> None:
         """Draw curves.png from metrics.jsonl, close the mirror (with a trial's state), and say where everything is."""
-        rows = read_metrics(self.folder / "metrics.jsonl")
+        rows, between = (read_metrics(self.folder / name) for name in LINES)
         try:
             self.check()
             if rows and self.chosen is not None:
                 drawn = [[(metric.key, metric.title) for metric in together] for together in panels(self.metrics)]
-                charts.curves(rows, drawn, self.folder / "curves.png", self.chosen)
+                charts.curves(rows, drawn, self.folder / "curves.png", self.chosen, between)
         except (OSError, UserError) as error:  # the run itself may be complete, or end with an error that says more
             warn(f"curves.png was not drawn ({getattr(error, 'strerror', error)})")
         self.mirror.finish(exit_code, state)
@@ -233,14 +260,20 @@ class SilentRecorder(Recorder):
 
     def start(self, **_: Any) -> None: ...
     def check(self, look: bool = True) -> None: ...
-    def truncate(self, epoch: int) -> None: ...
+    def truncate(self, epoch: int, steps: Sequence[int] = ()) -> None: ...
     def epoch(self, row: dict[str, Any], epochs: int, best: bool) -> None: ...
+    def validation(self, row: dict[str, Any]) -> None: ...
     def sample(self, *_: Any) -> None: ...
     def finish(self, exit_code: int, state: str | None = None) -> None: ...
 
 
+def inside(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of a validation inside an epoch by keys of their own: a view that has points by epochs keeps them apart."""
+    return {f"inside/{key.removeprefix('val/')}": value for key, value in row.items() if key.startswith("val/")}
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; lines that are cut off or no rows are left out, a missing file has none."""
+    """The rows of a file of a run; lines that are cut off or no rows are left out, a missing file has none."""
     if not path.exists():
         return []
     rows: list[dict[str, Any]] = []

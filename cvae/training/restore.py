@@ -20,7 +20,7 @@ from cvae.training.trainer import Trainer
 
 
 def go_on(trainer: Trainer, in_trial: bool) -> None:
-    """Restore a run's state, and drop the lines of metrics.jsonl that it will write again.
+    """Restore a run's state, and drop the lines of metrics.jsonl and validations.jsonl that it will write again.
 
     Args:
         in_trial: where nobody can be asked: a damaged last.pt gives way to best.pt by itself.
@@ -38,9 +38,9 @@ def go_on(trainer: Trainer, in_trial: bool) -> None:
     else:  # the first epoch's line is written before its checkpoint
         say("this run was stopped before its first checkpoint: it starts from the beginning")
     try:
-        trainer.recorder.truncate(trainer.epoch)
+        trainer.recorder.truncate(trainer.epoch, trainer.settings.moments_until(trainer.done))
     except Damaged as error:  # of a run without a hash of its lines; those of others were looked at before
-        raise Damage(f"{folder / 'metrics.jsonl'} is damaged ({error}): {_way_on(trainer, last)}") from error
+        raise Damage(f"{folder}/{error}: {_way_on(trainer, last)}") from error
     if trainer.processes.first and math.isfinite(trainer.best):
         damage.warn_of_best(folder)
 
@@ -84,7 +84,7 @@ def _way_on(trainer: Trainer, last: Path) -> str:
     folder = trainer.recorder.folder
     try:
         state = _checked(trainer, last.with_name("best.pt"))
-        damage.first_lines(folder / "metrics.jsonl", state["epoch"])
+        damage.first_lines(folder / "metrics.jsonl", "epoch", range(1, state["epoch"] + 1))
     except (UserError, OSError, ValueError):
         return "best.pt does not help; restore what is damaged from a copy, or start a new run"
     return damage.way_on(folder)

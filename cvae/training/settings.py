@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from cvae.errors import require
 from cvae.metrics import Metric
@@ -37,6 +40,7 @@ class Settings:
     average: float
     window_growth: float
     validate_every: int
+    validate_at: Sequence[str]
     sample_every: int
 
     def __post_init__(self) -> None:
@@ -56,6 +60,7 @@ class Settings:
             require(valid, name, getattr(self, name), hint)
 
         checked_width(self.average)
+        _ = self.moments
 
     @property
     def objective(self) -> Metric:
@@ -66,6 +71,24 @@ class Settings:
     def length(self) -> int:
         """Frames of a window."""
         return self.n_past + self.n_future
+
+    @cached_property
+    def moments(self) -> frozenset[int]:
+        """The iterations of the run after which it validates besides the ends of epochs: ``validate_at``, counted from 1."""
+        last, found = self.epochs * self.epoch_size, set()
+        for text in self.validate_at:
+            match = re.fullmatch(r"(\d{1,12})(?::(\d{1,12}):(\d{1,12}))?", str(text), re.ASCII)
+            begin, end, every = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+            if match and match[2] is None:
+                end, every = begin, 1
+            hint = f"give iterations of the run, 1 to {last}, as [{last}], or from:to:every, as [1:{last}:20]"
+            require(1 <= begin <= end <= last and every > 0, "validate_at", str(text), hint)
+            found |= set(range(begin, end + 1, every))
+        return frozenset(found)
+
+    def moments_until(self, step: int) -> list[int]:
+        """Those up to an iteration, in order."""
+        return sorted(moment for moment in self.moments if moment <= step)
 
     def window(self, epoch: int) -> int:
         """Frames of a training window in an epoch, counted from 1: over ``window_growth`` of the run they become all."""

@@ -28,6 +28,17 @@ Capture = Callable[[Callable[[], T]], tuple[T, Callable[[], object]]]
 """From work to what it returns, and to what does the work again on the same memory. Nothing has been done yet."""
 
 
+def draw_forced(ratio: float, coin: str, length: int, batch: int, generator: torch.Generator) -> Tensor:
+    """Toss the teacher-forcing coin: bool ``forced``, T or BT, true with probability ``ratio``.
+
+    ``per_sequence`` tosses one coin for the whole window, ``per_step`` one a step (the report's), ``per_sample`` one a step
+    and sequence.
+    """
+    shape = {"per_sequence": (1,), "per_step": (length,), "per_sample": (batch, length)}[coin]
+    tossed = torch.rand(shape, generator=generator) < ratio
+    return tossed.expand(length) if coin == "per_sequence" else tossed
+
+
 @dataclass(frozen=True)
 class Dials:
     """The numbers of a step that schedules move; ``shift`` is the average's, ``progress`` the share of the run that is done."""

@@ -15,8 +15,9 @@ from typing import Any
 from cvae.config import flat
 from cvae.console import say, short, warn
 from cvae.errors import UserError
+from cvae.integrity import LINES
 from cvae.options import believed, named
-from cvae.training.recorder import RunInfo, read_metrics
+from cvae.training.recorder import RunInfo, inside, read_metrics
 
 __all__ = ["TensorboardMirror"]
 
@@ -31,12 +32,13 @@ class TensorboardMirror:
     def __init__(self) -> None:
         if importlib.util.find_spec("tensorboard") is None:
             raise UserError("logger=tensorboard needs a package of its own: pip install -e '.[report]', or logger=none")
+        self._info: RunInfo
         self._folder = Path()
         self._titles: dict[str, str] = {}
         self._records: Any = None
 
     def start(self, info: RunInfo) -> None:
-        self._folder = info.folder / "tensorboard"
+        self._info, self._folder = info, info.folder / "tensorboard"
         self._titles = {metric.key: metric.title for metric in info.metrics}
         with self._or_dropped():
             from tensorboard.compat.proto.event_pb2 import SessionLog
@@ -49,8 +51,9 @@ class TensorboardMirror:
             self._records = RecordWriter(path.open("wb"))
             self._write(file_version="brain.Event:2")
             # What a run had written beyond the checkpoint that it goes on from is forgotten.
-            rows = read_metrics(info.folder / "metrics.jsonl")
-            self._write(step=rows[-1]["epoch"] + 1 if rows else 1, session_log=SessionLog(status=SessionLog.START))
+            rows, between = (read_metrics(info.folder / name) for name in LINES)
+            last = max([0, *(info.step(row["epoch"]) for row in rows[-1:]), *(row["step"] for row in between[-1:])])
+            self._write(step=last + 1, session_log=SessionLog(status=SessionLog.START))
             options = believed(info.record.get("options")) or {}
             settings = {**flat(named(info.config, options)), **options}
             plain = {
@@ -66,7 +69,16 @@ class TensorboardMirror:
 
             about = {key: SummaryMetadata(summary_description=self._titles.get(key, key)) for key in row}
             values = [Summary.Value(tag=key, simple_value=row[key], metadata=about[key]) for key in row if key != "epoch"]
-            self._write(step=row["epoch"], summary=Summary(value=values))
+            self._write(step=self._info.step(row["epoch"]), summary=Summary(value=values))
+
+    def validation(self, row: dict[str, Any]) -> None:
+        if self._records is None:
+            return
+        with self._or_dropped():
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            values = [Summary.Value(tag=key, simple_value=value) for key, value in inside(row).items()]
+            self._write(step=row["step"], summary=Summary(value=values))
 
     def sample(self, gif: Path, epoch: int) -> None:
         if self._records is None:
@@ -78,7 +90,7 @@ class TensorboardMirror:
             with Image.open(gif) as picture:
                 width, height = picture.size
             image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=gif.read_bytes())
-            self._write(step=epoch, summary=Summary(value=[Summary.Value(tag="samples", image=image)]))
+            self._write(step=self._info.step(epoch), summary=Summary(value=[Summary.Value(tag="samples", image=image)]))
 
     def finish(self, exit_code: int, state: str | None = None) -> None:
         if self._records is None:

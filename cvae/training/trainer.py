@@ -29,22 +29,11 @@ from cvae.training.recorder import Recorder
 from cvae.training.runtime import Autocast, Stopped, StopRequest, reset_peak_memory
 from cvae.training.settings import Settings
 from cvae.training.state import NUMBERS, EpochSums, all_finite, tensors_of
-from cvae.training.step import CapturedStep, Dials, Step
+from cvae.training.step import CapturedStep, Dials, Step, draw_forced
 from cvae.training.terminal import Advance, live_bar
 from cvae.trial import NoTrial, Trial
 
 _SHOWN = 4  # sequences in a sample picture
-
-
-def draw_forced(ratio: float, coin: str, length: int, batch: int, generator: torch.Generator) -> Tensor:
-    """Toss the teacher-forcing coin: bool ``forced``, T or BT, true with probability ``ratio``.
-
-    ``per_sequence`` tosses one coin for the whole window, ``per_step`` one a step (the report's), ``per_sample`` one a step
-    and sequence.
-    """
-    shape = {"per_sequence": (1,), "per_step": (length,), "per_sample": (batch, length)}[coin]
-    tossed = torch.rand(shape, generator=generator) < ratio
-    return tossed.expand(length) if coin == "per_sequence" else tossed
 
 
 @dataclass(eq=False)
@@ -94,6 +83,11 @@ class Trainer:
     def finished(self) -> bool:
         return self.epoch >= self.settings.epochs
 
+    @property
+    def done(self) -> int:
+        """Iterations of the run that are done."""
+        return self.epoch * self.settings.epoch_size + self.iteration
+
     def fit(self, trial: Trial | None = None) -> float:
         """Train to the end, or until a sweep's pruner says that ``trial`` is not worth it; return the best objective.
 
@@ -104,8 +98,7 @@ class Trainer:
         """
         settings, trial = self.settings, trial or NoTrial()
         reset_peak_memory(self.device)
-        done = self.epoch * settings.epoch_size + self.iteration
-        bar = live_bar(settings.epochs * settings.epoch_size, done, self._work)
+        bar = live_bar(settings.epochs * settings.epoch_size, self.done, self._work)
         with StopRequest(trial) as stop, self.processes.in_step(), bar as advance, self.writer:
             self.take.network = self.processes.wrap(self.model)
             while not (self.finished or trial.pruned):
@@ -124,7 +117,7 @@ class Trainer:
         return share, share * (1 - forced ** (settings.batch_size if settings.coin == "per_sample" else 1))
 
     def _run_epoch(self, stop: StopRequest, advance: Advance) -> dict[str, Any]:
-        began = time.monotonic() - self.elapsed
+        began, validating = time.monotonic() - self.elapsed, 0.0
         settings, epoch = self.settings, self.epoch + 1
         self.model.train()
         for frames_BTCHW, cond_BTA in self.batches():
@@ -132,14 +125,16 @@ class Trainer:
             self.iteration += 1
             advance(losses, settings.batch_size * frames_BTCHW.shape[1])
             self.recorder.check(look=False)
+            if self.done in settings.moments:
+                validating += self._validate_inside()
             signum = self.processes.agree(stop.signum)
             if signum is not None:
-                self.elapsed = time.monotonic() - began
+                self.elapsed = time.monotonic() - began - validating
                 self._check_weights()
                 self._save("last.pt")
                 raise Stopped(signum)
         self._check_weights()
-        row = self._row(epoch, time.monotonic() - began)
+        row = self._row(epoch, time.monotonic() - began - validating)
         self._finish_epoch(row, began)
         return row
 
@@ -164,7 +159,7 @@ class Trainer:
         # not shift the noise; and for the whole batch, so that it does not depend on how many processes share it.
         forced = draw_forced(tf_ratio, settings.coin, length, batch, self.generator)
         noise_TBZ = torch.randn(length, batch, self.model.latent_dim, generator=self.generator)[:, self.rows]
-        shift = 0.0 if self.average is None else self.average.shift(self.epoch * settings.epoch_size + self.iteration + 1)
+        shift = 0.0 if self.average is None else self.average.shift(self.done + 1)
         dials = Dials(kl_weight, lr, shift, self._progress())
         taken = self.take((frames_BTCHW, cond_BTA), forced, noise_TBZ, dials, self._check_finite)
         self.sums.add(taken.computed, kl_weight, tf_ratio, lr)
@@ -184,7 +179,7 @@ class Trainer:
         settings = self.settings
         t = self._progress()
         # The middle of the iteration: no warm-up begins and no cosine ends with a step of length 0.
-        lr_t = (self.epoch * settings.epoch_size + self.iteration + 0.5) / (settings.epochs * settings.epoch_size)
+        lr_t = (self.done + 0.5) / (settings.epochs * settings.epoch_size)
         return (
             settings.beta * self.kl_schedule(t),
             settings.tfr * self.tf_schedule(t),
@@ -218,13 +213,25 @@ class Trainer:
         settings = self.settings
         row: dict[str, Any] = {"epoch": epoch, "step": epoch * settings.epoch_size, **self.sums.means()}
         if self.processes.first and (epoch % settings.validate_every == 0 or epoch == settings.epochs):
-            how = (settings.length, settings.n_samples, settings.seed, self.device, self.frame_metrics)
-            with self.averaged(), self.autocast():
-                scores = validate(self.model, self.data.validate, *how)
-            row |= {f"val/{name}": value for name, value in scores.items()}
-            row["val/psnr_copy"] = self.psnr_copy
+            row |= self._scores()
         row["frames_per_second"] = settings.epoch_size * settings.batch_size * settings.window(epoch) / seconds
         return row
+
+    def _scores(self) -> dict[str, float]:
+        """What validation finds at present, by its keys in a row."""
+        settings = self.settings
+        how = (settings.length, settings.n_samples, settings.seed, self.device, self.frame_metrics)
+        with self.averaged(), self.autocast():
+            scores = validate(self.model, self.data.validate, *how)
+        return {**{f"val/{name}": value for name, value in scores.items()}, "val/psnr_copy": self.psnr_copy}
+
+    def _validate_inside(self) -> float:
+        """Record a validation inside an epoch, which chooses nothing and reports to no trial; return its seconds."""
+        began, step = time.monotonic(), self.done
+        if self.processes.first:
+            self._check_weights()
+            self.recorder.validation({"step": step, "epoch": step / self.settings.epoch_size, **self._scores()})
+        return time.monotonic() - began
 
     def _finish_epoch(self, row: dict[str, Any], began: float) -> None:
         """Record, then best.pt, then last.pt: after a kill, resuming repeats what is missing, with the same result."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from cvae.training.recorder import RunInfo
 
-_BEST = ("run.json", "metrics.jsonl", ".hydra/config.yaml", ".hydra/overrides.yaml", "checkpoints/best.pt")
+_BEST = ("run.json", "metrics.jsonl", "validations.jsonl", ".hydra/config.yaml", ".hydra/overrides.yaml", "checkpoints/best.pt")
 FILES = {"best": _BEST, "all": (*_BEST, "checkpoints/last.pt", "curves.png", "samples/*", "eval/*")}
 
 

@@ -19,7 +19,7 @@ from cvae.console import say, short, warn
 from cvae.errors import first_line, require
 from cvae.options import believed, named
 from cvae.training.clip import within
-from cvae.training.recorder import RunInfo, read_metrics
+from cvae.training.recorder import RunInfo, inside, read_metrics
 from cvae.training.wandb_files import FILES, keep_files, size
 from cvae.training.wandb_service import kill_service, logged_in, silence, tear_down
 
@@ -98,7 +98,10 @@ class WandbMirror:
     def log(self, row: dict[str, Any]) -> None:
         # Our own step: an offline run that is resumed would start again at 0.
         values = {**row, **self._scored(row)}
-        self._calls.put(lambda run: run.log(values, step=row["epoch"]))
+        self._calls.put(lambda run: run.log(values, step=self._info.step(row["epoch"])))
+
+    def validation(self, row: dict[str, Any]) -> None:
+        self._calls.put(lambda run: run.log({**inside(row), "step": row["step"]}, step=row["step"]))
 
     def sample(self, gif: Path, epoch: int) -> None:
         if not self._is_sent(epoch):
@@ -109,7 +112,7 @@ class WandbMirror:
 
             content = within(gif, 1000 * self.video_kb)
             if content is not None:
-                run.log({"samples": wandb.Video(io.BytesIO(content), format="gif")}, step=epoch)
+                run.log({"samples": wandb.Video(io.BytesIO(content), format="gif")}, step=self._info.step(epoch))
 
         self._calls.put(send)
 
@@ -195,6 +198,9 @@ class WandbMirror:
             run = self._open(wandb, info, "offline")
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
+        if info.config.get("validate_at"):
+            run.define_metric("step")
+            run.define_metric("inside/*", step_metric="step")
         for metric in info.metrics:
             if metric.better is not None and metric.key.startswith("val/"):
                 run.define_metric(metric.key, step_metric="epoch", summary=metric.better)

@@ -374,7 +374,7 @@ def test_a_run_needs_no_mirror(run, capsys):
 
 
 def test_a_mirror_is_told_everything_in_turn(run, monkeypatch):
-    monkeypatch.setattr(module.charts, "curves", lambda rows, panels, path, chosen: None)  # it is not told of them
+    monkeypatch.setattr(module.charts, "curves", lambda *_: None)  # it is not told of them
     spy = Spy()
     live(begin(run, spy))
     gif = run / "samples/epoch_0001.gif"

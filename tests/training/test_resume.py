@@ -21,7 +21,7 @@ from cvae import run_record
 ENTRY = [sys.executable, "-m", "cvae.train"]
 LONGER = [
     *("epochs=4", "epoch_size=8", "tf_schedule=linear", "sample_every=2"),
-    *("average=0.1", "kl_schedule=target", "window_growth=0.75", "n_future=4"),
+    *("average=0.1", "kl_schedule=target", "window_growth=0.75", "n_future=4", "validate_at=[5:29:4]"),
 ]
 
 
@@ -47,6 +47,7 @@ def checkpoint(run: Path, name: str = "last") -> dict:
 def assert_same(run: Path, whole: Path) -> None:
     """Same history, and bit for bit the same weights, optimizer and generator."""
     assert history(run) == history(whole)
+    assert (run / "validations.jsonl").read_bytes() == (whole / "validations.jsonl").read_bytes()
     for name in ("last", "best"):
         a, b = checkpoint(run, name), checkpoint(whole, name)
         a.pop("elapsed"), b.pop("elapsed")

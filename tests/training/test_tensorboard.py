@@ -41,6 +41,23 @@ def write(run: Path, mirror: TensorboardMirror, epochs: range, psnr: float) -> N
         mirror.log(row)
 
 
+def test_validations_within_epochs_have_their_own_curves_and_outlive_a_resumption(train, drawn):
+    words = [*tiny(drawn), "epoch_size=4", "sample_every=1", "validate_at=[2,3,7]", "logger=tensorboard", "hydra.run.dir=run"]
+    assert train(*words).code == 0
+    found = json.loads(Path("run/validations.jsonl").read_text().splitlines()[1])
+    assert [step for step, _ in curve(Path("run"), "val/psnr")] == [4, 8]
+    assert [step for step, _ in curve(Path("run"), "inside/psnr")] == [2, 3, 7]
+    assert curve(Path("run"), "inside/psnr")[1] == (3, pytest.approx(found["val/psnr"], rel=1e-5))
+    Recorder(Path("run"), NoMirror()).truncate(1, [2, 3])  # as it goes on within the second epoch
+    config = {"epoch_size": 4, "validate_at": ["2", "3", "7"]}
+    mirror = begin(Path("run"), config)
+    mirror.validation({"step": 7, "epoch": 1.75, "val/psnr": 30.0})
+    mirror.log({"epoch": 2, "step": 8, "val/psnr": 31.0})
+    mirror.finish(0)
+    assert curve(Path("run"), "inside/psnr")[2:] == [(7, 30.0)]
+    assert curve(Path("run"), "val/psnr")[1:] == [(8, 31.0)]
+
+
 def test_every_number_of_a_run_is_a_scalar_by_epoch(train, drawn):
     result = train(*tiny(drawn), "logger=tensorboard", "n_samples=2", "sample_every=1", "hydra.run.dir=run")
     assert result.code == 0, result.err

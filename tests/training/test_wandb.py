@@ -243,6 +243,26 @@ def test_a_job_is_said_with_its_own_command(monkeypatch):
         assert sys.argv[1:] == ["-m", "lr=1,2"]
 
 
+def test_validations_within_epochs_have_keys_of_their_own_over_steps():
+    class Run:
+        def __init__(self):
+            self.logged = []
+
+        def log(self, values, step):
+            self.logged.append((step, {key for key in values if "psnr" in key or key == "step"}))
+
+    mirror, run = WandbMirror(), Run()
+    mirror._info = RunInfo("1d", Path("run"), None, "a-run", [], {"epoch_size": 10, "validate_at": ["5:15:5"]})
+    for row in ({"step": 5, "epoch": 0.5}, {"step": 10, "epoch": 1.0}):
+        mirror.validation({**row, "val/psnr": 20.0})
+    mirror.log({"epoch": 1, "step": 10, "val/psnr": 20.0})
+    mirror.validation({"step": 15, "epoch": 1.5, "val/psnr": 20.0})
+    while not mirror._calls.empty():
+        mirror._calls.get()(run)
+    inside = {"inside/psnr", "step"}
+    assert run.logged == [(5, inside), (10, inside), (10, {"val/psnr", "step"}), (15, inside)]
+
+
 @pytest.mark.parametrize(
     ("videos", "sent"), [(True, [5, 10, 15, 20, 23]), (False, []), (0, []), (1, [23]), (2, [15, 23]), (9, [5, 10, 15, 20, 23])]
 )

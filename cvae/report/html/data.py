@@ -87,21 +87,21 @@ def _unshown(run: Run, shown: Container[str]) -> dict[str, Any]:
 
 def _run(run: Run, objective: str, settings: Sequence[str], common: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     best, best_epoch = run.best(objective) or (None, None)
-    epochs = [int(row["epoch"]) for row in run.rows]
+    drawn = sorted([*run.rows, *run.inside], key=lambda row: row["epoch"])
     last = {key: value for key in keys if (value := run.last(key)) is not None}
     return {
         "name": run.name,
         "folder": short(run.folder),
         "state": run.state,
         "note": run.note,
-        "epoch": epochs[-1] if epochs else 0,
+        "epoch": int(run.rows[-1]["epoch"]) if run.rows else 0,
         "epochs": run.epochs,
         "settings": {key: run.settings.get(key) for key in settings},
         "other": _unshown(run, {*settings, *common}),
         "best": best,
         "best_epoch": best_epoch,
         "last": last,
-        "curves": {"epoch": epochs, **{key: [row.get(key) for row in run.rows] for key in last}},
+        "curves": {key: [row.get(key) for row in drawn] for key in ("epoch", *last)},
         "group": run.sweep,
         "provenance": _provenance(run),
         "repeat": run.repeat,

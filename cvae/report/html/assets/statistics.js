@@ -51,14 +51,16 @@ function settingsToMatch(one, other) {
   return view.settings.filter((key) => key !== "seed" && !state.by.includes(key) && !brought(key));
 }
 
+// A metric's values where it was taken: validations may be rarer than epochs, or lie within them.
 function curveOf(run, key) {
-  return (run.curves.get("epoch") ?? []).map((epoch, i) => ({ epoch, value: run.curves.get(key)?.[i] ?? null }));
+  const points = (run.curves.get("epoch") ?? []).map((epoch, i) => ({ epoch, value: run.curves.get(key)?.[i] ?? null }));
+  return points.filter(({ value }) => value !== null);
 }
 
 // The mean over the seeds of a group at each epoch that one of its runs has.
 function meanCurve(some, key) {
   const points = some.flatMap((run) => curveOf(run, key).map((point) => ({ ...point, seed: seedOf(run) })));
-  const groups = Map.groupBy(points.filter(({ value }) => value !== null), ({ epoch }) => epoch);
+  const groups = Map.groupBy(points, ({ epoch }) => epoch);
   const means = [...groups].map(([epoch, each]) => ({ epoch, ...overSeeds(each.map(({ seed, value }) => [seed, value])) }));
   return means.sort((a, b) => a.epoch - b.epoch);
 }
