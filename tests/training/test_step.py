@@ -32,6 +32,7 @@ KINDS = {
     "short windows": ["window_growth=0.5", "n_future=3"],
     "learned prior": ["prior=learned", "kl_balance=0.8", "free_bits=0.001"],
 }
+QUICK = "a coin a sample"  # of the plain tests
 
 
 class Tape(TorchDispatchMode):
@@ -114,7 +115,7 @@ def train(trainer: Trainer) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in KINDS if name != QUICK)])
 def test_a_captured_step_computes_what_an_eager_one_does(drawn, name):
     eager, captured = (trainer_of(drawn, *KINDS[name]) for _ in range(2))
     step, capture = captured.take, Taped(captured)
