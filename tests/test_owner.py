@@ -151,7 +151,7 @@ def test_who_was_taken_over_writes_no_more(tmp_path, monkeypatch):
         mine.check()
         write(tmp_path, elsewhere(), time.time() + 60, name="new")
         (tmp_path / "new").rename(tmp_path / "run" / NAME)  # as one that finds a dead owner
-        mine._thread.join(timeout=120)
+        mine._thread.join(timeout=400)
         for look in (True, False):
             with pytest.raises(UserError, match="run was taken over by process 4711 on node7: this process"):
                 mine.check(look)
@@ -184,7 +184,7 @@ def test_a_sign_of_life_moves_the_end_of_the_lease_in_place(tmp_path, monkeypatc
     path = tmp_path / "run" / NAME
     with hold(tmp_path / "run"):
         inode, first = path.stat().st_ino, json.loads(path.read_text())["until"]
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while json.loads(path.read_text())["until"] == first:
             assert time.monotonic() < deadline
             time.sleep(0.01)

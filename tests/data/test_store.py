@@ -295,7 +295,7 @@ def test_processes_at_once_pack_once(uneven):
     command = [sys.executable, "-c", SLOW, str(uneven)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     processes = [subprocess.Popen(command, cwd=REPOSITORY, text=True, **pipes) for _ in range(2)]
-    said = "".join(process.communicate(timeout=120)[0] for process in processes).splitlines()
+    said = "".join(process.communicate(timeout=400)[0] for process in processes).splitlines()
     assert [process.returncode for process in processes] == [0, 0], said
     packing = [line for line in said if line.startswith("packing")]
     assert len(packing) == len(set(packing)) == 2  # train and validate, once each

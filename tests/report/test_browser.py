@@ -87,7 +87,7 @@ def _leaving(url: str) -> list[str]:
 
 def until(page, script: str, arg: object = None) -> None:
     """Wait for the page; Playwright's own way evaluates text within it, which the page's policy forbids."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 400
     while not page.evaluate(script, arg):
         assert time.monotonic() < end, script
         page.wait_for_timeout(20)
@@ -572,7 +572,7 @@ def test_paper_shows_whole_curves(show):
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     first = page.locator("#charts .main-svg").first
     first.scroll_into_view_if_needed()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while first.bounding_box()["width"] <= 340:
         assert time.monotonic() < deadline, "a plot keeps the size that it had on paper"
         time.sleep(0.05)

@@ -89,7 +89,7 @@ assert all(os.waitpid(child, 0)[1] == 0 for child in children)
 
 
 def run(code: str, *words: str) -> None:
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -134,7 +134,7 @@ def test_sweepers_that_start_at_once_retry_each_trial_once(url: str) -> None:
     starts = [
         subprocess.Popen([sys.executable, "-c", RETRY, absolute(url)], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
-    told = [ast.literal_eval(start.communicate(timeout=120)[0]) for start in starts]
+    told = [ast.literal_eval(start.communicate(timeout=400)[0]) for start in starts]
     assert sorted(old for each in told for old in each) == [1, 2, 3, 4, 5]
     trials = study.trials
     assert retried(trials) == told[0] | told[1]

@@ -83,7 +83,7 @@ def submit(function, *arguments):
 
 
 def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not path.exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -45,7 +45,7 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_several_processes_lose_nothing() -> None:
     url = absolute("journal://studies/one.journal")
     writers = [write(url, 25) for _ in range(3)]
-    told = [int(line) for writer in writers for line in writer.communicate(timeout=120)[0].split()]
+    told = [int(line) for writer in writers for line in writer.communicate(timeout=400)[0].split()]
     assert sorted(told) == list(range(75))
     trials = optuna.load_study(study_name="s", storage=open_storage(url)).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 75

@@ -68,7 +68,7 @@ def states(url: str) -> list[str]:
 def test_several_processes_share_the_target(url: str) -> None:
     workers = [worker(url, 12, 0.0) for _ in range(2)]
     for each in workers:
-        _, error = each.communicate(timeout=120)
+        _, error = each.communicate(timeout=400)
         assert each.returncode == 0, error
     assert states(url) == ["COMPLETE"] * 12
     begun = [int(line.split()[0]) for line in Path("begun.txt").read_text().splitlines()]
@@ -86,7 +86,7 @@ def test_killed_workers_lose_no_trial_and_run_none_twice_to_the_end(url: str) ->
         each.kill()
         each.communicate()
     last = worker(url, 6, 0.05)
-    _, error = last.communicate(timeout=120)
+    _, error = last.communicate(timeout=400)
     assert last.returncode == 0, error
     trials = study(url).study.get_trials()
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
@@ -230,7 +230,7 @@ def test_owners_on_this_host_are_seen_to_die_at_once() -> None:
     far, past = owner | {"until": time.time() + 1000}, owner | {"until": time.time() - 1000}
     assert lives(past), "its lease does not matter while it can be seen"
     process.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while lives(far):  # not even reaped
         assert time.monotonic() < deadline
     process.communicate()

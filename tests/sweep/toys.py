@@ -99,7 +99,7 @@ def states() -> Counter[str]:
     return Counter(trial.state.name for trial in trials())
 
 
-def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 400) -> Any:
     """Wait for something to become true."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

@@ -113,7 +113,7 @@ def differences(tmp_path_factory) -> list[dict]:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parent.parent), *sys.path]))
         processes = launch(2, str(HERE), str(out))
     for process in processes:
-        _, error = process.communicate(timeout=120)
+        _, error = process.communicate(timeout=400)
         assert process.returncode == 0, error
     return [json.loads(out.with_suffix(f".{rank}").read_text()) for rank in range(2)]
 
@@ -149,7 +149,7 @@ def start(*words: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=400)
     return process.returncode, out
 
 
@@ -176,13 +176,13 @@ def alone(drawn, tmp_path_factory) -> Path:
     """The run of one process."""
     folder = tmp_path_factory.mktemp("alone") / "run"
     command = [sys.executable, "-m", "cvae.train", *tiny(drawn, *RUN), f"hydra.run.dir={folder}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     return folder
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not path.exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -270,10 +270,10 @@ def test_two_go_on_with_the_run_of_one(train, drawn, alone, monkeypatch):
         assert train(*tiny(drawn, *RUN), f"hydra.run.dir={run}").code == 75
     assert len(rows(run)) == 1
     first, second = launch(2, "-m", "cvae.train", f"resume={run}")
-    out, error = first.communicate(timeout=120)
+    out, error = first.communicate(timeout=400)
     assert (first.returncode, error) == (0, "")
     assert out.count("resumed at epoch 1") == 1
-    assert second.communicate(timeout=120) == ("", "")
+    assert second.communicate(timeout=400) == ("", "")
     assert_agree(run, alone)
     (resumed,) = json.loads((run / "run.json").read_text())["resumed"]
     assert resumed["processes"] == 2
@@ -306,13 +306,13 @@ def pair(*words: str) -> Iterator[list[subprocess.Popen[str]]]:
 )
 def test_an_error_is_one_line_and_ends_both(drawn, words, parts):
     with pair(*tiny(drawn, *RUN[:4], *words)) as (first, second):
-        out, error = first.communicate(timeout=120)
+        out, error = first.communicate(timeout=400)
         assert first.returncode == 1, out + error
         (line,) = error.splitlines()
         assert line.startswith("error: ")
         for part in parts:
             assert part in line
-        assert second.communicate(timeout=120) == ("", "")
+        assert second.communicate(timeout=400) == ("", "")
         assert second.returncode == 0
 
 

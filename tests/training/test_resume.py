@@ -30,7 +30,7 @@ def start(*words: str, entry: list[str] | None = None) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=400)
     return process.returncode, out
 
 
