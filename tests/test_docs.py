@@ -123,7 +123,6 @@ def marked(line: str) -> object:
     return pytest.param(line, marks=marks, id=line)
 
 
-@pytest.mark.timeout(500)
 @pytest.mark.parametrize("line", [marked(each) for each in RUN])
 @pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning")  # of W&B's workspaces
 def test_command(line: str, place: Callable[[str], str], start: Callable[[str], Result]) -> None:

@@ -146,7 +146,6 @@ def test_keys_left_over_from_the_old_option_are_named_with_the_words_that_drop_t
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(500)
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_alone_trains_resumes_sweeps_and_appears_in_the_report(train, command, tmp_path, monkeypatch, kind):
     write(tmp_path, [kind])

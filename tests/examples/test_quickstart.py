@@ -20,7 +20,6 @@ def read() -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(500)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"

@@ -166,7 +166,6 @@ def test_the_same_data_in_another_folder_complete_the_study(course: Path, tmp_pa
 # --- no look at a source file ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(300)
 def test_a_sweep_s_trials_look_at_no_source_file(course: Path, tmp_path: Path) -> None:
     """The sweeper listed the data; its jobs, processes of their own, take its word."""
     need("strace")

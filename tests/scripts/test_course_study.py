@@ -18,7 +18,6 @@ def study(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(500)
 def test_the_study_runs_writes_its_page_and_goes_on() -> None:
     small = ["data.train=4", "data.validate=2", "epochs=4", "epoch_size=2", "batch_size=2", "n_future=3", "device=cpu"]
     words = ["--out", "docs/study.md", *small, "hydra/launcher=basic", "beta=1.0", "seed=1,2"]

@@ -7,6 +7,5 @@ from toys import kill_at_random
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_kills_lose_nothing() -> None:
     kill_at_random("joblib", 20, 2, 25, "seconds=1")

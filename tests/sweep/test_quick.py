@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import tiny
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = pytest.mark.slow
 
 
 def sweep(root: Path, *words: str) -> str:
