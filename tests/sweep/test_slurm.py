@@ -13,7 +13,7 @@ from conftest import tiny
 from servers import Slurm
 from toys import LAUNCHERS, check_complete, finish, log, start, trials, until
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(420)]
+pytestmark = pytest.mark.servers
 
 
 def job_of(pid: int) -> str:

@@ -263,7 +263,7 @@ main()
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_two_hundred_epochs_killed_twenty_times_end_the_same(drawn, tmp_path):
     """Checkpoints are written beside training: it is killed during the first write, and nineteen times at any moment."""
     words = tiny(drawn, "epochs=200", "epoch_size=1", "average=0.1", "validate_every=20", "sample_every=0")
