@@ -9,8 +9,9 @@ encodes every frame twice and also decodes and scores the given frame, 11 frames
 optimizer step. Then the data path, the limit of the hardware, memory, and the time to the first step.
 
 --quick leaves out tfr 0.5, torch.compile and, on a CPU, VGG's peak memory. --profile DIR leaves a torch profiler trace of each
-planned step, for Perfetto or chrome://tracing. --gpu-check runs what touches CUDA (train, resume, bf16, compile, DDP, this
-table) and says what passed; where nothing can be installed, PYTHONPATH=. and the dependencies' wheels on it are enough.
+planned step, for Perfetto or chrome://tracing. --gpu-check runs what touches CUDA (capture, train, resume, bf16, compile, DDP,
+this table; or those named) and says what passed; where nothing can be installed, PYTHONPATH=. and the dependencies' wheels on
+it are enough.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import numpy as np
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own remarks
 import torch
 from device_limit import Step, best_rate, decoder_forms, flops, shares, side_by_side, timed
-from gpu_check import gpu_check
+from gpu_check import NAMES, chosen, gpu_check
 from PIL import Image
 from quality import quality
 from report_loop import Nets, report_loss
@@ -350,7 +351,7 @@ def benchmark(device: torch.device, quick: bool, traces: Path | None) -> dict[st
 
 def run(device: torch.device, words: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     def table() -> dict[str, Any]:
-        results = benchmark(device, words.quick or words.gpu_check, words.profile)
+        results = benchmark(device, words.quick or bool(words.gpu_check), words.profile)
         print_table(results)
         return results
 
@@ -361,8 +362,8 @@ def run(device: torch.device, words: argparse.Namespace) -> tuple[dict[str, Any]
         return table(), True
     if device.type != "cuda" and words.device == "auto":
         raise UserError("--gpu-check found no CUDA device: run it where there is one (--device cpu tries the list itself)")
-    checks = gpu_check(device, table)
-    measured = checks.pop("table")
+    checks = gpu_check(device, table, names=chosen(words.gpu_check, device))
+    measured = checks.pop("table", {"passed": True})
     passed = measured["passed"] and all(check["passed"] for check in checks.values() if isinstance(check, dict))
     return {**measured, "checks": checks}, passed
 
@@ -373,7 +374,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     parser.add_argument("--profile", type=Path, metavar="DIR", help="leave a profiler trace of each planned step there")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    parser.add_argument("--gpu-check", action="store_true", help="check and measure all that touches CUDA, under 9 minutes")
+    parser.add_argument(
+        "--gpu-check",
+        nargs="?",
+        const="all",
+        metavar="NAMES",
+        help=f"check and measure what touches CUDA, all in under 9 minutes; or some, with commas: {', '.join(NAMES)}",
+    )
     parser.add_argument("--quality", action="store_true", help="PSNR of both in equal wall time; 7 minutes a data set and seed")
     parser.add_argument("--data", action="append", metavar="WORDS", help="of --quality: the overrides of a data set")
     parser.add_argument("--seeds", type=int, default=1, help="of --quality (1)")

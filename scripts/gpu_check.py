@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from cvae.errors import UserError
 from cvae.start import compose
 from cvae.training.assembly import build_trainer
 from cvae.training.recorder import read_metrics
@@ -32,18 +33,39 @@ class Failed(Exception):
     """A check did not show what it should; the message says what it showed."""
 
 
-def gpu_check(device: torch.device, table: Callable[[], dict[str, Any]], words: list[str] | None = None) -> dict[str, Any]:
-    """Run all checks, print a line each, and return what they found; ``table`` makes the benchmark's.
+NAMES = ("capture", "graphs", "no_wait", "train", "resume", "compile", "ddp", "bf16", "resident", "checkpointing", "table")
+_OF_GPUS = ("capture", "graphs", "no_wait")
 
-    ``words`` are overrides of every run. On a CPU the same list runs without what only a GPU has.
+
+def chosen(words: str, device: torch.device) -> list[str]:
+    """The checks that are asked for, with commas between them; ``all`` are those that the device can have.
+
+    Raises:
+        UserError: there is no such check, or it needs a GPU.
+    """
+    able = [name for name in NAMES if device.type == "cuda" or name not in _OF_GPUS]
+    if words == "all":
+        return able
+    names = [name for name in words.split(",") if name]
+    if unknown := [name for name in names if name not in able] or (not names and [words]):
+        raise UserError(f"--gpu-check: there is no {', '.join(unknown)!r} on this device: choose of {', '.join(able)}")
+    return names
+
+
+def gpu_check(
+    device: torch.device,
+    table: Callable[[], dict[str, Any]],
+    words: list[str] | None = None,
+    names: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Run checks, all by default, print a line each, and return what they found; ``table`` makes the benchmark's.
+
+    ``words`` are overrides of every run.
     """
     with tempfile.TemporaryDirectory() as folder:
         checks = Checks(device, Path(folder), words or [])
-        names = ["train", "resume", "bf16", "resident", "compile", "ddp", "checkpointing", "table"]
-        if device.type == "cuda":
-            names[4:4] = ["no_wait", "graphs"]
         found: dict[str, Any] = {}
-        for name in names:
+        for name in chosen("all", device) if names is None else names:
             began = time.monotonic()
             try:
                 detail = table() if name == "table" else getattr(checks, name)()
@@ -57,7 +79,7 @@ def gpu_check(device: torch.device, table: Callable[[], dict[str, Any]], words: 
                 f"{'passed' if found[name]['passed'] else 'FAILED'}  {name:14}{found[name]['seconds']:6.1f} s  {shown}",
                 flush=True,
             )
-    if found["table"]["passed"]:
+    if found.get("table", {}).get("passed"):
         found["projected_course_minutes"] = projected_minutes(found["table"]["train"]["vgg64"])
         print(f"        the report's run, 300 x 600 x 12, at these steps: {found['projected_course_minutes']:.0f} minutes")
     return found
@@ -76,7 +98,7 @@ class Checks:
 
     def train(self) -> dict[str, Any]:
         """A run that lowers its loss."""
-        rows = self._run("whole", "epochs=4", "epoch_size=25")
+        rows = self._whole()
         if not rows[-1]["train/mse"] < rows[0]["train/mse"]:
             raise Failed(f"MSE did not fall: {[row['train/mse'] for row in rows]}")
         return {"psnr": rows[-1]["val/psnr"], "copy": rows[-1]["val/psnr_copy"]}
@@ -98,7 +120,7 @@ class Checks:
         if process.returncode != 75:
             raise Failed(f"SIGTERM ended it with {process.returncode}, not 75")
         self._call([*TRAIN, f"resume={run}"])
-        rows, whole = read_metrics(run / "metrics.jsonl"), read_metrics(self.folder / "whole" / "metrics.jsonl")
+        rows, whole = read_metrics(run / "metrics.jsonl"), self._whole()
         difference = abs(rows[-1]["val/psnr"] - whole[-1]["val/psnr"])
         if [row["epoch"] for row in rows] != [1, 2, 3, 4] or not difference < SAME_PSNR:
             raise Failed(f"epochs {[row['epoch'] for row in rows]}, PSNR off by {difference:.2f} dB")
@@ -133,6 +155,23 @@ class Checks:
             torch.cuda.set_sync_debug_mode("default")
         return {}
 
+    def capture(self) -> dict[str, Any]:
+        """Steps of one pattern become one graph, which computes what they do one operation after the other."""
+        losses = {}
+        for choice in ("false", "graphs"):
+            words = ("epochs=1", "epoch_size=8", "tfr=1", "tf_schedule=constant", "precision=fp32", f"compile={choice}")
+            trainer = build_trainer(compose(self._words(*words)), self.folder / "unused")
+            trainer.model.train()
+            losses[choice] = []
+            for batch in trainer.batches():
+                losses[choice].append(trainer.step(*batch).mse.item())
+                trainer.iteration += 1
+        if not np.allclose(losses["false"], losses["graphs"], rtol=1e-2):
+            raise Failed(f"MSE of steps {losses['false']} eager, {losses['graphs']} captured")
+        if not (graphs := len(trainer.take._graphs)):  # type: ignore[attr-defined]  # of a captured step
+            raise Failed("no step was captured")
+        return {"graphs": graphs, "mse": losses["graphs"][-1]}
+
     def compile(self) -> dict[str, Any]:
         return self._compiled("true")
 
@@ -156,7 +195,7 @@ class Checks:
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", "-m", "cvae.train"]
         run = self.folder / "ddp"
         self._call([*torchrun, *self._words("epochs=1", "epoch_size=25"), f"hydra.run.dir={run}"])
-        mse = [read_metrics(path / "metrics.jsonl")[0]["train/mse"] for path in (run, self.folder / "whole")]
+        mse = [rows[0]["train/mse"] for rows in (read_metrics(run / "metrics.jsonl"), self._whole())]
         if not math.isclose(*mse, rel_tol=0.05):
             raise Failed(f"MSE {mse[0]} under torchrun, {mse[1]} alone")
         return {"mse": mse[0]}
@@ -185,6 +224,10 @@ class Checks:
         if self.device.type == "cuda" and not found["gib_computed_again"] < min(FITS_16_GB, found["gib_kept"]):
             raise Failed(f"too much memory: {found}")
         return found
+
+    def _whole(self) -> list[dict[str, Any]]:
+        """The rows of a run that others are compared with."""
+        return read_metrics(self.folder / "whole" / "metrics.jsonl") or self._run("whole", "epochs=4", "epoch_size=25")
 
     def _run(self, name: str, *words: str, timeout: float = 150) -> list[dict[str, Any]]:
         """Train in a process of its own; its rows."""

@@ -77,6 +77,7 @@ NOT_RUN = {
     "python scripts/benchmark.py --quick": _MEASURES,
     "python scripts/benchmark.py --gpu-check": "needs a GPU: tests/scripts/test_benchmark.py runs the list on a CPU",
     "python scripts/benchmark.py --gpu-check --json gpu.json": "needs a GPU",
+    "python scripts/benchmark.py --gpu-check capture,graphs": "needs a GPU",
     "torchrun --nproc_per_node=4 -m cvae.train batch_size=48": _GPUS,
     "torchrun --nproc_per_node=4 -m cvae.train resume=RUN": f"{_GPUS}: tests/training/test_distributed.py resumes on CPUs",
     "srun torchrun --nnodes=$SLURM_NNODES --nproc_per_node=4 --rdzv_backend=c10d --rdzv_id=$SLURM_JOB_ID "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +60,8 @@ def test_a_compiled_step_runs_and_waits_for_nothing(measured):
     assert "error" not in found, found["where"]
     assert (found["waits"], found["pageable"], found["allocations"]) == (0, 0, 0)
     assert 330 <= found["launches"] <= 370
+
+
+def test_the_check_of_a_gpu_captures_a_step(process):
+    words = [str(Path(__file__).parents[2] / "scripts/benchmark.py"), "--gpu-check", "capture", "--device", "cuda"]
+    assert "passed  capture" in process(*words)

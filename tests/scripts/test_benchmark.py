@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from cvae.errors import UserError
+
 CPU = torch.device("cpu")
 
 
@@ -69,6 +71,18 @@ def test_no_gpu_no_gpu_check(monkeypatch, capsys):
     assert error.count("\n") == 1
 
 
+def test_checks_are_chosen_by_name():
+    assert gpu_check.chosen("train,", CPU) == ["train"]
+    assert gpu_check.chosen("graphs,train", torch.device("cuda")) == ["graphs", "train"]
+    assert set(gpu_check.NAMES) - set(gpu_check.chosen("all", CPU)) == {"capture", "graphs", "no_wait"}
+
+
+@pytest.mark.parametrize("names", ["trian", "graphs", ","])
+def test_a_check_that_is_not_there_is_named(names):
+    with pytest.raises(UserError, match=r"--gpu-check: there is no .* on this device: choose of train, resume"):
+        gpu_check.chosen(names, CPU)
+
+
 def test_a_place_that_cannot_be_written_is_named_before_anything_is_measured(monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "benchmark", None)
     monkeypatch.setattr("sys.argv", ["benchmark.py", "--device=cpu", "--json=/proc/nowhere/a.json"])
@@ -97,11 +111,13 @@ def test_the_gpu_check_goes_on_after_a_failure_and_reports_it(monkeypatch, capsy
     for name, check in {**passed, "resume": fail, "resident": stumble, "ddp": crash}.items():
         monkeypatch.setattr(gpu_check.Checks, name, check)
     steps = {"tfr=1": {"planned_s": 0.01}, "tfr=0": {"planned_s": 0.03}}
-    found = gpu_check.gpu_check(CPU, lambda: {"train": {"vgg64": steps}})
+    table = {"train": {"vgg64": steps}}
+    found = gpu_check.gpu_check(CPU, lambda: table)
+    assert list(gpu_check.gpu_check(CPU, lambda: table, names=["train"])) == ["train"]
     assert [name for name, each in found.items() if isinstance(each, dict) and not each["passed"]] == [
         "resume",
-        "resident",
         "ddp",
+        "resident",
     ]
     assert found["resume"]["error"] == "Failed: exit 1: error: lost"
     # 90,000 steps of each kind: 15 and 45 minutes.
