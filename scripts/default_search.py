@@ -1,8 +1,9 @@
-"""Keep what the search for the default recipe found, and tell it: python scripts/default_search.py [--sweep FOLDER]
+"""Keep what the search for the default recipe found, and tell it: default_search.py [--sweep FOLDER] [--seeds FOLDER ...]
 
 `python -m cvae.train experiment=tune_default` searches. This keeps its finished trials in docs/default_search: `sweep.json`,
 from which the search goes on in a fresh clone (hydra.sweeper.warm_start), and `runs.jsonl`, a line for each finished run with
-its config and metrics. Places of this machine are left out. What an earlier call kept stays. Then it prints the table of
+its config and metrics. `--seeds` names multiruns of the chosen recipe over seeds, one for each data set: their runs go to
+`seeds.jsonl`. Places of this machine are left out. What an earlier call kept stays. Then it prints the tables of
 docs/default.md.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -20,8 +21,11 @@ from omegaconf import OmegaConf
 from cvae import files, integrity
 from cvae.config import PLACES
 from cvae.errors import write_whole
+from cvae.evaluation.intervals import mean_interval
+from cvae.pages.document import level
 
 KEPT = Path("docs/default_search")
+_SEEDS = "seeds.jsonl"
 _LARGEST = 10_000_000
 _OF_A_PLACE = ("folder", "seconds", "attempts", "failure")  # of a trial's entry
 _LEFT_OUT = ("trial", "logger", "resume", "show")  # of a config
@@ -34,11 +38,15 @@ Run = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweep", type=Path, help="a folder of the sweep: keep its finished trials first")
+    parser.add_argument("--seeds", type=Path, nargs="+", default=[], help="multiruns over seeds, a data set each: keep them")
     parser.add_argument("--kept", type=Path, default=KEPT, help=f"where they are kept ({KEPT})")
     asked = parser.parse_args()
     if asked.sweep is not None:
         keep(asked.sweep, asked.kept)
+    if asked.seeds:
+        keep_seeds(asked.seeds, asked.kept)
     print(table(runs_in(asked.kept)))
+    print("\n" + seeds_table(runs_in(asked.kept, _SEEDS)))
 
 
 def keep(sweep: Path, kept: Path) -> None:
@@ -48,28 +56,39 @@ def keep(sweep: Path, kept: Path) -> None:
     wanted = ("objective", "directions", "space", "search", "cases", "data")
     trials = [_without(trial, _OF_A_PLACE) for trial in record["trials"] if trial["state"] in ("complete", "pruned")]
     known = {_key(run): run for run in runs_in(kept)}
-    known |= {_key(run): run for run in _finished(sweep)}
+    known |= {_key(run): run for run in _finished(sweep, "*/*")}
     kept.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(run) for run in sorted(known.values(), key=_key))
     write_whole(kept / "sweep.json", integrity.stamped({**{key: record.get(key) for key in wanted}, "trials": trials}), _HINT)
     write_whole(kept / "runs.jsonl", "".join(f"{line}\n" for line in lines), _HINT)
 
 
-def _finished(sweep: Path) -> Iterable[Run]:
-    for path in sorted(sweep.glob("*/*/run.json")):
-        record, folder = json.loads(path.read_text()), path.parent
-        config: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "config.yaml"))
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def keep_seeds(folders: Iterable[Path], kept: Path) -> None:
+    """Keep the finished runs of multiruns over seeds, in place of earlier ones of the same name."""
+    found = [{**run, "case": folder.name} for folder in folders for run in _finished(folder, "*")]
+    names = {run["case"] for run in found}
+    found += [run for run in runs_in(kept, _SEEDS) if run["case"] not in names]
+    kept.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(run) for run in sorted(found, key=lambda run: (run["case"], run["seed"])))
+    write_whole(kept / _SEEDS, "".join(f"{line}\n" for line in lines), _HINT)
+
+
+def _finished(folder: Path, runs: str) -> Iterable[Run]:
+    """The finished runs below a folder, where ``runs`` finds them."""
+    for path in sorted(folder.glob(f"{runs}/run.json")):
+        record, place = json.loads(path.read_text()), path.parent
+        config: Any = OmegaConf.to_container(OmegaConf.load(place / ".hydra" / "config.yaml"))
+        rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
         if rows and rows[-1]["epoch"] == config["epochs"]:
             data = _without(config["data"], PLACES)
-            case = config["trial"]["case"]
-            known = {"params": record["trial"]["params"], "case": case, "seed": config["seed"]}
+            params = record.get("trial", {}).get("params", {})
+            known = {"params": params, "case": config["trial"].get("case", ""), "seed": config["seed"]}
             yield {**known, "config": {**_without(config, _LEFT_OUT), "data": data}, "metrics": rows}
 
 
-def runs_in(kept: Path) -> list[Run]:
+def runs_in(kept: Path, name: str = "runs.jsonl") -> list[Run]:
     """The runs that are kept."""
-    path = kept / "runs.jsonl"
+    path = kept / name
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -93,8 +112,30 @@ def table(runs: Iterable[Run]) -> str:
         cells = [f"{m[0]:.2f} / {m[1]:.2f} / {m[2]:.1f}" if (m := means.get(case)) else "" for case in cases]
         said = ", ".join(f"{key}={_short(value)}" for key, value in json.loads(recipe).items())
         rows.append((-len(means), -above, [said, str(len(own)), f"{above:.2f}" * whole, *cells]))
-    body = [row for *_, row in sorted(rows)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
+    return _drawn(head, [row for *_, row in sorted(rows)])
+
+
+def seeds_table(runs: Iterable[Run]) -> str:
+    """A row for each data set: mean over seeds with its 95 % interval (Student's t), of the last epoch."""
+    columns: dict[str, Callable[[dict[str, float]], float]] = {
+        "one sample": lambda row: row["val/psnr"],
+        "best of 10": lambda row: row["val/psnr_best"],
+        "above copy": lambda row: row["val/psnr"] - row["val/psnr_copy"],
+        "best above one": lambda row: row["val/psnr_best"] - row["val/psnr"],
+        "KL": lambda row: row["train/kld"],
+    }
+    runs = list(runs)
+    body = []
+    for case in dict.fromkeys(run["case"] for run in runs):
+        own = [run["metrics"] for run in runs if run["case"] == case]
+        cells = [level(*mean_interval([quantity(rows[-1]) for rows in own]), ".2f") for quantity in columns.values()]
+        below = max(max(row["val/psnr"] for row in rows if "val/psnr" in row) - rows[-1]["val/psnr"] for rows in own)
+        body.append([case, str(len(own)), *cells, f"{below:.2f}"])
+    return _drawn(["data", "seeds", *columns, "last epoch below the best, at most"], body)
+
+
+def _drawn(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
 
 
 def scores(run: Run) -> tuple[float, float, float, float]:

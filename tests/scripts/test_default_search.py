@@ -8,6 +8,7 @@ from pathlib import Path
 import default_search
 import draw_video
 import pytest
+from fakes import fake_run
 
 SMALL = ["model=tiny", "epochs=2", "epoch_size=2", "batch_size=2", "n_future=2", "n_eval=6", "n_samples=2", "precision=fp32"]
 SWEEP = ["hydra/launcher=basic", "hydra.sweeper.top_k=0", "hydra.sweeper.constraints=null"]
@@ -61,3 +62,18 @@ def test_what_was_found_is_kept_and_searched_on(train, drawn):
     assert "trials     3 of 3 done" in done.out
     trials = json.loads(Path("multirun/fresh/sweep.json").read_text())["trials"]
     assert [trial["state"] for trial in trials[:3]] == ["complete"] * 3
+
+
+def test_runs_over_seeds_are_kept_and_told_by_data_set(tmp_path):
+    """The last epoch counts, and a multirun of the same name takes the place of an earlier one."""
+    for name, psnr in (("sawyer", (23.0, 24.0)), ("drawn", (20.0,))):
+        for seed, value in enumerate(psnr, 1):
+            best = {"val/psnr_best": value + 0.5}
+            fake_run(tmp_path / name / str(seed), (value + 0.25, value), rows=lambda _, best=best: best, seed=seed)
+    kept = tmp_path / "kept"
+    for _ in range(2):
+        default_search.keep_seeds([tmp_path / "sawyer", tmp_path / "drawn"], kept)
+    assert str(tmp_path) not in (kept / "seeds.jsonl").read_text()
+    _, _, drawn, sawyer = default_search.seeds_table(default_search.runs_in(kept, "seeds.jsonl")).splitlines()
+    assert drawn == "| drawn | 1 | 20.00 | 20.50 | 3.00 | 0.50 | 1.00 | 0.25 |"
+    assert sawyer.startswith("| sawyer | 2 | 23.50 [17.15, 29.85] | 24.00 [17.65, 30.35] |")
