@@ -13,7 +13,7 @@ from typing import Any
 
 from cvae import __version__
 from cvae.console import progress, say, short, warn
-from cvae.data.convert import bair
+from cvae.data.convert import bair, lerobot, npz, video
 from cvae.data.convert.episodes import Cut, Episode, Found, split_episodes
 from cvae.data.convert.sinks import HINT, Bad, Convert
 from cvae.data.convert.work import PackedWriter, Work
@@ -23,7 +23,13 @@ from cvae.data.layout import SPLITS
 from cvae.data.tables import declared, write_tables
 from cvae.errors import UserError, expanded, require, writing
 
-FORMATS = ("bair",)
+# How a source is known, and the options that only this format has. The first that fits is taken.
+FORMATS = {
+    "bair": (bair.is_bair, ("camera",)),
+    "lerobot": (lerobot.is_lerobot, ("camera", "action", "state")),
+    "npz": (npz.is_npz, ()),
+    "video": (video.is_video, ()),
+}
 _RULES = 1  # a later version that makes other data of the same source counts on
 _NAMED = 20  # problems that are printed one by one
 
@@ -32,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of the command."""
     parser.add_argument("source", metavar="SRC", help="the data: a folder or a file")
     parser.add_argument("target", metavar="DST", help="a new folder; after a kill, the same one")
-    parser.add_argument("--format", choices=FORMATS, help="what SRC holds (default: seen from its files)")
+    parser.add_argument("--format", choices=list(FORMATS), help="what SRC holds (default: seen from its files)")
     parser.add_argument("--to", choices=("packed", "png"), default="packed", help="arrays (default) or PNG files")
     which = "a number of episodes, or a share below 1 (default: 256, but at most a tenth), where SRC has no such split"
     parser.add_argument("--validate", type=share, metavar="N", help=which)
@@ -40,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stride", type=int, default=1, metavar="N", help="take every N-th frame (default 1)")
     parser.add_argument("--clip", type=int, default=30, metavar="N", help="frames of a sequence at most (default 30)")
     parser.add_argument("--shortest", type=int, default=12, metavar="N", help="frames of a sequence at least (default 12)")
-    parser.add_argument("--camera", metavar="NAME", help=f"BAIR: {' or '.join(bair.CAMERAS)} (default {bair.CAMERAS[0]})")
+    cameras = f"BAIR: {' or '.join(bair.CAMERAS)} (default {bair.CAMERAS[0]}); LeRobot: a video or image column"
+    parser.add_argument("--camera", metavar="NAME", help=cameras)
+    parser.add_argument("--action", metavar="NAME", help="LeRobot: the column of actions, or none (default action)")
+    parser.add_argument("--state", metavar="NAME", help="LeRobot: the column of states, or none (default observation.state)")
     skip = "stop at what cannot be read (default), or skip it"
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help=skip)
     parser.add_argument("--workers", type=int, metavar="N", help="processes that read (default: one a core)")
@@ -97,10 +106,17 @@ def run(asked: argparse.Namespace) -> None:
 
 def _find(asked: argparse.Namespace, source: Path) -> Found:
     if asked.format is None:
-        asked.format = next((name for name, fits in (("bair", bair.is_bair),) if fits(source)), None)
+        asked.format = next((name for name, (fits, _) in FORMATS.items() if fits(source)), None)
     if asked.format is None:
         raise UserError(f"{source} is of no format that is known: choose --format {', '.join(FORMATS)}")
-    return bair.find(source, asked.camera)
+    for name in ("camera", "action", "state"):
+        if getattr(asked, name) is not None and name not in FORMATS[asked.format][1]:
+            raise UserError(f"--{name} has no meaning for {source}, which is of the format {asked.format}: leave it out")
+    if asked.format == "bair":
+        return bair.find(source, asked.camera)
+    if asked.format == "lerobot":
+        return lerobot.find(source, asked.camera, asked.action, asked.state)
+    return npz.find(source) if asked.format == "npz" else video.find(source)
 
 
 def _fingerprint(files: Sequence[Path]) -> str:
