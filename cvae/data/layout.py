@@ -12,8 +12,10 @@ folder.
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ SPLITS = ("train", "validate", "test")
 IMAGE_SIZE = 64
 TABLES = {"actions.csv": ("dx", "dy", "dz", "gripper"), "endeffector_positions.csv": ("x", "y", "z")}  # columns
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)  # Pillow's
+_PNG = b"\x89PNG\r\n\x1a\n"
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -75,7 +78,9 @@ def read_frames(folder: Path, length: int, naming: Naming = COURSE) -> NDArray[n
     for t in range(length):
         path = folder / naming.name(t)
         try:
-            with Image.open(path, formats=("PNG", "JPEG")) as image:  # for others Pillow may start programs
+            content = path.read_bytes()
+            check_chunks(content)
+            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:  # for others Pillow may start programs
                 if image.size != (IMAGE_SIZE, IMAGE_SIZE):
                     raise UserError(
                         f"{path} is {image.width}x{image.height}: frames must be {IMAGE_SIZE}x{IMAGE_SIZE}, resize it"
@@ -86,6 +91,21 @@ def read_frames(folder: Path, length: int, naming: Naming = COURSE) -> NDArray[n
                 f"{path} is not a readable {naming.extension.upper()} ({first_line(error)}): copy or convert it again"
             ) from error
     return frames_THWC
+
+
+def check_chunks(content: bytes) -> None:
+    """Raise ValueError if a PNG lacks its end or a chunk fails its CRC: Pillow does not look at all of them."""
+    if not content.startswith(_PNG):
+        return
+    place, kind = len(_PNG), b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        end = place + 8 + length
+        if len(content) < end + 4:
+            raise ValueError("it is cut off")
+        if zlib.crc32(memoryview(content)[place + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
+            raise ValueError(f"chunk {kind.decode('latin-1')} fails its CRC")
+        place = end + 4
 
 
 def rgb(image: Image.Image) -> NDArray[np.uint8]:
