@@ -5,14 +5,17 @@
                                                  endeffector_positions.csv   3 columns: x, y, z
 
 No headers, a row a frame; row t of both files belongs to frame t, and the action of row t leads to frame t+1. The spelling
-``endeffecter_positions.csv`` is accepted too. Folder names are free; sequences come in natural order (2 before 10). Frames may
-also be named in another way (``Naming``), one way a folder.
+``endeffecter_positions.csv`` is accepted too. Other tables are declared in ROOT/conditions.json (``cvae.data.tables``). Folder
+names are free; sequences come in natural order (2 before 10). Frames may also be named in another way (``Naming``), one way a
+folder.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,7 @@ SPLITS = ("train", "validate", "test")
 IMAGE_SIZE = 64
 TABLES = {"actions.csv": ("dx", "dy", "dz", "gripper"), "endeffector_positions.csv": ("x", "y", "z")}  # columns
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)  # Pillow's
+_PNG = b"\x89PNG\r\n\x1a\n"
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -74,7 +78,9 @@ def read_frames(folder: Path, length: int, naming: Naming = COURSE) -> NDArray[n
     for t in range(length):
         path = folder / naming.name(t)
         try:
-            with Image.open(path, formats=("PNG", "JPEG")) as image:  # for others Pillow may start programs
+            content = path.read_bytes()
+            check_chunks(content)
+            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:  # for others Pillow may start programs
                 if image.size != (IMAGE_SIZE, IMAGE_SIZE):
                     raise UserError(
                         f"{path} is {image.width}x{image.height}: frames must be {IMAGE_SIZE}x{IMAGE_SIZE}, resize it"
@@ -87,6 +93,21 @@ def read_frames(folder: Path, length: int, naming: Naming = COURSE) -> NDArray[n
     return frames_THWC
 
 
+def check_chunks(content: bytes) -> None:
+    """Raise ValueError if a PNG lacks its end or a chunk fails its CRC: Pillow does not look at all of them."""
+    if not content.startswith(_PNG):
+        return
+    place, kind = len(_PNG), b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        end = place + 8 + length
+        if len(content) < end + 4:
+            raise ValueError("it is cut off")
+        if zlib.crc32(memoryview(content)[place + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
+            raise ValueError(f"chunk {kind.decode('latin-1')} fails its CRC")
+        place = end + 4
+
+
 def rgb(image: Image.Image) -> NDArray[np.uint8]:
     """Any picture as ``HWC`` bytes of red, green and blue."""
     if image.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would clip to white
@@ -97,13 +118,17 @@ def rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB"))
 
 
-def read_table(folder: Path, file: str, length: int) -> tuple[NDArray[np.float32], int] | None:
-    """Read the first ``length`` rows of a sequence's ``file``, one of TABLES, and count all; None if it is not there.
+def read_table(folder: Path, file: str, length: int, names: Sequence[str] = ()) -> tuple[NDArray[np.float32], int] | None:
+    """Read the first ``length`` rows of a sequence's ``file``, and count all; None if it is not there.
+
+    Args:
+        names: those of its columns; they can be left out for one of TABLES.
 
     Raises:
         UserError: a row has another number of columns, a value is not a finite number, or rows are missing.
     """
-    columns = len(TABLES[file])
+    names = names or TABLES[file]
+    columns = len(names)
     spellings = (folder / file, folder / file.replace("effector", "effecter"))
     path = next((each for each in spellings if each.is_file()), None)
     if path is None:
@@ -117,7 +142,7 @@ def read_table(folder: Path, file: str, length: int) -> tuple[NDArray[np.float32
         raise UserError(f"{path} has {len(lines)} rows for {length} frames: a row a frame is needed")
     table = np.empty((length, columns), np.float32)
     for row, line in enumerate(lines[:length]):
-        table[row] = read_row(line, path, row, TABLES[file])
+        table[row] = read_row(line, path, row, names)
     return table, len(lines)
 
 

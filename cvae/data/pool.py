@@ -20,6 +20,11 @@ Job = TypeVar("Job")
 Done = TypeVar("Done")
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def map_in_processes(function: Callable[[Job], Done], jobs: Sequence[Job], workers: int | None) -> Iterator[Done]:
     """``map(function, jobs)``, in order, in ``workers`` processes; None for one a core, 1 for this process.
 
@@ -29,19 +34,18 @@ def map_in_processes(function: Callable[[Job], Done], jobs: Sequence[Job], worke
     Raises:
         UserError: a worker was killed.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(workers or cores, len(jobs))
+    workers = min(workers or cores(), len(jobs))
     if workers <= 1 or multiprocessing.current_process().daemon:  # a daemon, as a loader's worker is, may have no children
         yield from map(function, jobs)
         return
     # Spawned, not forked: torch's threads do not survive a fork.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent)
     try:
         # Workers inherit a blocked signal; a terminal sends Ctrl-C to all of them. The pool is made before, because the
         # helper process that it starts would unblock the signal.
         blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            with _main_apart(function):
+            with main_apart(function):
                 futures = [pool.submit(function, job) for job in jobs]
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
@@ -55,7 +59,7 @@ def map_in_processes(function: Callable[[Job], Done], jobs: Sequence[Job], worke
 
 
 @contextlib.contextmanager
-def _main_apart(function: Callable[..., object]) -> Iterator[None]:
+def main_apart(function: Callable[..., object]) -> Iterator[None]:
     """Keep workers that start meanwhile from importing the main module, unless ``function`` is there.
 
     A script without ``if __name__ == "__main__"`` would start over in each of them, and wait for this process for ever.
@@ -69,7 +73,7 @@ def _main_apart(function: Callable[..., object]) -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A worker whose parent was killed would wait for work for ever."""
     parent = multiprocessing.parent_process()
 
