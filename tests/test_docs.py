@@ -231,6 +231,8 @@ def start(command, app: App, monkeypatch, capfd) -> Callable[[str], Result]:
         words = shlex.split(line.removeprefix(".venv/bin/"))
         if words[:3] == ["python", "-m", "cvae.train"]:
             return command("train", *_shrunk(words[3:]))
+        if words[:3] == ["python", "-m", "cvae.data"]:
+            return command("data", *words[3:])
         if words[:3] == ["python", "-m", "cvae.report"]:
             return command("report", *words[3:])
         if words[:3] == ["python", "-m", "cvae.evaluate"]:
@@ -347,6 +349,8 @@ def test_what_commands_write_is_ignored() -> None:
         "study.md",
         "study_files/a.png",
         "site/a.html",
+        "contact_sheet.png",
+        "show_train_3.gif",
     ]
     written += ["multirun/single/a/run.json", "predictions/a.gif", "gpu.json"]
     done = subprocess.run(["git", "-C", str(ROOT), "check-ignore", *written], capture_output=True, text=True, check=False)

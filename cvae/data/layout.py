@@ -11,6 +11,7 @@ also be named in another way (``Naming``), one way a folder.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Sequence
@@ -72,19 +73,25 @@ def read_frames(folder: Path, length: int, naming: Naming = COURSE) -> NDArray[n
     """
     frames_THWC = np.empty((length, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     for t in range(length):
-        path = folder / naming.name(t)
-        try:
-            with Image.open(path, formats=("PNG", "JPEG")) as image:  # for others Pillow may start programs
-                if image.size != (IMAGE_SIZE, IMAGE_SIZE):
-                    raise UserError(
-                        f"{path} is {image.width}x{image.height}: frames must be {IMAGE_SIZE}x{IMAGE_SIZE}, resize it"
-                    )
-                frames_THWC[t] = rgb(image)
-        except BROKEN as error:
-            raise UserError(
-                f"{path} is not a readable {naming.extension.upper()} ({first_line(error)}): copy or convert it again"
-            ) from error
+        frames_THWC[t] = read_frame(folder / naming.name(t))[0]
     return frames_THWC
+
+
+def read_frame(path: Path, content: bytes | None = None) -> tuple[NDArray[np.uint8], str]:
+    """Decode a frame to ``HWC``, and tell Pillow's name of its colours; ``content`` is what the file holds, if it is known.
+
+    Raises:
+        UserError: it is not a readable PNG or JPEG, or not 64x64.
+    """
+    try:
+        # Other formats are not tried: for some of them Pillow starts programs.
+        with Image.open(path if content is None else io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+            if image.size != (IMAGE_SIZE, IMAGE_SIZE):
+                raise UserError(f"{path} is {image.width}x{image.height}: frames must be {IMAGE_SIZE}x{IMAGE_SIZE}, resize it")
+            return rgb(image), image.mode
+    except BROKEN as error:
+        kind = path.suffix[1:].upper()
+        raise UserError(f"{path} is not a readable {kind} ({first_line(error)}): copy or convert it again") from error
 
 
 def rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -109,7 +116,7 @@ def read_table(folder: Path, file: str, length: int) -> tuple[NDArray[np.float32
     if path is None:
         return None
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() would also end a row at a damaged sign
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): a text file of {columns} columns is needed") from error
     lines = [line for line in lines if line.strip()]
@@ -131,7 +138,7 @@ def read_row(line: str, path: Path, row: int, columns: Sequence[str]) -> list[fl
 
 def _finite(cell: str, path: Path, row: int) -> float:
     try:
-        value = float(cell)
+        value = math.nan if "_" in cell else float(cell)  # Python reads 0_5 as 5
     except ValueError:
         value = math.nan
     if not abs(value) <= _LARGEST:

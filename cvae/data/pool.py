@@ -9,8 +9,8 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -29,29 +29,47 @@ def map_in_processes(function: Callable[[Job], Done], jobs: Sequence[Job], worke
     Raises:
         UserError: a worker was killed.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(workers or cores, len(jobs))
+    workers = min(workers or cores(), len(jobs))
     if workers <= 1 or multiprocessing.current_process().daemon:  # a daemon, as a loader's worker is, may have no children
         yield from map(function, jobs)
         return
-    # Spawned, not forked: torch's threads do not survive a fork.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent)
-    try:
-        # Workers inherit a blocked signal; a terminal sends Ctrl-C to all of them. The pool is made before, because the
-        # helper process that it starts would unblock the signal.
-        blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    with pool_of(workers) as pool:
         try:
-            with _main_apart(function):
-                futures = [pool.submit(function, job) for job in jobs]
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
-        for future in futures:
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise UserError("a worker process was killed: free some memory, or use fewer (data.workers=1)") from error
+            for future in submitted(pool, function, jobs):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise UserError("a worker process was killed: free some memory, or use fewer (data.workers=1)") from error
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def pool_of(workers: int, start: Callable[[], None] | None = None) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that end with the ``with`` or with this process; each calls ``start`` first.
+
+    Spawned, not forked: torch's threads do not survive a fork.
+    """
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _started, (start,))
+    try:
+        yield pool
     finally:
         # Waits for the jobs under way: after this nobody writes any more.
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def submitted(pool: ProcessPoolExecutor, function: Callable[[Job], Done], jobs: Iterable[Job]) -> list[Future[Done]]:
+    """Hand jobs to a pool, whose workers start by that."""
+    # Workers inherit a blocked signal; a terminal sends Ctrl-C to all of them. The pool is made before, because the
+    # helper process that it starts would unblock the signal.
+    blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with _main_apart(function):
+            return [pool.submit(function, job) for job in jobs]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
 
 
 @contextlib.contextmanager
@@ -67,6 +85,12 @@ def _main_apart(function: Callable[..., object]) -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+def _started(start: Callable[[], None] | None) -> None:
+    _end_with_parent()
+    if start is not None:
+        start()
 
 
 def _end_with_parent() -> None:

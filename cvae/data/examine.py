@@ -1,0 +1,156 @@
+"""One sequence of a dataset, each of its files read once: what is wrong with it, and what is known of it."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvae.data.layout import COURSE, TABLES, Naming, read_frame, read_table
+from cvae.data.listing import NoSequence, frames_in
+from cvae.errors import UserError
+
+FAILS, BAD, NOTE = "fails", "bad", "note"  # training would end with an error; it would learn wrong things; to be known
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a file, a folder or a sequence, in a line that begins with its place."""
+
+    what: str
+    level: str
+    sequence: tuple[str, str] | None = None  # its split and name
+
+
+@dataclass
+class Seen:
+    """What is known of a sequence once it is read; arrays are empty if it cannot be read."""
+
+    split: str
+    name: str
+    problems: list[Problem] = field(default_factory=list)
+    length: int = 0
+    naming: Naming = COURSE
+    # NaN in the columns of tables that are not there.
+    cond_TA: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    missing: list[str] = field(default_factory=list)  # tables that are not there
+    marks_T: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))  # hashes of the frames
+    changes_T: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))  # RMSE, pixels in [0, 1]
+
+    def add(self, what: str, level: str) -> None:
+        self.problems.append(Problem(what, level, (self.split, self.name)))
+
+    def has(self, column: int) -> bool:
+        """Whether there are values in a column of the tables."""
+        return len(self.cond_TA) > 0 and not np.isnan(self.cond_TA[0, column])
+
+    @property
+    def good(self) -> bool:
+        """Whether training may have it."""
+        return all(problem.level == NOTE for problem in self.problems)
+
+
+def examine(job: tuple[str, str, Path]) -> Seen:
+    """Read a sequence, given as its split, name and folder, and say what is wrong with each file."""
+    split, name, folder = job
+    seen = Seen(split, name)
+    try:
+        seen.length, seen.naming, _ = frames_in(folder)
+    except NoSequence as reason:
+        seen.add(f"{folder} is not read as a sequence: {reason}", NOTE)
+        return seen
+    except UserError as error:
+        seen.add(str(error), FAILS)
+        return seen
+    frames = list(_frames(folder, seen))
+    _read_tables(folder, seen)
+    if len(frames) == seen.length:
+        seen.marks_T = np.array([mark(frame_HWC) for frame_HWC in frames], np.uint64)
+        seen.changes_T = np.array([_rmse(*pair) for pair in pairwise(frames)], np.float32)
+        if seen.length > 1 and not seen.changes_T.any():
+            seen.add(f"{folder}: all {seen.length} frames are the same", NOTE)
+    return seen
+
+
+def mark(frame_HWC: NDArray[np.uint8]) -> int:
+    """A hash of a frame's pixels, in 64 bits."""
+    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(frame_HWC).data, digest_size=8).digest(), "little")
+
+
+def broken_chunks(content: bytes) -> list[str]:
+    """What is wrong with the chunks of a PNG file: each whose checksum fails, by its type and place; of other files nothing.
+
+    Pillow does not compare the checksums of pixels.
+    """
+    if not content.startswith(_SIGNATURE):
+        return []
+    at, found = len(_SIGNATURE), []
+    while at + 12 <= len(content):
+        length = int.from_bytes(content[at : at + 4], "big")
+        kind, end = content[at + 4 : at + 8], at + 8 + length
+        if end + 4 > len(content):
+            break
+        if zlib.crc32(content[at + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
+            found.append(f"the checksum of its chunk {kind.decode('latin-1')!r} at byte {at} fails")
+        if kind == b"IEND":
+            return found
+        at = end + 4
+    return [*found, f"it is cut off in the chunk at byte {at}"]
+
+
+def _frames(folder: Path, seen: Seen) -> Iterator[NDArray[np.uint8]]:
+    """The frames that can be read. What is wrong with the others, or with their colours, goes to ``seen``."""
+    modes: dict[str, list[str]] = {}
+    for t in range(seen.length):
+        path = folder / seen.naming.name(t)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            seen.add(f"{path} cannot be read ({error.strerror or error}): restore it, or remove the sequence", FAILS)
+            continue
+        chunks = broken_chunks(content)
+        try:
+            frame_HWC, mode = read_frame(path, content)
+        except UserError as error:
+            seen.add(f"{error}" + "".join(f"; {each}" for each in chunks), FAILS)
+            continue
+        if chunks:
+            seen.add(f"{path} is damaged, though it can be read: {'; '.join(chunks)}", BAD)
+        modes.setdefault(mode, []).append(path.name)
+        yield frame_HWC
+    for mode, names in modes.items():
+        if mode != "RGB":
+            seen.add(f"{folder / names[0]}: {len(names)} frames are {mode}, not RGB: they are converted", NOTE)
+
+
+def _read_tables(folder: Path, seen: Seen) -> None:
+    tables: list[NDArray[Any]] = []
+    for file, columns in TABLES.items():
+        try:
+            found = read_table(folder, file, seen.length)
+        except UserError as error:
+            seen.add(str(error), FAILS)
+            continue
+        if found is None:
+            seen.missing.append(file)
+            found = np.full((seen.length, len(columns)), np.nan, np.float32), seen.length
+        table_TA, rows = found
+        if rows > seen.length:
+            level = FAILS if seen.naming.first == 1 else NOTE  # then the first frame may be the one that is missing
+            seen.add(f"{folder / file} has {rows} rows for {seen.length} frames", level)
+        tables.append(table_TA)
+    if len(tables) == len(TABLES):
+        seen.cond_TA = np.concatenate(tables, axis=1)
+
+
+def _rmse(one_HWC: NDArray[np.uint8], other_HWC: NDArray[np.uint8]) -> float:
+    apart = one_HWC.astype(np.int16) - other_HWC
+    return float(np.sqrt(np.square(apart.astype(np.float32)).mean()) / 255)
