@@ -18,13 +18,14 @@ from pathlib import Path
 
 from cvae.console import progress, say, short
 from cvae.data.careful import Crashed, map_carefully
-from cvae.data.examine import BAD, FAILS, NOTE, Problem, Seen, examine
+from cvae.data.examine import BAD, FAILS, NOTE, Job, Problem, Seen, examine, is_packed, opened, tables_of
 from cvae.data.layout import SPLITS, refuse_absent
 from cvae.data.listing import sequence_folders
-from cvae.data.packed import CONDITIONS
 from cvae.data.quarantine import move_aside
+from cvae.data.sealed import Damaged
 from cvae.data.summary import sum_up
 from cvae.data.suspects import mark_copies, mark_jumps, mark_recurring
+from cvae.data.tables import CHOICES, Tables, chosen
 from cvae.errors import UserError, expanded, require
 
 _TRAINED = ("train", "validate")  # the splits that training reads
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = __doc__
     parser.add_argument("root", metavar="ROOT", help="the folder that holds train, validate and test")
     parser.add_argument("--fix", choices=("quarantine",), help="move bad sequences to ROOT/quarantine; nothing is deleted")
-    parser.add_argument("--condition", choices=CONDITIONS, default="actions_positions", help="data.condition of the training")
+    parser.add_argument("--condition", choices=CHOICES, default="actions_positions", help="data.condition of the training")
     parser.add_argument("--n-past", type=int, default=2, help="given frames (default: 2)")
     parser.add_argument("--n-future", type=int, default=10, help="predicted frames (default: 10)")
     parser.add_argument("--sigma-scale", type=float, default=6.0, help="sigma_scale of the training (default: 6)")
@@ -56,21 +57,29 @@ def run(asked: argparse.Namespace) -> None:
     root = expanded(asked.root, "ROOT")
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: give the folder that holds {', '.join(SPLITS)}")
-    seen, problems = _read(root, asked.workers)
-    _compare(seen)
-    _hold_against(asked, seen, problems)
+    tables = tables_of(root)
+    columns = [name for names in tables.values() for name in names]
+    seen, problems = _read(root, tables, asked.workers)
+    mark_copies(seen)
+    mark_recurring([each for each in seen if each.split == "train"], [each for each in seen if each.split != "train"])
+    mark_jumps(seen, columns)
+    _hold_against(asked, chosen(tables, asked.condition), seen, problems)
     every = [*problems, *(problem for each in seen for problem in each.problems)]
     for level in (FAILS, BAD, NOTE):
         for problem in every:
             if problem.level == level:
                 say(f"{level:<6}{problem.what}".replace("\n", "\\n"))
+    if asked.fix and any(is_packed(root, split) for split in SPLITS):
+        raise UserError(
+            f"{root} is packed: sequences cannot be moved out of arrays; convert the source again without the bad ones"
+        )
     if asked.fix and (bad := [each for each in seen if not each.good]):
         say(f"{len(bad)} sequences are moved to {short(move_aside(root, bad))}")
         problems = [problem for problem in problems if problem.sequence is None]
         seen = [each for each in seen if each.good]
         problems += _empty(seen)
     good = {split: [each for each in seen if each.split == split and each.good and each.length] for split in SPLITS}
-    sum_up(root, good, asked)
+    sum_up(root, good, columns, asked)
     fails = [*problems, *(problem for each in seen for problem in each.problems if each.split in _TRAINED)]
     fatal = [problem for problem in fails if problem.level == FAILS]
     counts = {level: sum(problem.level == level for problem in every) for level in (FAILS, BAD, NOTE)}
@@ -85,28 +94,41 @@ def _verdict(fatal: Sequence[Problem], fixed: bool) -> str:
     return "training would fail" + ("" if fixed else "; --fix quarantine moves the sequences aside, if it is theirs")
 
 
-def _read(root: Path, workers: int | None) -> tuple[list[Seen], list[Problem]]:
+def _read(root: Path, tables: Tables, workers: int | None) -> tuple[list[Seen], list[Problem]]:
     """All that may be sequences, each file read once; and problems of what is none."""
-    jobs, problems = [], []
+    jobs: list[Job] = []
+    problems: list[Problem] = []
     for split in SPLITS:
-        skipped: dict[str, str] = {}
         try:
             refuse_absent(root, split)
+            found, skipped = _sequences(root, split, tables)
+            jobs += found
+            problems += [
+                Problem(f"{root / split / name} is not read as a sequence: {why}", NOTE) for name, why in skipped.items()
+            ]
         except UserError as error:
             problems.append(Problem(str(error), FAILS if split in _TRAINED else NOTE))
-            continue
-        jobs += [(split, name, folder) for name, folder in sequence_folders(root / split, skipped)]
-        problems += [Problem(f"{root / split / name} is not read as a sequence: {why}", NOTE) for name, why in skipped.items()]
     seen = []
     with progress(f"reading {root}", len(jobs)) as advance:
-        for found in map_carefully(examine, jobs, workers):
-            if isinstance(found, Crashed):
-                split, name, folder = found.job
-                found = Seen(split, name)
-                found.add(f"{folder} ends the process that reads it, or needs too much time or memory: remove it", FAILS)
-            seen.append(found)
+        for each in map_carefully(examine, jobs, workers):
+            if isinstance(each, Crashed):
+                place, each = each.job.folder, Seen(each.job.split, each.job.name)
+                each.add(f"{place} ends the process that reads it, or needs too much time or memory: remove it", FAILS)
+            seen.append(each)
             advance(1)
     return seen, problems + _empty(seen)
+
+
+def _sequences(root: Path, split: str, tables: Tables) -> tuple[list[Job], dict[str, str]]:
+    """What may be sequences of a split, and what is none, with the reason."""
+    if is_packed(root, split):
+        try:
+            names = opened(root / split).meta["names"]
+        except Damaged as error:
+            raise UserError(f"{root / split} is damaged ({error}): convert the source again into a new folder") from error
+        return [Job(split, name, root / split, tables, index) for index, name in enumerate(names)], {}
+    skipped: dict[str, str] = {}
+    return [Job(split, name, folder, tables) for name, folder in sequence_folders(root / split, skipped)], skipped
 
 
 def _empty(seen: Sequence[Seen]) -> list[Problem]:
@@ -114,17 +136,11 @@ def _empty(seen: Sequence[Seen]) -> list[Problem]:
     return [Problem(f"{split} has no sequences: training needs some", FAILS) for split in _TRAINED if split not in there]
 
 
-def _compare(seen: Sequence[Seen]) -> None:
-    mark_copies(seen)
-    mark_recurring([each for each in seen if each.split == "train"], [each for each in seen if each.split != "train"])
-    mark_jumps(seen)
-
-
-def _hold_against(asked: argparse.Namespace, seen: Sequence[Seen], problems: list[Problem]) -> None:
+def _hold_against(asked: argparse.Namespace, files: Sequence[str], seen: Sequence[Seen], problems: list[Problem]) -> None:
     """Say what a training with these settings would miss."""
     needed = asked.n_past + asked.n_future
     there = [each for each in seen if each.length]
-    for file in CONDITIONS[asked.condition]:
+    for file in files:
         lacking = [each for each in there if file in each.missing]
         if lacking and len(lacking) == len(there):
             what = f"no sequence has {file}: data.condition={asked.condition} needs it, data.condition=none needs no CSV"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cvae.data.layout import COURSE, TABLES, Naming, read_frame, read_table
+from cvae.data.layout import COURSE, SPLITS, Naming, read_frame, read_table
 from cvae.data.listing import NoSequence, frames_in
+from cvae.data.packed import PackedSplit
+from cvae.data.sealed import Damaged
+from cvae.data.tables import Tables, read_tables
 from cvae.errors import UserError
 
 FAILS, BAD, NOTE = "fails", "bad", "note"  # training would end with an error; it would learn wrong things; to be known
@@ -39,6 +44,7 @@ class Seen:
     problems: list[Problem] = field(default_factory=list)
     length: int = 0
     naming: Naming = COURSE
+    packed: int | None = None  # its number in a packed split
     # NaN in the columns of tables that are not there.
     cond_TA: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     missing: list[str] = field(default_factory=list)  # tables that are not there
@@ -50,7 +56,7 @@ class Seen:
 
     def has(self, column: int) -> bool:
         """Whether there are values in a column of the tables."""
-        return len(self.cond_TA) > 0 and not np.isnan(self.cond_TA[0, column])
+        return bool(len(self.cond_TA)) and not np.isnan(self.cond_TA[0, column])
 
     @property
     def good(self) -> bool:
@@ -58,10 +64,23 @@ class Seen:
         return all(problem.level == NOTE for problem in self.problems)
 
 
-def examine(job: tuple[str, str, Path]) -> Seen:
-    """Read a sequence, given as its split, name and folder, and say what is wrong with each file."""
-    split, name, folder = job
-    seen = Seen(split, name)
+@dataclass(frozen=True)
+class Job:
+    """A sequence to read: that of a folder, or one of a packed split."""
+
+    split: str
+    name: str
+    folder: Path
+    tables: Tables
+    index: int | None = None
+    """Its number in the packed split that lies in ``folder``."""
+
+
+def examine(job: Job) -> Seen:
+    """Read a sequence and say what is wrong with each file."""
+    seen, folder = Seen(job.split, job.name), job.folder
+    if job.index is not None:
+        return _examine_packed(seen, folder, job.index)
     try:
         seen.length, seen.naming, _ = frames_in(folder)
     except NoSequence as reason:
@@ -71,13 +90,52 @@ def examine(job: tuple[str, str, Path]) -> Seen:
         seen.add(str(error), FAILS)
         return seen
     frames = list(_frames(folder, seen))
-    _read_tables(folder, seen)
+    _read_tables(folder, job.tables, seen)
     if len(frames) == seen.length:
-        seen.marks_T = np.array([mark(frame_HWC) for frame_HWC in frames], np.uint64)
-        seen.changes_T = np.array([_rmse(*pair) for pair in pairwise(frames)], np.float32)
-        if seen.length > 1 and not seen.changes_T.any():
-            seen.add(f"{folder}: all {seen.length} frames are the same", NOTE)
+        _look_at(frames, seen)
     return seen
+
+
+def _examine_packed(seen: Seen, folder: Path, index: int) -> Seen:
+    split = opened(folder)
+    seen.length, seen.packed = int(split.lengths[index]), index
+    seen.missing = [file for file, name in split.meta["missing"].items() if name == seen.name]
+    try:
+        frames_THWC, seen.cond_TA = split[index]
+    except UserError as error:
+        seen.add(str(error), FAILS)
+        return seen
+    if not np.isfinite(seen.cond_TA).all():
+        seen.add(f"{seen.split}/{seen.name} holds values that are no finite numbers in {folder / 'cond.npy'}", FAILS)
+    _look_at(list(frames_THWC), seen)
+    return seen
+
+
+def is_packed(root: Path, split: str) -> bool:
+    """Whether a split lies there as packed arrays, not as files."""
+    return any((root / split / name).exists() for name in ("meta.json", "frames.npy"))
+
+
+def tables_of(root: Path) -> Tables:
+    """The tables of a dataset of either kind; UserError if what declares them cannot be read."""
+    for split in SPLITS:
+        if is_packed(root, split):
+            with contextlib.suppress(Damaged):
+                return opened(root / split).tables
+    return read_tables(root)
+
+
+@lru_cache(maxsize=3)
+def opened(folder: Path) -> PackedSplit:
+    """A packed split; Damaged if its arrays or tables are not as they were written."""
+    return PackedSplit(folder, "actions_positions", "convert the source again into a new folder")
+
+
+def _look_at(frames: list[NDArray[np.uint8]], seen: Seen) -> None:
+    seen.marks_T = np.array([mark(frame_HWC) for frame_HWC in frames], np.uint64)
+    seen.changes_T = np.array([_rmse(*pair) for pair in pairwise(frames)], np.float32)
+    if seen.length > 1 and not seen.changes_T.any():
+        seen.add(f"{seen.split}/{seen.name}: all {seen.length} frames are the same", NOTE)
 
 
 def mark(frame_HWC: NDArray[np.uint8]) -> int:
@@ -131,11 +189,11 @@ def _frames(folder: Path, seen: Seen) -> Iterator[NDArray[np.uint8]]:
             seen.add(f"{folder / names[0]}: {len(names)} frames are {mode}, not RGB: they are converted", NOTE)
 
 
-def _read_tables(folder: Path, seen: Seen) -> None:
-    tables: list[NDArray[Any]] = []
-    for file, columns in TABLES.items():
+def _read_tables(folder: Path, wanted: Tables, seen: Seen) -> None:
+    tables: list[NDArray[Any]] = [np.zeros((seen.length, 0), np.float32)]
+    for file, columns in wanted.items():
         try:
-            found = read_table(folder, file, seen.length)
+            found = read_table(folder, file, seen.length, columns)
         except UserError as error:
             seen.add(str(error), FAILS)
             continue
@@ -147,7 +205,7 @@ def _read_tables(folder: Path, seen: Seen) -> None:
             level = FAILS if seen.naming.first == 1 else NOTE  # then the first frame may be the one that is missing
             seen.add(f"{folder / file} has {rows} rows for {seen.length} frames", level)
         tables.append(table_TA)
-    if len(tables) == len(TABLES):
+    if len(tables) == len(wanted) + 1:
         seen.cond_TA = np.concatenate(tables, axis=1)
 
 

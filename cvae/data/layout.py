@@ -5,8 +5,9 @@
                                                  endeffector_positions.csv   3 columns: x, y, z
 
 No headers, a row a frame; row t of both files belongs to frame t, and the action of row t leads to frame t+1. The spelling
-``endeffecter_positions.csv`` is accepted too. Folder names are free; sequences come in natural order (2 before 10). Frames may
-also be named in another way (``Naming``), one way a folder.
+``endeffecter_positions.csv`` is accepted too. Other tables are declared in ROOT/conditions.json (``cvae.data.tables``). Folder
+names are free; sequences come in natural order (2 before 10). Frames may also be named in another way (``Naming``), one way a
+folder.
 """
 
 from __future__ import annotations
@@ -104,13 +105,17 @@ def rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB"))
 
 
-def read_table(folder: Path, file: str, length: int) -> tuple[NDArray[np.float32], int] | None:
-    """Read the first ``length`` rows of a sequence's ``file``, one of TABLES, and count all; None if it is not there.
+def read_table(folder: Path, file: str, length: int, names: Sequence[str] = ()) -> tuple[NDArray[np.float32], int] | None:
+    """Read the first ``length`` rows of a sequence's ``file``, and count all; None if it is not there.
+
+    Args:
+        names: those of its columns; they can be left out for one of TABLES.
 
     Raises:
         UserError: a row has another number of columns, a value is not a finite number, or rows are missing.
     """
-    columns = len(TABLES[file])
+    names = names or TABLES[file]
+    columns = len(names)
     spellings = (folder / file, folder / file.replace("effector", "effecter"))
     path = next((each for each in spellings if each.is_file()), None)
     if path is None:
@@ -124,7 +129,7 @@ def read_table(folder: Path, file: str, length: int) -> tuple[NDArray[np.float32
         raise UserError(f"{path} has {len(lines)} rows for {length} frames: a row a frame is needed")
     table = np.empty((length, columns), np.float32)
     for row, line in enumerate(lines[:length]):
-        table[row] = read_row(line, path, row, TABLES[file])
+        table[row] = read_row(line, path, row, names)
     return table, len(lines)
 
 

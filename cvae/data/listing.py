@@ -7,13 +7,14 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISREG
 
 from cvae.console import natural_order
-from cvae.data.layout import Naming, refuse_absent
+from cvae.data.layout import TABLES, Naming, refuse_absent
+from cvae.data.tables import Tables, declared, read_tables
 from cvae.errors import UserError
 
 _FRAME = re.compile(r"(.*?)([0-9]+)\.(png|jpg|jpeg)", re.DOTALL)
@@ -31,6 +32,8 @@ class Listing:
     """A hash of all names, sizes, and times of content and of inode: no program can set the second time back."""
     skipped: dict[str, str]
     """Folders that are not read as sequences, and why."""
+    tables: Tables = field(default_factory=lambda: TABLES)
+    """The tables that each sequence may have."""
 
 
 class NoSequence(Exception):
@@ -41,10 +44,13 @@ def list_split(root: Path, split: str) -> Listing:
     """List ROOT/split without opening a file.
 
     Raises:
-        UserError: the root or the split is missing, holds no sequences, or frames of a sequence are missing.
+        UserError: the root or the split is missing, holds no sequences, or frames of a sequence are missing; or
+            conditions.json is bad.
     """
     refuse_absent(root, split)
-    digest = hashlib.sha256()
+    digest, tables = hashlib.sha256(), read_tables(root)
+    if tables != TABLES:
+        digest.update(f"{declared(tables)}\n".encode())
     found: list[tuple[Path, int, Naming]] = []
     skipped: dict[str, str] = {}
     for name, sequence in sequence_folders(root / split, skipped):
@@ -55,11 +61,13 @@ def list_split(root: Path, split: str) -> Listing:
             continue
         digest.update(f"{name}\n{files}\n".encode(errors="surrogateescape"))
         found.append((sequence, length, naming))
+    if not found and (root / split / "frames.npy").exists():
+        raise UserError(f"{root} holds packed arrays and no course layout: read it with data=packed")
     if not found:
         why = next((f" ({name}: {why})" for name, why in skipped.items()), "")
         raise UserError(f"{root / split} holds no sequences{why}: expected {root / split}/<traj folder>/<k>/0.png and so on")
     folders, lengths, namings = (list(column) for column in zip(*found, strict=True))
-    return Listing(folders, lengths, namings, digest.hexdigest(), skipped)
+    return Listing(folders, lengths, namings, digest.hexdigest(), skipped, tables)
 
 
 def sequence_folders(split: Path, skipped: dict[str, str]) -> Iterator[tuple[str, Path]]:

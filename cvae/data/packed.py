@@ -9,6 +9,7 @@ Its folder's name is a hash of what is in it, so equal folders of files share on
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import zlib
 from collections.abc import Sequence
@@ -22,50 +23,62 @@ from cvae.data.arrays import ArraySplit
 from cvae.data.contract import Frames, Indices
 from cvae.data.layout import IMAGE_SIZE, TABLES
 from cvae.data.sealed import Damaged, read_sealed
+from cvae.data.tables import chosen, tables_in, width
 from cvae.errors import UserError
 
 FORMAT = 2
-# The tables that a choice needs: the first ones, so that their columns are the first ones of cond.npy.
-CONDITIONS = {"actions_positions": list(TABLES), "actions": list(TABLES)[:1], "none": []}
 
 
-def array_shapes(frames: int) -> dict[str, tuple[type, tuple[int, ...]]]:
-    """Type and shape of each array of a split with so many frames in all."""
-    width = sum(map(len, TABLES.values()))
-    return {"frames.npy": (np.uint8, (frames, IMAGE_SIZE, IMAGE_SIZE, 3)), "cond.npy": (np.float32, (frames, width))}
+def array_shapes(frames: int, columns: int) -> dict[str, tuple[type, tuple[int, ...]]]:
+    """Type and shape of each array of a split with so many frames in all, and condition values a frame."""
+    return {"frames.npy": (np.uint8, (frames, IMAGE_SIZE, IMAGE_SIZE, 3)), "cond.npy": (np.float32, (frames, columns))}
+
+
+def joint_fingerprint(train: PackedSplit, validate: PackedSplit) -> str:
+    """A hash of two decoded splits: equal data have equal fingerprints on any machine, wherever they lie."""
+    return fingerprint_of(train.meta["content"], validate.meta["content"])
+
+
+def fingerprint_of(train: str, validate: str) -> str:
+    """The same, of the contents as meta.json has them."""
+    return hashlib.sha256(f"{train} {validate}".encode()).hexdigest()[:16]
 
 
 class PackedSplit(ArraySplit):
     """One packed split. It unpickles to the same memory maps, so any number of worker processes may share it.
+
+    Args:
+        remedy: what to do where frames are damaged; by default, to remove a copy in the cache.
 
     Raises:
         Damaged: the copy is incomplete, of another version, or its tables or its meta.json are not as they were written.
             Frames are checked when they are first used; there it is a UserError.
     """
 
-    def __init__(self, folder: Path, condition: str) -> None:
-        self.folder, self.condition = folder, condition
+    def __init__(self, folder: Path, condition: str, remedy: str = "") -> None:
+        self.folder, self.condition, self.remedy = folder, condition, remedy
         self.meta = read_sealed(folder / "meta.json")
         if self.meta.get("format") != FORMAT:
             raise Damaged("it is of another version")
+        self.tables = tables_in(self.meta["tables"]) if "tables" in self.meta else TABLES
         lengths = np.array(self.meta["lengths"], np.int64)
-        frames_NHWC, cond_NA = (self._mapped(name, int(lengths.sum())) for name in ("frames.npy", "cond.npy"))
-        width = sum(len(TABLES[file]) for file in CONDITIONS[condition])
+        shapes = array_shapes(int(lengths.sum()), width(self.tables))
+        frames_NHWC, cond_NA = (self._mapped(name, *shapes[name]) for name in ("frames.npy", "cond.npy"))
+        columns = sum(len(self.tables[file]) for file in chosen(self.tables, condition))
         cond_NA = np.array(cond_NA)
         if zlib.crc32(cond_NA.data) != self.meta["cond_checksum"]:
             raise Damaged("cond.npy is not as it was written")
-        cond_NA = np.ascontiguousarray(cond_NA[:, :width])
+        cond_NA = np.ascontiguousarray(cond_NA[:, :columns])
         frames = _Checked(frames_NHWC, lengths, self.meta["checksums"], self)
         super().__init__(frames, _Rows(cond_NA, lengths), self.meta["names"], lengths)
         self.cond_NA = cond_NA
         self.fingerprint = str(self.meta["content"][:16])
 
-    def __reduce__(self) -> tuple[type[PackedSplit], tuple[Path, str]]:
-        return PackedSplit, (self.folder, self.condition)
+    def __reduce__(self) -> tuple[type[PackedSplit], tuple[Path, str, str]]:
+        return PackedSplit, (self.folder, self.condition, self.remedy)
 
-    def _mapped(self, name: str, frames: int) -> NDArray[Any]:
+    def _mapped(self, name: str, dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:
         """The array in a file; its header is compared and not obeyed."""
-        dtype, shape = array_shapes(frames)[name]
         header = bytes.fromhex(self.meta["headers"][name])
         path = self.folder / name
         try:
@@ -74,6 +87,8 @@ class PackedSplit(ArraySplit):
             whole = path.stat().st_size == len(header) + int(np.prod(shape)) * np.dtype(dtype).itemsize
             if not same or not whole:
                 raise Damaged(f"{name} {'is not as it was written' if whole else 'has another size'}")
+            if 0 in shape:  # nothing can be mapped
+                return np.zeros(shape, dtype)
             return np.asarray(np.memmap(path, dtype, "r", len(header), shape))
         except OSError as error:
             raise Damaged(f"{name}: {error.strerror or error}") from error
@@ -106,9 +121,10 @@ class _Checked(_Rows):
         if not self._seen[index]:
             if zlib.crc32(frames_THWC.data) != self._checksums[index]:
                 command = shlex.join(["rm", "-r", str(self._split.folder)])
+                anew = f"remove the copy ({command}) and start or resume again: it is packed anew from the files of the dataset"
                 raise UserError(
-                    f"{self._split.folder / 'frames.npy'} is damaged in sequence {self._split.name(index)}: remove the copy "
-                    f"({command}) and start or resume again: it is packed anew from the files of the dataset"
+                    f"{self._split.folder / 'frames.npy'} is damaged in sequence {self._split.name(index)}: "
+                    f"{self._split.remedy or anew}"
                 )
             self._seen[index] = True
         return frames_THWC

@@ -18,9 +18,10 @@ from cvae.data.listing import Listing
 from cvae.data.packed import FORMAT, array_shapes
 from cvae.data.pool import map_in_processes
 from cvae.data.sealed import seal
+from cvae.data.tables import Tables, declared, width
 from cvae.errors import UserError
 
-_CHUNK = 32  # sequences a worker packs at a time: 12 MB of 30-frame sequences. The content's hash is one of their hashes
+CHUNK = 32  # sequences a worker packs at a time: 12 MB of 30-frame sequences. The content's hash is one of their hashes
 _POOL_FROM = 128  # sequences below which starting worker processes costs more than it saves
 
 
@@ -31,6 +32,7 @@ class _Job:
     target: Path
     sequences: list[tuple[Path, int, Naming]]
     row: int
+    tables: Tables
     headers: dict[str, int]
 
 
@@ -51,12 +53,14 @@ def pack(source: Path, listing: Listing, folder: Path, workers: int | None) -> d
         UserError: as ``read_frames`` and ``read_table``, or a worker was killed.
     """
     offsets = np.concatenate([[0], np.cumsum(listing.lengths)])
-    headers = {name: _header(*shape) for name, shape in array_shapes(int(offsets[-1])).items()}
+    headers = {name: npy_header(*shape) for name, shape in array_shapes(int(offsets[-1]), width(listing.tables)).items()}
     for name, header in headers.items():
         (folder / name).write_bytes(header)
     sequences = list(zip(listing.folders, listing.lengths, listing.namings, strict=True))
     ahead = {name: len(header) for name, header in headers.items()}
-    jobs = [_Job(folder, sequences[i : i + _CHUNK], int(offsets[i]), ahead) for i in range(0, len(sequences), _CHUNK)]
+    jobs = [
+        _Job(folder, sequences[i : i + CHUNK], int(offsets[i]), listing.tables, ahead) for i in range(0, len(sequences), CHUNK)
+    ]
     digest = hashlib.sha256()
     known: dict[str, Any] = {"checksums": [], "missing": {}, "short": {}}
     with progress(f"packing {source}", len(sequences)) as advance:
@@ -67,27 +71,37 @@ def pack(source: Path, listing: Listing, folder: Path, workers: int | None) -> d
             known["missing"] = done.missing | known["missing"]
             known["short"] |= done.short
             advance(len(job.sequences))
-    cond_NA = np.memmap(folder / "cond.npy", np.uint8, "r", ahead["cond.npy"])
-    meta = {
-        "format": FORMAT,
-        "names": [f"{path.parent.name}/{path.name}" for path in listing.folders],
-        "lengths": listing.lengths,
-        "content": digest.hexdigest(),
-        "cond_checksum": zlib.crc32(cond_NA.data),
-        "headers": {name: header.hex() for name, header in headers.items()},
-        **known,
-    }
+    names = [f"{path.parent.name}/{path.name}" for path in listing.folders]
+    said = {"names": names, "lengths": listing.lengths, "content": digest.hexdigest(), **known}
+    return write_meta(folder, said, headers, listing.tables)
+
+
+def write_meta(folder: Path, known: dict[str, Any], headers: dict[str, bytes], tables: Tables) -> dict[str, Any]:
+    """Write meta.json beside the arrays of a copy that is complete; returns what it holds.
+
+    Args:
+        known: names, lengths, checksums, content, missing and short.
+        headers: the first bytes of each array.
+    """
+    checksum, ahead = 0, len(headers["cond.npy"])
+    with (folder / "cond.npy").open("rb") as file:
+        file.seek(ahead)
+        while block := file.read(1 << 16):
+            checksum = zlib.crc32(block, checksum)
+    own = {} if dict(tables) == TABLES else {"tables": declared(tables)}
+    first_bytes = {name: text.hex() for name, text in headers.items()}
+    meta = {"format": FORMAT, "cond_checksum": checksum, "headers": first_bytes, **known, **own}
     (folder / "meta.json").write_text(seal(meta))
     return meta
 
 
 def address(meta: dict[str, Any]) -> str:
     """The name of a copy's folder: a hash of all that it says of the data. Equal data, names and gaps: one copy."""
-    said = [meta[key] for key in ("content", "names", "lengths", "missing", "short")]
+    said = [meta[key] for key in ("content", "names", "lengths", "missing", "short", "tables") if key in meta]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _header(dtype: type, shape: tuple[int, ...]) -> bytes:
+def npy_header(dtype: type, shape: tuple[int, ...]) -> bytes:
     """The head of an .npy file."""
     text = io.BytesIO()
     described = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
@@ -100,7 +114,7 @@ def _pack_chunk(job: _Job) -> _Done:
     done, digest, row = _Done(b"", [], {}, {}), hashlib.sha256(), job.row
     for folder, length, naming in job.sequences:
         frames_THWC = read_frames(folder, length, naming)
-        cond_TA = _conditions(folder, length, naming, done)
+        cond_TA = _conditions(folder, length, naming, job.tables, done)
         for name, array in (("frames.npy", frames_THWC), ("cond.npy", cond_TA)):
             with (job.target / name).open("r+b") as file:
                 file.seek(job.headers[name] + row * array[0].nbytes)
@@ -112,11 +126,13 @@ def _pack_chunk(job: _Job) -> _Done:
     return done
 
 
-def _conditions(folder: Path, length: int, naming: Naming, done: _Done) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _conditions(
+    folder: Path, length: int, naming: Naming, wanted: Tables, done: _Done
+) -> np.ndarray[Any, np.dtype[np.float32]]:
     """All tables beside each other, zeros for a missing one; tables that are missing or longer than needed are noted."""
-    tables, name = [], f"{folder.parent.name}/{folder.name}"
-    for file, columns in TABLES.items():
-        found = read_table(folder, file, length)
+    tables, name = [np.zeros((length, 0), np.float32)], f"{folder.parent.name}/{folder.name}"
+    for file, columns in wanted.items():
+        found = read_table(folder, file, length, columns)
         if found is None:
             done.missing.setdefault(file, name)
             found = np.zeros((length, len(columns)), np.float32), length

@@ -20,6 +20,11 @@ Job = TypeVar("Job")
 Done = TypeVar("Done")
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def map_in_processes(function: Callable[[Job], Done], jobs: Sequence[Job], workers: int | None) -> Iterator[Done]:
     """``map(function, jobs)``, in order, in ``workers`` processes; None for one a core, 1 for this process.
 
@@ -39,11 +44,6 @@ def map_in_processes(function: Callable[[Job], Done], jobs: Sequence[Job], worke
                 yield future.result()
         except BrokenProcessPool as error:
             raise UserError("a worker process was killed: free some memory, or use fewer (data.workers=1)") from error
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -66,14 +66,14 @@ def submitted(pool: ProcessPoolExecutor, function: Callable[[Job], Done], jobs: 
     # helper process that it starts would unblock the signal.
     blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with _main_apart(function):
+        with main_apart(function):
             return [pool.submit(function, job) for job in jobs]
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
 
 
 @contextlib.contextmanager
-def _main_apart(function: Callable[..., object]) -> Iterator[None]:
+def main_apart(function: Callable[..., object]) -> Iterator[None]:
     """Keep workers that start meanwhile from importing the main module, unless ``function`` is there.
 
     A script without ``if __name__ == "__main__"`` would start over in each of them, and wait for this process for ever.
@@ -88,12 +88,12 @@ def _main_apart(function: Callable[..., object]) -> Iterator[None]:
 
 
 def _started(start: Callable[[], None] | None) -> None:
-    _end_with_parent()
+    end_with_parent()
     if start is not None:
         start()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A worker whose parent was killed would wait for work for ever."""
     parent = multiprocessing.parent_process()
 

@@ -14,8 +14,10 @@ import numpy as np
 
 from cvae.console import say, short
 from cvae.data.contract import Conditions, Frames
-from cvae.data.layout import SPLITS, TABLES, read_frames, read_table
+from cvae.data.examine import is_packed, opened
+from cvae.data.layout import SPLITS, read_frames, read_table
 from cvae.data.listing import list_split
+from cvae.data.sealed import Damaged
 from cvae.errors import UserError, expanded, whole, writing
 from cvae.pictures import film
 
@@ -45,15 +47,27 @@ def run(asked: argparse.Namespace) -> None:
 
 def _sequence(root: Path, split: str, sequence: str) -> tuple[str, Frames, Conditions, list[str]]:
     """Name, frames, conditions and their names."""
+    if is_packed(root, split):
+        try:
+            packed = opened(root / split)
+        except Damaged as error:
+            raise UserError(f"{root / split} is damaged ({error}): python -m cvae.data check {root} says more") from error
+        index = _index(root / split, [packed.name(index) for index in range(len(packed))], sequence)
+        return packed.name(index), *packed[index], [name for names in packed.tables.values() for name in names]
     listing = list_split(root, split)
-    names = [f"{folder.parent.name}/{folder.name}" for folder in listing.folders]
+    index = _index(root / split, [f"{folder.parent.name}/{folder.name}" for folder in listing.folders], sequence)
+    folder, length = listing.folders[index], listing.lengths[index]
+    frames_THWC = read_frames(folder, length, listing.namings[index])
+    tables = {file: read_table(folder, file, length, names) for file, names in listing.tables.items()}
+    columns = [name for file, found in tables.items() if found for name in listing.tables[file]]
+    values = [found[0] for found in tables.values() if found]
+    cond_TA = np.concatenate([np.zeros((length, 0), np.float32), *values], axis=1)
+    return f"{folder.parent.name}/{folder.name}", frames_THWC, cond_TA, columns
+
+
+def _index(split: Path, names: list[str], sequence: str) -> int:
     index = names.index(sequence) if sequence in names else int(sequence) if sequence.isdecimal() else -1
     if not 0 <= index < len(names):
         held = f"{len(names)} sequences, from 0 ({names[0]}) to {len(names) - 1} ({names[-1]})"
-        raise UserError(f"--sequence {sequence}: {root / split} has {held}: give a number or a name")
-    folder, length = listing.folders[index], listing.lengths[index]
-    frames_THWC = read_frames(folder, length, listing.namings[index])
-    tables = {file: read_table(folder, file, length) for file in TABLES}
-    columns = [name for file, found in tables.items() if found for name in TABLES[file]]
-    values = [found[0] for found in tables.values() if found]
-    return names[index], frames_THWC, np.concatenate([np.zeros((length, 0), np.float32), *values], axis=1), columns
+        raise UserError(f"--sequence {sequence}: {split} has {held}: give a number or a name")
+    return index

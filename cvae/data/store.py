@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import platform
 import shlex
@@ -16,9 +15,10 @@ from cvae.data import index
 from cvae.data.cache import HINT, cache_places, cache_root, locked, put, scratch
 from cvae.data.layout import refuse_absent
 from cvae.data.listing import Listing, list_split
-from cvae.data.packed import CONDITIONS, PackedSplit
+from cvae.data.packed import PackedSplit, fingerprint_of, joint_fingerprint
 from cvae.data.packing import address, pack
 from cvae.data.sealed import Damaged
+from cvae.data.tables import CHOICES, chosen
 from cvae.errors import UserError, expanded, require, writing
 
 __all__ = ["VideoData"]
@@ -32,8 +32,9 @@ class VideoData:
 
     Args:
         root: the folder that holds train, validate and test.
-        condition: ``actions_positions`` (A = 7), ``actions`` (4) or ``none`` (0). True future positions leak state
-            compared with action-only benchmarks, so results name it.
+        condition: ``actions_positions``, all tables (A = 7), ``actions``, the first one (4), or ``none`` (0); other tables
+            are declared in ROOT/conditions.json. True future positions leak state compared with action-only benchmarks, so
+            results name it.
         normalise, random_start, resident: see ``contract.Dataset``.
         cache_dir: where packed arrays live; None for $CVAE_CACHE or the user's cache.
         workers: processes that pack; None for one a core.
@@ -53,7 +54,7 @@ class VideoData:
         cache_dir: str | None = None,
         workers: int | None = None,
     ) -> None:
-        require(condition in CONDITIONS, "data.condition", condition, f"choose {', '.join(CONDITIONS)}")
+        require(condition in CHOICES, "data.condition", condition, f"choose {', '.join(CHOICES)}")
         self.root, self.condition = expanded(root, "data.root"), condition
         self.normalise, self.random_start, self.resident = normalise, random_start, resident
         self.cache_dir, self.workers = cache_dir, workers
@@ -73,7 +74,7 @@ class VideoData:
     @property
     def fingerprint(self) -> str:
         """A hash of the decoded train and validate splits: equal data have equal fingerprints on any machine."""
-        return _fingerprint(self.train.meta["content"], self.validate.meta["content"])
+        return joint_fingerprint(self.train, self.validate)
 
     def expect(self, fingerprint: str) -> None:
         """Take the packed train and validate splits whose fingerprint this is, as they were when this root was last listed.
@@ -87,7 +88,7 @@ class VideoData:
             packed = place / "packed"
             known = (index.entries(packed, self.root, name) for name in ("train", "validate"))
             for train, validate in product(*known):
-                if _fingerprint(train.content, validate.content) == fingerprint:
+                if fingerprint_of(train.content, validate.content) == fingerprint:
                     one, other = self._copy(packed / train.copy), self._copy(packed / validate.copy)
                     if one and other:
                         self.train, self.validate = self._fit("train", one), self._fit("validate", other)
@@ -113,7 +114,7 @@ class VideoData:
 
     def _fit(self, name: str, split: PackedSplit) -> PackedSplit:
         """The split, if it has the tables that the conditions need."""
-        for file in CONDITIONS[self.condition]:
+        for file in chosen(split.tables, self.condition):
             if missing := split.meta["missing"].get(file):
                 raise UserError(
                     f"{self.root / name / missing / file} is missing: data.condition={self.condition} needs it in every "
@@ -168,10 +169,6 @@ class VideoData:
         if split is None:
             raise UserError(f"{packed / address(meta)} is damaged as soon as it is written: choose another data.cache_dir")
         return split
-
-
-def _fingerprint(train: str, validate: str) -> str:
-    return hashlib.sha256(f"{train} {validate}".encode()).hexdigest()[:16]
 
 
 def _tell(source: Path, what: str, found: dict[str, str]) -> None:

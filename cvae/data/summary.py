@@ -14,9 +14,8 @@ import numpy as np
 from cvae.console import say, short
 from cvae.data.arrays import ArraySplit
 from cvae.data.contract import Dataset, Frames
-from cvae.data.examine import Seen
+from cvae.data.examine import Seen, opened
 from cvae.data.layout import read_frame
-from cvae.data.suspects import COLUMNS
 from cvae.errors import UserError, expanded, whole, writing
 from cvae.pictures import contact_sheet
 
@@ -24,11 +23,12 @@ _ROWS = {"train": 4, "validate": 2, "test": 2}  # of the contact sheet
 _PICTURES = 8
 
 
-def sum_up(root: Path, good: Mapping[str, Sequence[Seen]], asked: argparse.Namespace) -> None:
+def sum_up(root: Path, good: Mapping[str, Sequence[Seen]], columns: Sequence[str], asked: argparse.Namespace) -> None:
     """Print it; the contact sheet goes to a file.
 
     Args:
         good: the sequences of each split that training may have.
+        columns: what the conditions are called.
 
     Raises:
         UserError: the contact sheet cannot be written.
@@ -39,7 +39,7 @@ def sum_up(root: Path, good: Mapping[str, Sequence[Seen]], asked: argparse.Names
             said = ", ".join(f"{count} x {length}" for length, count in lengths.most_common(3))
             more = f" and {len(lengths) - 3} other lengths" if len(lengths) > 3 else ""
             say(f"{split:<9} {len(seen)} sequences, {sum(each.length for each in seen)} frames ({said}{more})")
-    _tables(good["train"])
+    _tables(good["train"], columns)
     splits = {split: split_of(root, seen) for split, seen in good.items() if seen}
     if asked.sheet and splits:
         _sheet(splits, expanded(asked.sheet, "--sheet"))
@@ -48,7 +48,12 @@ def sum_up(root: Path, good: Mapping[str, Sequence[Seen]], asked: argparse.Names
 
 def split_of(root: Path, seen: Sequence[Seen]) -> ArraySplit:
     """Sequences as a split whose frames are read from their files when they are asked for."""
-    frames = [_Files(root / each.split / each.name, each) for each in seen]
+    frames: list[Any]
+    if seen[0].packed is None:
+        frames = [_Files(root / each.split / each.name, each) for each in seen]
+    else:
+        packed = opened(root / seen[0].split)
+        frames = [packed.frames[each.packed] for each in seen if each.packed is not None]
     names, lengths = [each.name for each in seen], np.array([each.length for each in seen], np.int64)
     return ArraySplit(cast(Sequence[Frames], frames), [each.cond_TA for each in seen], names, lengths)
 
@@ -65,15 +70,16 @@ class _Files:
         return np.stack([read_frame(self._folder / naming.name(t))[0] for t in frames])
 
 
-def _tables(train: Sequence[Seen]) -> None:
-    say(f"{'of train':<9}{'mean':>11}{'deviation':>11}{'least':>11}{'most':>11}")
-    for column, name in enumerate(COLUMNS):
+def _tables(train: Sequence[Seen], columns: Sequence[str]) -> None:
+    wide = max([8, *map(len, columns)]) + 1
+    say(f"{'of train':<{wide}}{'mean':>11}{'deviation':>11}{'least':>11}{'most':>11}")
+    for column, name in enumerate(columns):
         values = [each.cond_TA[:, column].astype(np.float64) for each in train if each.has(column)]
         if not values:
             continue
         values_N = np.concatenate(values)
         facts = (values_N.mean(), values_N.std(), values_N.min(), values_N.max())
-        say(f"{name:<9}" + "".join(f"{fact:>11.4g}" for fact in facts))
+        say(f"{name:<{wide}}" + "".join(f"{fact:>11.4g}" for fact in facts))
 
 
 def _sheet(splits: Mapping[str, ArraySplit], path: Path) -> None:

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from cvae.data.examine import BAD, Seen
 
-COLUMNS = ("dx", "dy", "dz", "gripper", "x", "y", "z")
-PLACES = COLUMNS[4:]
+PLACES = ("x", "y", "z")  # columns that are metres
 # How far is too far. Real recordings of arms stay below half of each (docs/data.md).
 JUMP, CUT, FAR = 8, 5, 100
 _SHARE = 0.95  # of all steps: what these do is the measure for the others
@@ -48,8 +47,8 @@ def mark_recurring(train: Sequence[Seen], others: Sequence[Seen]) -> None:
             each.add(f"{each.split}/{each.name} recurs in {where.split}/{where.name}: {share}", BAD)
 
 
-def mark_jumps(seen: Sequence[Seen], columns: Sequence[str] = COLUMNS, places: Sequence[str] = PLACES) -> None:
-    """Mark sequences with a step that no other shows: of a position, of the picture; and values far from all others.
+def mark_jumps(seen: Sequence[Seen], columns: Sequence[str]) -> None:
+    """Mark sequences with a step that no other shows, of a position or of the picture, and values far from all others.
 
     A position jumps if it moves in one frame by more than a quarter of its span and 8 times as far as 95 % of all steps. The
     picture jumps if the RMSE of two frames is above 0.15 and 5 times that of 95 % of all. A value is far if it is 100 times
@@ -66,7 +65,7 @@ def mark_jumps(seen: Sequence[Seen], columns: Sequence[str] = COLUMNS, places: S
             if far_T.max() > FAR * (high - low):
                 t = int(far_T.argmax())
                 _add(each, t, f"{name} is {each.cond_TA[t, column]:.6g}, and mostly near {middle:.3g}")
-        if name in places:
+        if name in PLACES:
             steps = [np.abs(np.diff(each.cond_TA[:, column].astype(np.float64))) for each in tabled]
             _mark(tabled, steps, JUMP, _LEAST_JUMP * float(np.ptp(values_N)), f"{name} jumps by")
     _mark(seen, [each.changes_T for each in seen], CUT, _LEAST_CUT, "the picture jumps by an RMSE of")

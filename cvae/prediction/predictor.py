@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from cvae.data.layout import IMAGE_SIZE, TABLES
-from cvae.data.packed import CONDITIONS
+from cvae.data.tables import CHOICES, chosen
 from cvae.errors import UserError, expanded, first_line, require
 from cvae.model.cvae import CVAE
 from cvae.prediction import weights
@@ -80,7 +80,7 @@ def _of_file(path: Path) -> tuple[DictConfig, Any]:
 def condition_names(cfg: DictConfig, width: int) -> list[str]:
     """What the conditions of a run are called; numbers where its data are not in the course layout."""
     choice = OmegaConf.select(cfg, "data.condition", throw_on_missing=False)
-    names = [name for file in CONDITIONS.get(str(choice), ()) for name in TABLES[file]]
+    names = [name for file in chosen(TABLES, choice) for name in TABLES[file]] if choice in CHOICES else []
     return names if len(names) == width else [f"condition {column}" for column in range(1, width + 1)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -128,6 +129,27 @@ def test_every_damage_is_named(command, damaged):
     others = (line for line in result.out.splitlines() if "/copy " not in line and "/leak " not in line)
     assert "take 0/00" not in "".join(others)
     assert "training would fail" in result.out
+
+
+def test_packed_data_are_looked_at_as_well(command, drawn, tmp_path, monkeypatch):
+    monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "cache"))
+    data, root = VideoData(str(drawn)), tmp_path / "packed"
+    for split in ("train", "validate", "test"):
+        shutil.copytree(getattr(data, split).folder, root / split)
+    whole = command("data", "check", root, "--sheet", "", "--workers", "1")
+    assert whole.code == 0, whole.out + whole.err
+    assert f"repeating frame 1 as the next 10: {score_copy(data.validate, 2, 12)[0]:.2f} dB in validate" in whole.out
+    with (root / "train" / "frames.npy").open("r+b") as file:
+        file.seek(-64 * 64 * 3, os.SEEK_END)
+        file.write(b"damaged")
+    (root / "test" / "cond.npy").write_bytes(b"")
+    result = command("data", "check", root, "--sheet", "", "--workers", "1")
+    assert result.code == 1
+    said = lines(result, FAILS)
+    assert len(said) == 1
+    assert "frames.npy is damaged in sequence take 1/03" in said[0]
+    assert "test is damaged (cond.npy has another size)" in lines(result, NOTE)[0]
+    assert "train     3 sequences" in result.out
 
 
 def test_bad_sequences_are_moved_aside_and_none_is_lost(command, damaged, tmp_path):

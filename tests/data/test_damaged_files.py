@@ -19,7 +19,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cvae.data.careful import Crashed, map_carefully
-from cvae.data.examine import NOTE, Seen, examine, mark
+from cvae.data.examine import NOTE, Job, Seen, examine, mark
+from cvae.data.layout import TABLES
 
 FEW, MANY = 60, 1200
 amounts = pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
@@ -55,7 +56,7 @@ def sequence(tmp_path: Path) -> Path:
 
 def look(folder: Path) -> tuple[Seen, str]:
     """What is seen of it, and all that is said but notes."""
-    seen = examine(("train", "take/0", folder))
+    seen = examine(Job("train", "take/0", folder, TABLES))
     return seen, "\n".join(problem.what for problem in seen.problems if problem.level != NOTE)
 
 

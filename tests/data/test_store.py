@@ -350,7 +350,7 @@ def test_a_root_that_is_no_folder_is_one_line(tmp_path, root):
 def in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few sequences are enough for worker processes, two at a time."""
     monkeypatch.setattr(packing, "_POOL_FROM", 0)
-    monkeypatch.setattr(packing, "_CHUNK", 2)
+    monkeypatch.setattr(packing, "CHUNK", 2)
 
 
 def test_worker_processes_pack_the_same_bytes(uneven, tmp_path, in_processes, decoded):
@@ -413,7 +413,7 @@ def swap_sequences(root: Path) -> None:
 @pytest.mark.parametrize("split", ["train", "validate"])
 @pytest.mark.parametrize("change", [change_pixel, change_value, swap_sequences], ids=lambda change: change.__name__)
 def test_other_data_have_another_fingerprint(uneven, mine, split, change: Callable[[Path], None], monkeypatch):
-    monkeypatch.setattr(packing, "_CHUNK", 2)  # the change is not among the last that are packed
+    monkeypatch.setattr(packing, "CHUNK", 2)  # the change is not among the last that are packed
     change(mine / split)
     assert VideoData(str(mine)).fingerprint != VideoData(str(uneven)).fingerprint
 

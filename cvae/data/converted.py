@@ -1,0 +1,86 @@
+"""What ``python -m cvae.data convert`` packed, as a dataset: ROOT/train and so on are packed splits (``cvae.data.packed``)."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from cvae.data.layout import SPLITS, refuse_absent
+from cvae.data.packed import PackedSplit, joint_fingerprint
+from cvae.data.sealed import Damaged
+from cvae.data.tables import CHOICES
+from cvae.errors import UserError, expanded, require
+
+__all__ = ["PackedData"]
+
+UNFINISHED = ".convert"  # in a folder into which something is converted, until it is whole
+_AGAIN = "convert the source again into a new folder"
+
+
+class PackedData:
+    """Packed arrays that are read where they lie; nothing is copied to a cache.
+
+    Args:
+        root: the folder that a conversion wrote.
+        condition: ``actions_positions`` (all tables), ``actions`` (the first one) or ``none``.
+        normalise, random_start, resident: see ``contract.Dataset``.
+
+    Raises:
+        UserError: ``condition`` is none of these; when a split is first used: it is not there or damaged.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        condition: str = "actions_positions",
+        normalise: bool = True,
+        random_start: bool = True,
+        resident: str = "auto",
+    ) -> None:
+        require(condition in CHOICES, "data.condition", condition, f"choose {', '.join(CHOICES)}")
+        self.root, self.condition = expanded(root, "data.root"), condition
+        self.normalise, self.random_start, self.resident = normalise, random_start, resident
+
+    @cached_property
+    def train(self) -> PackedSplit:
+        return self._open("train")
+
+    @cached_property
+    def validate(self) -> PackedSplit:
+        return self._open("validate")
+
+    @cached_property
+    def test(self) -> PackedSplit:
+        return self._open("test")
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the content of train and validate, the same as that of equal data in the course layout."""
+        return joint_fingerprint(self.train, self.validate)
+
+    def check(self) -> None:
+        for name in ("train", "validate"):
+            self._refuse_absent(name)
+
+    def __str__(self) -> str:
+        return f"{self.root} ({self.condition})"
+
+    def _open(self, name: str) -> PackedSplit:
+        self._refuse_absent(name)
+        try:
+            return PackedSplit(self.root / name, self.condition, _AGAIN)
+        except Damaged as error:
+            raise UserError(f"{self.root / name} is damaged or of another version ({error}): {_AGAIN}") from error
+
+    def _refuse_absent(self, name: str) -> None:
+        if (self.root / UNFINISHED).exists():
+            raise UserError(
+                f"{self.root} is not converted to its end: run the same command (python -m cvae.data convert) again"
+            )
+        refuse_absent(self.root, name)
+        if not (self.root / name / "meta.json").exists():
+            course: Path | None = next((self.root / name).glob("*/*/*.png"), None)
+            hint = (
+                "read it with data=course" if course else f"give what python -m cvae.data convert wrote ({', '.join(SPLITS)})"
+            )
+            raise UserError(f"{self.root / name} holds no packed arrays (meta.json is missing): {hint}")
