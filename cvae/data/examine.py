@@ -97,7 +97,11 @@ def examine(job: Job) -> Seen:
 
 
 def _examine_packed(seen: Seen, folder: Path, index: int) -> Seen:
-    split = opened(folder)
+    try:
+        split = _opened_once(folder)
+    except Damaged as error:  # a moment ago it was whole
+        seen.add(f"{folder} is damaged ({error})", FAILS)
+        return seen
     seen.length, seen.packed = int(split.lengths[index]), index
     seen.missing = [file for file, name in split.meta["missing"].items() if name == seen.name]
     try:
@@ -125,10 +129,12 @@ def tables_of(root: Path) -> Tables:
     return read_tables(root)
 
 
-@lru_cache(maxsize=3)
 def opened(folder: Path) -> PackedSplit:
     """A packed split; Damaged if its arrays or tables are not as they were written."""
     return PackedSplit(folder, "actions_positions", "convert the source again into a new folder")
+
+
+_opened_once = lru_cache(maxsize=3)(opened)  # in a worker
 
 
 def _look_at(frames: list[NDArray[np.uint8]], seen: Seen) -> None:
