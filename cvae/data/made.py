@@ -38,6 +38,8 @@ class Maker:
     """How many sequences a worker writes between two reports."""
     in_process: int
     """Up to so many sequences, starting workers costs more than it saves."""
+    ready: Callable[[], None] | None = None
+    """Raises UserError where something that drawing needs is not installed."""
 
 
 def counted(train: int, validate: int, test: int, world_seed: int) -> dict[str, int]:
@@ -63,7 +65,8 @@ class MadeData(VideoData):
         self.counts, self.maker = counts, maker
 
     def check(self) -> None:
-        is_made(self.root, self.counts, self.maker)
+        if not is_made(self.root, self.counts, self.maker) and self.maker.ready is not None:
+            self.maker.ready()
 
     def _changed(self, source: Path) -> None:
         raise UserError(f"{source} is not as it was made: remove {self.root}, it is made anew")
@@ -124,6 +127,8 @@ class _Job:
 
 
 def _fill(folder: Path, root: Path, counts: dict[str, int], maker: Maker, workers: int | None) -> None:
+    if maker.ready is not None:
+        maker.ready()
     jobs: list[_Job] = []
     for split, count in counts.items():
         (folder / split).mkdir()
