@@ -150,6 +150,30 @@ def train(command):
     return partial(command, "train")
 
 
+def _in_this_process(task: Any, jobs: Any, workers: int | None) -> Iterator[Any]:
+    return (task(job, lambda: None) for job in jobs)
+
+
+@pytest.fixture
+def convert_apart(command):
+    """Run ``python -m cvae.data convert WORDS``."""
+    return partial(command, "data", "convert")
+
+
+@pytest.fixture
+def convert(convert_apart, monkeypatch: pytest.MonkeyPatch):
+    """The same without worker processes, which take a second to start."""
+
+    def run(*words: object) -> Result:
+        from cvae.data.convert import command
+
+        with monkeypatch.context() as patch:
+            patch.setattr(command, "each_in_processes", _in_this_process)
+            return convert_apart(*words)
+
+    return run
+
+
 def tiny(root: Path, *words: str) -> list[str]:
     """Overrides of a run that takes a second: a tiny model on ``root``, 2 epochs of 2 steps, no W&B."""
     return [

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cvae.console import progress, say, short
-from cvae.data.careful import Crashed, map_carefully
+from cvae.data.convert.workers import Lost, each_in_processes
 from cvae.data.examine import BAD, FAILS, NOTE, Job, Problem, Seen, examine, is_packed, opened, tables_of
 from cvae.data.layout import SPLITS, refuse_absent
 from cvae.data.listing import sequence_folders
@@ -110,10 +110,10 @@ def _read(root: Path, tables: Tables, workers: int | None) -> tuple[list[Seen], 
             problems.append(Problem(str(error), FAILS if split in _TRAINED else NOTE))
     seen = []
     with progress(f"reading {root}", len(jobs)) as advance:
-        for each in map_carefully(examine, jobs, workers):
-            if isinstance(each, Crashed):
-                place, each = each.job.folder, Seen(each.job.split, each.job.name)
-                each.add(f"{place} ends the process that reads it, or needs too much time or memory: remove it", FAILS)
+        for job, each in zip(jobs, each_in_processes(examine, jobs, workers), strict=True):
+            if isinstance(each, Lost):
+                lost, each = each, Seen(job.split, job.name)
+                each.add(f"{job.folder} cannot be read: {lost.reason}", FAILS)
             seen.append(each)
             advance(1)
     return seen, problems + _empty(seen)

@@ -1,4 +1,4 @@
-"""What ``python -m cvae.data convert`` packed, as a dataset: ROOT/train and so on are packed splits (``cvae.data.packed``)."""
+"""What ``python -m cvae.data convert`` packed, as a dataset: ROOT/{train,validate,test} hold ``cvae.data.packed`` arrays."""
 
 from __future__ import annotations
 
@@ -74,13 +74,9 @@ class PackedData:
 
     def _refuse_absent(self, name: str) -> None:
         if (self.root / UNFINISHED).exists():
-            raise UserError(
-                f"{self.root} is not converted to its end: run the same command (python -m cvae.data convert) again"
-            )
+            raise UserError(f"{self.root} is not converted to its end: run python -m cvae.data convert again")
         refuse_absent(self.root, name)
         if not (self.root / name / "meta.json").exists():
             course: Path | None = next((self.root / name).glob("*/*/*.png"), None)
-            hint = (
-                "read it with data=course" if course else f"give what python -m cvae.data convert wrote ({', '.join(SPLITS)})"
-            )
+            hint = "read it with data=course" if course else f"it needs converted {', '.join(SPLITS)}"
             raise UserError(f"{self.root / name} holds no packed arrays (meta.json is missing): {hint}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -76,8 +76,8 @@ class Job:
     """Its number in the packed split that lies in ``folder``."""
 
 
-def examine(job: Job) -> Seen:
-    """Read a sequence and say what is wrong with each file."""
+def examine(job: Job, alive: Callable[[], None]) -> Seen:
+    """Read a sequence and say what is wrong with each file: a task of ``cvae.data.convert.workers``."""
     seen, folder = Seen(job.split, job.name), job.folder
     if job.index is not None:
         return _examine_packed(seen, folder, job.index)
@@ -89,7 +89,7 @@ def examine(job: Job) -> Seen:
     except UserError as error:
         seen.add(str(error), FAILS)
         return seen
-    frames = list(_frames(folder, seen))
+    frames = list(_frames(folder, seen, alive))
     _read_tables(folder, job.tables, seen)
     if len(frames) == seen.length:
         _look_at(frames, seen)
@@ -170,11 +170,13 @@ def broken_chunks(content: bytes) -> list[str]:
     return [*found, f"it is cut off in the chunk at byte {at}"]
 
 
-def _frames(folder: Path, seen: Seen) -> Iterator[NDArray[np.uint8]]:
+def _frames(folder: Path, seen: Seen, alive: Callable[[], None]) -> Iterator[NDArray[np.uint8]]:
     """The frames that can be read. What is wrong with the others, or with their colours, goes to ``seen``."""
     modes: dict[str, list[str]] = {}
     for t in range(seen.length):
         path = folder / seen.naming.name(t)
+        if t % 100 == 99:
+            alive()
         try:
             content = path.read_bytes()
         except OSError as error:

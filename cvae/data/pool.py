@@ -9,8 +9,8 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -38,38 +38,24 @@ def map_in_processes(function: Callable[[Job], Done], jobs: Sequence[Job], worke
     if workers <= 1 or multiprocessing.current_process().daemon:  # a daemon, as a loader's worker is, may have no children
         yield from map(function, jobs)
         return
-    with pool_of(workers) as pool:
-        try:
-            for future in submitted(pool, function, jobs):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise UserError("a worker process was killed: free some memory, or use fewer (data.workers=1)") from error
-
-
-@contextlib.contextmanager
-def pool_of(workers: int, start: Callable[[], None] | None = None) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes that end with the ``with`` or with this process; each calls ``start`` first.
-
-    Spawned, not forked: torch's threads do not survive a fork.
-    """
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _started, (start,))
+    # Spawned, not forked: torch's threads do not survive a fork.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent)
     try:
-        yield pool
+        # Workers inherit a blocked signal; a terminal sends Ctrl-C to all of them. The pool is made before, because the
+        # helper process that it starts would unblock the signal.
+        blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with main_apart(function):
+                futures = [pool.submit(function, job) for job in jobs]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
+        for future in futures:
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise UserError("a worker process was killed: free some memory, or use fewer (data.workers=1)") from error
     finally:
         # Waits for the jobs under way: after this nobody writes any more.
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def submitted(pool: ProcessPoolExecutor, function: Callable[[Job], Done], jobs: Iterable[Job]) -> list[Future[Done]]:
-    """Hand jobs to a pool, whose workers start by that."""
-    # Workers inherit a blocked signal; a terminal sends Ctrl-C to all of them. The pool is made before, because the
-    # helper process that it starts would unblock the signal.
-    blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        with main_apart(function):
-            return [pool.submit(function, job) for job in jobs]
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
 
 
 @contextlib.contextmanager
@@ -85,12 +71,6 @@ def main_apart(function: Callable[..., object]) -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-def _started(start: Callable[[], None] | None) -> None:
-    end_with_parent()
-    if start is not None:
-        start()
 
 
 def end_with_parent() -> None:

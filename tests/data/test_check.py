@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from conftest import Result, draw_course, draw_sequence
 from PIL import Image
 
-from cvae.data.examine import BAD, FAILS, NOTE
+from cvae.data import check
+from cvae.data.convert.workers import Lost
+from cvae.data.examine import BAD, FAILS, NOTE, Job, Seen, examine
 from cvae.data.store import VideoData
 from cvae.evaluation.validation import error_of, score_copy
 
@@ -150,6 +153,17 @@ def test_packed_data_are_looked_at_as_well(command, drawn, tmp_path, monkeypatch
     assert "frames.npy is damaged in sequence take 1/03" in said[0]
     assert "test is damaged (cond.npy has another size)" in lines(result, NOTE)[0]
     assert "train     3 sequences" in result.out
+
+
+def test_a_file_that_ends_its_reader_is_named(command, drawn, monkeypatch):
+    def lost(task: object, jobs: list[Job], workers: int) -> Iterator[Seen | Lost]:
+        yield Lost("the program that reads it was ended by SIGSEGV")
+        yield from (examine(job, lambda: None) for job in jobs[1:])
+
+    monkeypatch.setattr(check, "each_in_processes", lost)
+    result = command("data", "check", drawn, "--sheet", "")
+    assert result.code == 1
+    assert lines(result, FAILS) == [f"fails {drawn / ONE} cannot be read: the program that reads it was ended by SIGSEGV"]
 
 
 def test_bad_sequences_are_moved_aside_and_none_is_lost(command, damaged, tmp_path):
