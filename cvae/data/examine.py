@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cvae.data.layout import COURSE, SPLITS, Naming, read_frame, read_table
+from cvae.data.layout import COURSE, SPLITS, Naming, broken_chunks, read_frame, read_table
 from cvae.data.listing import NoSequence, frames_in
 from cvae.data.packed import PackedSplit
 from cvae.data.sealed import Damaged
@@ -23,7 +22,6 @@ from cvae.data.tables import Tables, read_tables
 from cvae.errors import UserError
 
 FAILS, BAD, NOTE = "fails", "bad", "note"  # training would end with an error; it would learn wrong things; to be known
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -149,27 +147,6 @@ def mark(frame_HWC: NDArray[np.uint8]) -> int:
     return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(frame_HWC).data, digest_size=8).digest(), "little")
 
 
-def broken_chunks(content: bytes) -> list[str]:
-    """What is wrong with the chunks of a PNG file: each whose checksum fails, by its type and place; of other files nothing.
-
-    Pillow does not compare the checksums of pixels.
-    """
-    if not content.startswith(_SIGNATURE):
-        return []
-    at, found = len(_SIGNATURE), []
-    while at + 12 <= len(content):
-        length = int.from_bytes(content[at : at + 4], "big")
-        kind, end = content[at + 4 : at + 8], at + 8 + length
-        if end + 4 > len(content):
-            break
-        if zlib.crc32(content[at + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
-            found.append(f"the checksum of its chunk {kind.decode('latin-1')!r} at byte {at} fails")
-        if kind == b"IEND":
-            return found
-        at = end + 4
-    return [*found, f"it is cut off in the chunk at byte {at}"]
-
-
 def _frames(folder: Path, seen: Seen, alive: Callable[[], None]) -> Iterator[NDArray[np.uint8]]:
     """The frames that can be read. What is wrong with the others, or with their colours, goes to ``seen``."""
     modes: dict[str, list[str]] = {}
@@ -178,23 +155,22 @@ def _frames(folder: Path, seen: Seen, alive: Callable[[], None]) -> Iterator[NDA
         if t % 100 == 99:
             alive()
         try:
-            content = path.read_bytes()
-        except OSError as error:
-            seen.add(f"{path} cannot be read ({error.strerror or error}): restore it, or remove the sequence", FAILS)
-            continue
-        chunks = broken_chunks(content)
-        try:
-            frame_HWC, mode = read_frame(path, content)
+            frame_HWC, mode = read_frame(path)
         except UserError as error:
-            seen.add(f"{error}" + "".join(f"; {each}" for each in chunks), FAILS)
+            seen.add("; ".join([str(error), *_other_chunks(path)]), FAILS)
             continue
-        if chunks:
-            seen.add(f"{path} is damaged, though it can be read: {'; '.join(chunks)}", BAD)
         modes.setdefault(mode, []).append(path.name)
         yield frame_HWC
     for mode, names in modes.items():
         if mode != "RGB":
             seen.add(f"{folder / names[0]}: {len(names)} frames are {mode}, not RGB: they are converted", NOTE)
+
+
+def _other_chunks(path: Path) -> list[str]:
+    """What is wrong with the chunks of a PNG file behind the first of which it is said."""
+    with contextlib.suppress(OSError):
+        return list(broken_chunks(path.read_bytes()))[1:]
+    return []
 
 
 def _read_tables(folder: Path, wanted: Tables, seen: Seen) -> None:

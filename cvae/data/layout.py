@@ -15,7 +15,8 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ SPLITS = ("train", "validate", "test")
 IMAGE_SIZE = 64
 TABLES = {"actions.csv": ("dx", "dy", "dz", "gripper"), "endeffector_positions.csv": ("x", "y", "z")}  # columns
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)  # Pillow's
+_PNG = b"\x89PNG\r\n\x1a\n"
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -78,21 +80,44 @@ def read_frames(folder: Path, length: int, naming: Naming = COURSE) -> NDArray[n
     return frames_THWC
 
 
-def read_frame(path: Path, content: bytes | None = None) -> tuple[NDArray[np.uint8], str]:
-    """Decode a frame to ``HWC``, and tell Pillow's name of its colours; ``content`` is what the file holds, if it is known.
+def read_frame(path: Path) -> tuple[NDArray[np.uint8], str]:
+    """Decode a frame to ``HWC``, and tell Pillow's name of its colours.
 
     Raises:
         UserError: it is not a readable PNG or JPEG, or not 64x64.
     """
     try:
-        # Other formats are not tried: for some of them Pillow starts programs.
-        with Image.open(path if content is None else io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+        content = path.read_bytes()
+        check_chunks(content)
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:  # for others Pillow may start programs
             if image.size != (IMAGE_SIZE, IMAGE_SIZE):
                 raise UserError(f"{path} is {image.width}x{image.height}: frames must be {IMAGE_SIZE}x{IMAGE_SIZE}, resize it")
             return rgb(image), image.mode
     except BROKEN as error:
         kind = path.suffix[1:].upper()
         raise UserError(f"{path} is not a readable {kind} ({first_line(error)}): copy or convert it again") from error
+
+
+def check_chunks(content: bytes) -> None:
+    """Raise ValueError if a PNG lacks its end or a chunk fails its CRC: Pillow does not look at all of them."""
+    for broken in broken_chunks(content):
+        raise ValueError(broken)
+
+
+def broken_chunks(content: bytes) -> Iterator[str]:
+    """What is wrong with the chunks of a PNG, one after the other; nothing of other files."""
+    if not content.startswith(_PNG):
+        return
+    place, kind = len(_PNG), b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        end = place + 8 + length
+        if len(content) < end + 4:
+            yield f"it is cut off in the chunk at byte {place}"
+            return
+        if zlib.crc32(memoryview(content)[place + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
+            yield f"chunk {kind.decode('latin-1')!r} at byte {place} fails its CRC"
+        place = end + 4
 
 
 def rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -95,6 +95,7 @@ NAMED = {
     FAILS: {
         "gap": ("gap/3.png is missing",),
         "cut": ("cut/4.png is not a readable PNG", "cut off in the chunk"),
+        "crc": ("crc/0.png is not a readable PNG (chunk 'IDAT' at byte", "fails its CRC"),
         "text": ("text/5.png is not a readable PNG",),
         "size": ("size/1.png is 65x64",),
         "rows": ("rows/actions.csv has 7 rows for 12 frames",),
@@ -104,7 +105,6 @@ NAMED = {
         "short": ("train/worse/short has 5 frames where 2 + 10 = 12 are needed",),
     },
     BAD: {
-        "crc": ("crc/0.png is damaged, though it can be read: the checksum of its chunk 'IDAT' at byte",),
         "jump": ("train/worse/jump frame 6: x jumps by 30",),
         "scene": ("train/worse/scene frame 8: the picture jumps",),
         "huge": ("train/worse/huge frame 3: dy is 1e+30",),

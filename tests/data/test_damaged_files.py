@@ -88,7 +88,7 @@ def test_each_chunk_with_a_wrong_byte_is_named(sequence, examples):
         changed[where] ^= bits
         path.write_bytes(changed)
         kind = bytes(changed[at + 4 : at + 8]).decode("latin-1")
-        assert f"checksum of its chunk {kind!r} at byte {at} fails" in look(sequence)[1]
+        assert f"chunk {kind!r} at byte {at} fails its CRC" in look(sequence)[1]
 
     repeatedly(examples, st.tuples(st.integers(0, 3), st.floats(0, 1), st.integers(1, 255)), one)
 

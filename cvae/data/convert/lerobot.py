@@ -113,7 +113,7 @@ class LeRobotReader:
         """The rows of an episode, a few at a time."""
         names = ["episode_index", *self.columns, *([self.camera] if self.kind == "image" else [])]
         seen = 0
-        with pyarrow().ParquetFile(place.rows) as file:
+        with pyarrow().ParquetFile(place.rows, page_checksum_verification=True) as file:
             groups, ahead, skip = list[int](), 0, 0
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cvae.data.convert.episodes import BadEpisode
-from cvae.data.layout import BROKEN, IMAGE_SIZE, rgb
+from cvae.data.layout import BROKEN, IMAGE_SIZE, check_chunks, rgb
 from cvae.errors import first_line
 
 RULE = (
@@ -37,6 +37,7 @@ def picture(content: bytes) -> NDArray[np.uint8]:
         BadEpisode: they are none, or the picture is too large.
     """
     try:
+        check_chunks(content)
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
             if image.width * image.height > _LARGEST:
                 raise BadEpisode(f"a picture in it has {image.width}x{image.height} pixels")

@@ -92,13 +92,13 @@ def read_example(data: bytes) -> Mapping[str, Any]:
     from google.protobuf.message import DecodeError
 
     try:
-        return _example().FromString(data).features.feature  # type: ignore[no-any-return]
+        return example_class().FromString(data).features.feature  # type: ignore[no-any-return]
     except DecodeError as error:
         raise BadEpisode("the record is no tf.train.Example") from error
 
 
 @cache
-def _example() -> Any:
+def example_class() -> Any:
     """The message class, from TensorFlow's public definition of the format (example.proto and feature.proto)."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 

@@ -141,7 +141,7 @@ class _Pool:
         # A terminal sends Ctrl-C to all processes; only this one handles it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            with main_apart(_work):
+            with main_apart(self._task):
                 process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
