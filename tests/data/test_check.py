@@ -134,6 +134,7 @@ def test_every_damage_is_named(command, damaged):
     assert "training would fail" in result.out
 
 
+@pytest.mark.slow
 def test_packed_data_are_looked_at_as_well(command, drawn, tmp_path, monkeypatch):
     monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "cache"))
     data, root = VideoData(str(drawn)), tmp_path / "packed"
@@ -166,6 +167,7 @@ def test_a_file_that_ends_its_reader_is_named(command, drawn, monkeypatch):
     assert lines(result, FAILS) == [f"fails {drawn / ONE} cannot be read: the program that reads it was ended by SIGSEGV"]
 
 
+@pytest.mark.slow
 def test_bad_sequences_are_moved_aside_and_none_is_lost(command, damaged, tmp_path):
     root = tmp_path / "course"
     shutil.copytree(damaged, root, symlinks=True)
