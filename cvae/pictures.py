@@ -1,4 +1,4 @@
-"""Frames side by side: strips and GIFs."""
+"""Frames side by side: strips, contact sheets and GIFs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, ImageSequence
 
 _GIVEN, _TRUE, _PREDICTED = (46, 160, 67), (175, 184, 193), (219, 109, 40)  # borders: green, grey, orange
-_INK, _PAPER = (36, 41, 47), (255, 255, 255)
+_INK, _QUIET, _PAPER = (36, 41, 47), (110, 118, 129), (255, 255, 255)
 
 Pixels = NDArray[np.uint8]
 
@@ -38,8 +38,84 @@ def strip(true_STHWC: Pixels, predicted_STHWC: Pixels, n_past: int, names: Seque
         y = top + s * (2 * cell + 3 * gap)
         given = [t < n_past for t in columns]
         _rows(sheet, left, y, cell, scale, (true_STHWC[s, columns], predicted_STHWC[s, columns]), given)
-        draw.text((8, y + cell), _cut(name, small, left - 14), (110, 118, 129), small, anchor="lm")
+        draw.text((8, y + cell), _cut(name, small, left - 14), _QUIET, small, anchor="lm")
     sheet.save(path, "PNG")
+
+
+def contact_sheet(rows: Sequence[tuple[str, Pixels, Sequence[int]]], path: Path | BinaryIO) -> None:
+    """Write one PNG with a row a sequence: its name, frames ``NHWC`` twice enlarged, and their numbers above them."""
+    scale, gap, left, top = 2, 4, 130, 16
+    size = rows[0][1].shape[1] * scale
+    across, down = size + gap, size + gap + top
+    most = max(len(frames_NHWC) for _, frames_NHWC, _ in rows)
+    sheet = Image.new("RGB", (left + most * across, len(rows) * down), _PAPER)
+    draw, small = ImageDraw.Draw(sheet), ImageFont.load_default(10)
+    for row, (name, frames_NHWC, numbers) in enumerate(rows):
+        y = row * down + top
+        draw.text((6, y + size / 2), _cut(name, small, left - 12), _INK, small, anchor="lm")
+        for column, (frame_HWC, number) in enumerate(zip(frames_NHWC, numbers, strict=True)):
+            x = left + column * across
+            draw.text((x + size / 2, y - top / 2), f"{number}", _QUIET, small, anchor="mm")
+            sheet.paste(ImageOps.scale(Image.fromarray(frame_HWC), scale, Image.Resampling.NEAREST), (x, y))
+    sheet.save(path, "PNG")
+
+
+def film(frames_THWC: Pixels, values_TA: NDArray[np.float32], names: Sequence[str], title: str, path: Path | BinaryIO) -> None:
+    """Write one animated GIF of a sequence, with each frame's values as arrows beside it.
+
+    ``dx`` and ``dy`` are one arrow in a circle, dx to the right and dy up; each other value is an arrow to the right of its
+    middle, or to the left if it is negative. The longest of a name in the sequence is as long as there is room.
+    """
+    scale, gap, top, wide = 5, 8, 22, 150
+    size = frames_THWC.shape[1] * scale
+    most_A = np.abs(values_TA).max(axis=0, initial=0)
+    shares_TA = values_TA / np.where(most_A > 0, most_A, 1)
+    compass = [names.index(name) for name in ("dx", "dy") if name in names]
+    compass = compass if len(compass) == 2 else []
+    bars = [column for column in range(len(names)) if column not in compass]
+    pages = []
+    for t, frame_HWC in enumerate(frames_THWC):
+        sheet = Image.new("RGB", (size + 2 * gap + (wide if names else 0), top + size + gap), _PAPER)
+        draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+        draw.text((gap, top / 2), f"{title}  frame {t}", _INK, font, anchor="lm")
+        sheet.paste(ImageOps.scale(Image.fromarray(frame_HWC), scale, Image.Resampling.NEAREST), (gap, top))
+        left, y = size + 2 * gap, top
+        if compass:
+            _compass(draw, left, y, wide - gap, *shares_TA[t, compass])
+            y += wide
+        for column in bars[: (top + size - y) // 34]:
+            said = f"{names[column]} {values_TA[t, column]:.3g}"
+            draw.text((left, y + 8), said, _INK, ImageFont.load_default(11), anchor="lm")
+            middle = left + (wide - gap) / 2
+            draw.line((left, y + 24, left + wide - gap, y + 24), _TRUE)
+            _arrow(draw, (middle, y + 24), (middle + shares_TA[t, column] * (wide - gap) / 2, y + 24))
+            y += 34
+        pages.append(sheet.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
+    durations = [150] * (len(pages) - 1) + [900]
+    pages[0].save(path, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0, optimize=False)
+
+
+def _compass(draw: ImageDraw.ImageDraw, left: float, top: float, size: float, dx: float, dy: float) -> None:
+    radius, x, y = size / 2 - 12, left + size / 2, top + size / 2
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=_TRUE)
+    small = ImageFont.load_default(11)
+    draw.text((x, y - radius - 6), "dy", _INK, small, anchor="mm")
+    draw.text((x + radius + 1, y - 8), "dx", _INK, small, anchor="mm")
+    reach = radius / max(1.0, float(np.hypot(dx, dy)))
+    _arrow(draw, (x, y), (x + dx * reach, y - dy * reach))
+
+
+def _arrow(draw: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """An arrow, or a dot where it has no length."""
+    along = np.subtract(end, start)
+    length = float(np.hypot(*along))
+    if length < 2:
+        draw.ellipse((start[0] - 2, start[1] - 2, start[0] + 2, start[1] + 2), _PREDICTED)
+        return
+    head = min(9.0, length) * along / length
+    back, side = np.subtract(end, head), 0.5 * np.array([-head[1], head[0]])
+    draw.line((*start, *back), _PREDICTED, 3)
+    draw.polygon([tuple(end), tuple(back + side), tuple(back - side)], _PREDICTED)
 
 
 # A sample GIF: where its cells begin, and how far they are enlarged.

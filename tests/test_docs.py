@@ -40,7 +40,7 @@ NOT_RUN = {
     ".venv/bin/pip install -q -e '.[test]'": _INSTALLED,
     "pip install -e '.[report]'": _INSTALLED,
     "pip install -e '.[docs]'": _INSTALLED,
-    "pip install -e '.[test,sweep,slurm,report,docs]' pre-commit": _INSTALLED,
+    "pip install -e '.[test,sweep,slurm,report,docs,sim]' pre-commit": _INSTALLED,
     "pip install -c constraints/lowest.txt -e '.[test]'": "installs other versions: the workflow does",
     "source .venv/bin/activate": "changes the shell",
     ".venv/bin/python -m pytest": "it would run itself",
@@ -97,6 +97,11 @@ NOT_RUN = {
     "python scripts/damaged_inputs.py": "minutes: tests/scripts/test_damaged_inputs.py runs a few cases",
     "python -m cvae.data convert SRC DST": "a form: those with names are run",
     "python -m cvae.data": "it needs words",
+    "pip install -e '.[sim]'": _INSTALLED,
+    "apt-get install libosmesa6": _INSTALLED,
+    "python -m cvae.data make sawyer DST": "minutes: tests/data/test_sawyer.py makes a few",
+    "python -m cvae.train data=sawyer": "minutes: tests/data/test_sawyer.py trains on a few",
+    "python scripts/big_data.py --sequences 10000 --check": "minutes: tests/scripts/test_big_data.py runs a small one",
     "python -c \"import torchvision.models as m; m.alexnet(weights='DEFAULT')\"": "needs a network",
     "python scripts/import_course_checkpoint.py model.pth --trust --root=ROOT": "needs a checkpoint of another group: "
     "tests/scripts/test_import_course_checkpoint.py makes one",
@@ -259,6 +264,8 @@ def start(command, app: App, monkeypatch, capfd) -> Callable[[str], Result]:
         words = shlex.split(line.removeprefix(".venv/bin/"))
         if words[:3] == ["python", "-m", "cvae.train"]:
             return command("train", *_shrunk(words[3:]))
+        if words[:3] == ["python", "-m", "cvae.data"]:
+            return command("data", *words[3:])
         if words[:3] == ["python", "-m", "cvae.report"]:
             return command("report", *words[3:])
         if words[:3] == ["python", "-m", "cvae.evaluate"]:
@@ -377,6 +384,8 @@ def test_what_commands_write_is_ignored() -> None:
         "study.md",
         "study_files/a.png",
         "site/a.html",
+        "contact_sheet.png",
+        "show_train_3.gif",
     ]
     written += ["multirun/single/a/run.json", "predictions/a.gif", "gpu.json"]
     done = subprocess.run(["git", "-C", str(ROOT), "check-ignore", *written], capture_output=True, text=True, check=False)

@@ -16,7 +16,7 @@ import io
 import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,25 +76,36 @@ def read_frames(folder: Path, length: int, naming: Naming = COURSE) -> NDArray[n
     """
     frames_THWC = np.empty((length, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     for t in range(length):
-        path = folder / naming.name(t)
-        try:
-            content = path.read_bytes()
-            check_chunks(content)
-            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:  # for others Pillow may start programs
-                if image.size != (IMAGE_SIZE, IMAGE_SIZE):
-                    raise UserError(
-                        f"{path} is {image.width}x{image.height}: frames must be {IMAGE_SIZE}x{IMAGE_SIZE}, resize it"
-                    )
-                frames_THWC[t] = rgb(image)
-        except BROKEN as error:
-            raise UserError(
-                f"{path} is not a readable {naming.extension.upper()} ({first_line(error)}): copy or convert it again"
-            ) from error
+        frames_THWC[t] = read_frame(folder / naming.name(t))[0]
     return frames_THWC
+
+
+def read_frame(path: Path) -> tuple[NDArray[np.uint8], str]:
+    """Decode a frame to ``HWC``, and tell Pillow's name of its colours.
+
+    Raises:
+        UserError: it is not a readable PNG or JPEG, or not 64x64.
+    """
+    try:
+        content = path.read_bytes()
+        check_chunks(content)
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:  # for others Pillow may start programs
+            if image.size != (IMAGE_SIZE, IMAGE_SIZE):
+                raise UserError(f"{path} is {image.width}x{image.height}: frames must be {IMAGE_SIZE}x{IMAGE_SIZE}, resize it")
+            return rgb(image), image.mode
+    except BROKEN as error:
+        kind = path.suffix[1:].upper()
+        raise UserError(f"{path} is not a readable {kind} ({first_line(error)}): copy or convert it again") from error
 
 
 def check_chunks(content: bytes) -> None:
     """Raise ValueError if a PNG lacks its end or a chunk fails its CRC: Pillow does not look at all of them."""
+    for broken in broken_chunks(content):
+        raise ValueError(broken)
+
+
+def broken_chunks(content: bytes) -> Iterator[str]:
+    """What is wrong with the chunks of a PNG, one after the other; nothing of other files."""
     if not content.startswith(_PNG):
         return
     place, kind = len(_PNG), b""
@@ -102,9 +113,10 @@ def check_chunks(content: bytes) -> None:
         length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
         end = place + 8 + length
         if len(content) < end + 4:
-            raise ValueError("it is cut off")
+            yield f"it is cut off in the chunk at byte {place}"
+            return
         if zlib.crc32(memoryview(content)[place + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
-            raise ValueError(f"chunk {kind.decode('latin-1')} fails its CRC")
+            yield f"chunk {kind.decode('latin-1')!r} at byte {place} fails its CRC"
         place = end + 4
 
 
@@ -134,7 +146,7 @@ def read_table(folder: Path, file: str, length: int, names: Sequence[str] = ()) 
     if path is None:
         return None
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() would also end a row at a damaged sign
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): a text file of {columns} columns is needed") from error
     lines = [line for line in lines if line.strip()]
@@ -156,7 +168,7 @@ def read_row(line: str, path: Path, row: int, columns: Sequence[str]) -> list[fl
 
 def _finite(cell: str, path: Path, row: int) -> float:
     try:
-        value = float(cell)
+        value = math.nan if "_" in cell else float(cell)  # Python reads 0_5 as 5
     except ValueError:
         value = math.nan
     if not abs(value) <= _LARGEST:

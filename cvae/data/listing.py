@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -35,7 +36,7 @@ class Listing:
     """The tables that each sequence may have."""
 
 
-class _NoSequence(Exception):
+class NoSequence(Exception):
     """Why a folder is not read as a sequence."""
 
 
@@ -52,21 +53,14 @@ def list_split(root: Path, split: str) -> Listing:
         digest.update(f"{declared(tables)}\n".encode())
     found: list[tuple[Path, int, Naming]] = []
     skipped: dict[str, str] = {}
-    for traj in _subfolders(root / split, "", skipped):
-        before = len(skipped)
-        sequences = _subfolders(traj, f"{traj.name}/", skipped)
-        if not sequences and len(skipped) == before:
-            skipped[traj.name] = "no folders in it"
-        for sequence in sequences:
-            name = f"{traj.name}/{sequence.name}"
-            try:
-                pictures, files = _files(sequence)
-                naming = _naming(sequence, pictures)
-            except _NoSequence as reason:
-                skipped[name] = str(reason)
-                continue
-            digest.update(f"{name}\n{files}\n".encode(errors="surrogateescape"))
-            found.append((sequence, *naming))
+    for name, sequence in sequence_folders(root / split, skipped):
+        try:
+            length, naming, files = frames_in(sequence)
+        except NoSequence as reason:
+            skipped[name] = str(reason)
+            continue
+        digest.update(f"{name}\n{files}\n".encode(errors="surrogateescape"))
+        found.append((sequence, length, naming))
     if not found and (root / split / "frames.npy").exists():
         raise UserError(f"{root} holds packed arrays and no course layout: read it with data=packed")
     if not found:
@@ -74,6 +68,28 @@ def list_split(root: Path, split: str) -> Listing:
         raise UserError(f"{root / split} holds no sequences{why}: expected {root / split}/<traj folder>/<k>/0.png and so on")
     folders, lengths, namings = (list(column) for column in zip(*found, strict=True))
     return Listing(folders, lengths, namings, digest.hexdigest(), skipped, tables)
+
+
+def sequence_folders(split: Path, skipped: dict[str, str]) -> Iterator[tuple[str, Path]]:
+    """Name and folder of all that may be a sequence of a split; what cannot be one goes to ``skipped``, with the reason."""
+    for traj in _subfolders(split, "", skipped):
+        before = len(skipped)
+        sequences = _subfolders(traj, f"{traj.name}/", skipped)
+        if not sequences and len(skipped) == before:
+            skipped[traj.name] = "no folders in it"
+        for sequence in sequences:
+            yield f"{traj.name}/{sequence.name}", sequence
+
+
+def frames_in(folder: Path) -> tuple[int, Naming, str]:
+    """How many frames a sequence has, how they are named, and a line for each of its files.
+
+    Raises:
+        NoSequence: it is none.
+        UserError: a frame before others is missing, or a link leads nowhere.
+    """
+    pictures, files = _files(folder)
+    return *_naming(folder, pictures), files
 
 
 def _subfolders(folder: Path, prefix: str, skipped: dict[str, str]) -> list[Path]:
@@ -112,7 +128,7 @@ def _files(folder: Path) -> tuple[frozenset[str], str]:
                 if extension != "csv" and S_ISREG(stat.st_mode):
                     pictures.append(name)
     except OSError as error:
-        raise _NoSequence(error.strerror or str(error)) from error
+        raise NoSequence(error.strerror or str(error)) from error
     return frozenset(pictures), "\n".join(sorted(lines))
 
 
@@ -133,12 +149,12 @@ def _naming(folder: Path, pictures: frozenset[str]) -> tuple[int, Naming]:
             return len(pictures), naming
     matches = [match for name in sorted(pictures) if (match := _FRAME.fullmatch(name))]
     if not matches:
-        raise _NoSequence(f"no frames: {min(pictures)} has no number" if pictures else "no frames")
+        raise NoSequence(f"no frames: {min(pictures)} has no number" if pictures else "no frames")
     one = matches[0]
     width = min(len(match[2]) for match in matches)
     for match in matches:
         if (match[1], match[3]) != (one[1], one[3]) or match[2] != str(int(match[2])).zfill(width):
-            raise _NoSequence(f"pictures are named in more than one way, {one[0]} and {match[0]}")
+            raise NoSequence(f"pictures are named in more than one way, {one[0]} and {match[0]}")
     numbers = sorted(int(match[2]) for match in matches)
     naming = Naming(one[1], width, one[3], min(numbers[0], 1))
     names = {match[0] for match in matches}
@@ -150,7 +166,7 @@ def _naming(folder: Path, pictures: frozenset[str]) -> tuple[int, Naming]:
     missing = f"{gap} is missing, though later frames are there"
     if (naming.prefix, naming.extension) == ("", "png"):
         raise UserError(f"{folder}/{missing}: restore it, or remove the sequence; frames count from 0 or 1 without a gap")
-    raise _NoSequence(missing)
+    raise NoSequence(missing)
 
 
 @lru_cache(maxsize=4096)

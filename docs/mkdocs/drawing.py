@@ -20,8 +20,8 @@ FLOORS = [
     ("before a run folder", [("from_python.py", GREY), ("start.py", GREY), ("repeat.py", GREY)]),
     ("around Hydra", [("cli.py", GREY), ("strangers.py", GREY), ("resolvers.py", GREY)]),
     ("settings into objects", [("config.py", GREY), ("charts.py", GREY), ("run_schedules.py", GREY)]),
-    ("frames; pure functions", [("data/", BATCH[0]), ("schedules.py", GREY), ("metrics.py", GREY), ("pictures.py", GREY)]),
-    ("a run's folder, its GPUs", [("owner.py", GREY), ("options.py", GREY), ("gpus.py", GREY)]),
+    ("frames; pure functions", [("data/", BATCH[0]), ("schedules.py", GREY), ("metrics.py", GREY)]),
+    ("a run's folder, its GPUs", [("owner.py", GREY), ("options.py", GREY), ("gpus.py", GREY), ("pictures.py", GREY)]),
     ("small things", [("console.py", GREY), ("trial.py", GREY), ("process.py", GREY), ("integrity.py", GREY)]),
     ("bad input", [("errors.py", GREY), ("files.py", GREY)]),
 ]

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 import cvae
-from cvae.data import synthetic
+from cvae.data import made, synthetic
 from cvae.data.synthetic import cart, synthetic_push, write_world
 from cvae.data.synthetic import world as push_world
 from cvae.data.synthetic.drawing import render
@@ -241,7 +241,7 @@ def test_world_1_is_what_it_was_in_0_1_0(tmp_path: Path) -> None:
 
 
 def test_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "PER_FOLDER", 2)
+    monkeypatch.setattr(made, "PER_FOLDER", 2)
     make(tmp_path / "world", train=3)
     folders = ["train/traj_0_to_1/0", "train/traj_0_to_1/1", "train/traj_2_to_3/0"]
     folders += ["validate/traj_0_to_1/0", "test/traj_0_to_1/0"]
@@ -257,8 +257,8 @@ def test_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_folders_of_256() -> None:
-    assert synthetic._folder(Path("r"), "train", 255) == Path("r/train/traj_0_to_255/255")
-    assert synthetic._folder(Path("r"), "train", 300) == Path("r/train/traj_256_to_511/44")
+    assert made.folder_of(Path("r"), "train", 255) == Path("r/train/traj_0_to_255/255")
+    assert made.folder_of(Path("r"), "train", 300) == Path("r/train/traj_256_to_511/44")
 
 
 def test_bytes_do_not_depend_on_workers_and_splits_share_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +330,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(synthetic.np, "savetxt", full)
+    monkeypatch.setattr(made.np, "savetxt", full)
     with pytest.raises(UserError, match="No space left") as caught:
         make(tmp_path / "world")
     assert "\n" not in str(caught.value)

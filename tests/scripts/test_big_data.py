@@ -18,3 +18,10 @@ def test_it_lists_packs_and_opens(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert "300 sequences, 9,600 files" in done.stdout
     assert re.findall(r"^(\w+) +[\d.]+ s", done.stdout, re.MULTILINE) == ["list", "pack", "open"]
+
+
+@pytest.mark.slow
+def test_it_times_the_doctor(tmp_path):
+    command = [sys.executable, SCRIPT, "--sequences", "20", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert re.search(r"^check +[\d.]+ s, [\d.]+ s of processor time$", done.stdout, re.MULTILINE)
