@@ -33,6 +33,7 @@ _GPUS = "needs several GPUs"
 _SERVES = "serves until it is stopped"
 _ACCOUNT = "needs a W&B account"
 _MEASURES = "measures for minutes: tests/scripts/test_benchmark.py runs it on a small model"
+_SHRUNK = "half an hour: tests/scripts/test_quality.py runs it, shrunk"
 _CHECKS = ".ci/run runs it"
 NOT_RUN = {
     "python3 -m venv .venv": _INSTALLED,
@@ -57,6 +58,17 @@ NOT_RUN = {
     "python -m cvae.train experiment=tune_default data=course data.root=FOLDER hydra.sweeper.cases=null "
     "hydra.sweeper.warm_start=null hydra.sweeper.constraints=null hydra/sweeper/pruner=none": "hours",
     "python tests/draw_video.py data/drawn": "400 videos: tests/scripts/test_default_search.py draws a few",
+    **{
+        "python -m cvae.train -m seed=1,2,3 n_samples=10 validate_every=2 sample_every=0 logger=none hydra/launcher=local "
+        f"hydra.launcher.n_jobs=2 {data} hydra.sweep.dir=multirun/seeds_{name}": "half an hour: a grid as others that are run"
+        for name, data in (
+            ("sawyer", "data=course data.root=data/sawyer_push"),
+            ("world1", "data.world=1"),
+            ("world2", "data.world=2"),
+        )
+    },
+    "python scripts/default_search.py --seeds multirun/seeds_*": "it needs those multiruns: tests/scripts has some",
+    'python scripts/benchmark.py --quality --data "data=course data.root=data/sawyer_push" --data "data.world=1"': _SHRUNK,
     "python scripts/default_search.py --sweep multirun/tune_default": "it needs that sweep: tests/scripts has one",
     "pre-commit install": "changes the checkout",
     ".ci/check": _CHECKS,
