@@ -112,6 +112,7 @@ NOT_RUN = {
     "pip install -e '.[sim]'": _INSTALLED,
     "apt-get install libosmesa6": _INSTALLED,
     "python -m cvae.data make sawyer DST": "minutes: tests/data/test_sawyer.py makes a few",
+    "python scripts/big_data.py --sequences 10000 --check": "minutes: tests/scripts/test_big_data.py runs a small one",
     "python -m cvae.train data=sawyer": "minutes: tests/data/test_sawyer.py trains on a few",
     "python -c \"import torchvision.models as m; m.alexnet(weights='DEFAULT')\"": "needs a network",
     "python scripts/import_course_checkpoint.py model.pth --trust --root=ROOT": "needs a checkpoint of another group: "

@@ -114,7 +114,7 @@ def test_it_trains(made, train, tmp_path, monkeypatch):
     assert train("data=sawyer", "data.root=own", *counts, *tiny(tmp_path)[2:]).code == 0
     result = train("data=sawyer", "data.root=own", "data.train=26", "data.validate=2", "data.test=0", *tiny(tmp_path)[2:])
     assert result.code == 1
-    assert "own holds other data than simulated Sawyer of" in result.err
+    assert "own holds other data than a simulated Sawyer of" in result.err
 
 
 @pytest.mark.servers
