@@ -226,7 +226,10 @@ def _run(stage: nn.Module, checkpointing: bool, *inputs: object) -> Tensor:
             *inputs,
             use_reentrant=False,
             preserve_rng_state=False,  # nothing in a stage is random
-            context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(stage)),
+            context_fn=lambda: (
+                contextlib.nullcontext(),
+                _as_before(stage, [dict(each._parameters) for each in stage.modules()]),
+            ),
         )
     else:
         out = stage(*inputs)
@@ -234,17 +237,25 @@ def _run(stage: nn.Module, checkpointing: bool, *inputs: object) -> Tensor:
 
 
 @contextlib.contextmanager
-def _frozen_statistics(stage: nn.Module) -> Iterator[None]:
-    """Keep BatchNorm's running statistics from counting a batch again when its stage is computed again."""
+def _as_before(stage: nn.Module, parameters: list[dict[str, nn.Parameter | None]]) -> Iterator[None]:
+    """Compute a stage again with what it had as its parameters, and keep BatchNorm from counting the batch again."""
+    now = [dict(each._parameters) for each in stage.modules()]
     norms = [module for module in stage.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, _, count in before:
         norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
+    _give(stage, parameters)
     try:
         yield
     finally:
+        _give(stage, now)
         for norm, momentum, count in before:
             norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def _give(stage: nn.Module, parameters: list[dict[str, nn.Parameter | None]]) -> None:
+    for each, own in zip(stage.modules(), parameters, strict=True):
+        each._parameters.update(own)
 
 
 def _channels(width: float, feature_dim: int) -> tuple[int, int, int, int]:
