@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-
-from cvae.model.backbones import SkipStage
+from torch.nn.modules.conv import _ConvNd
 
 
 class BatchNorms:
@@ -66,7 +65,127 @@ class BatchNorms:
 def _followed(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     """The convolutions whose output goes to a norm and nowhere else, with that norm."""
     for each in model.modules():
-        if isinstance(each, SkipStage) and isinstance(each.rest, nn.Sequential):
-            yield each.conv, each.rest[0]
-        elif type(each) is nn.Sequential:
-            yield from ((layer, after) for layer, after in pairwise(each) if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)))
+        in_order: Any = getattr(each, "in_order", list)  # a module of ours may say what follows what
+        layers = [*each] if type(each) is nn.Sequential else in_order()
+        yield from ((layer, after) for layer, after in pairwise(layers) if isinstance(layer, _ConvNd))
+
+
+def lent(module: nn.Module, calls: int) -> Callable[..., Any]:
+    """``module``, to be called up to ``calls`` times in a training step, where one operation then serves all of its parameters.
+
+    Under autocast the weights of convolutions are cast in one copy, and so are their gradients; autocast casts one after the
+    other. Several calls get a loan of the parameters each, whose gradients are added to those of later calls in one operation;
+    autograd by itself adds them parameter by parameter.
+    """
+    first = next(module.parameters(), None)
+    return _Lent(module, calls) if torch.is_grad_enabled() and first is not None and _pays(first.device) else module
+
+
+def _pays(device: torch.device) -> bool:
+    return device.type == "cuda"  # a CPU starts an operation in no time
+
+
+class _Lent:
+    """A module that is called with what stands in for its parameters."""
+
+    def __init__(self, module: nn.Module, calls: int) -> None:
+        self._module = module
+        owners = [(each, name) for each in module.modules() for name, own in each._parameters.items() if own is not None]
+        self._places = [(owner._parameters, name) for owner, name in owners]
+        self._parameters: list[Any] = [own[name] for own, name in self._places]
+        convolutions = [k for k, (owner, _) in enumerate(owners) if isinstance(owner, _ConvNd)]
+        tensors = [*self._parameters]
+        for k, each in zip(convolutions, cast_together([tensors[k] for k in convolutions]), strict=True):
+            tensors[k] = each
+        self._loans = iter([tensors] if calls == 1 else _loans(calls, tensors))
+
+    def __call__(self, *inputs: Any) -> Any:
+        self._put(next(self._loans))
+        try:
+            return self._module(*inputs)
+        finally:
+            self._put(self._parameters)
+
+    def _put(self, tensors: Sequence[Any]) -> None:
+        for (own, name), tensor in zip(self._places, tensors, strict=True):
+            own[name] = tensor
+
+
+def _loans(calls: int, tensors: list[Tensor]) -> list[Sequence[Tensor]]:
+    """The same tensors for each of several calls."""
+    loans = _Loans.apply(calls, *tensors)
+    return [loans[k : k + len(tensors)] for k in range(0, len(loans), len(tensors))]
+
+
+class _Loans(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, calls: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.calls = calls
+        return tuple(each.detach() for _ in range(calls) for each in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        count = len(gradients) // ctx.calls
+        sums: list[Any] = [*gradients[-count:]]
+        for start in range(len(gradients) - 2 * count, -1, -count):  # the last call's come first, as autograd adds them
+            alike: dict[torch.dtype, list[int]] = {}  # an operation is for one type
+            for k, each in enumerate(gradients[start : start + count]):
+                if sums[k] is None:
+                    sums[k] = each
+                elif each is not None:
+                    alike.setdefault(each.dtype, []).append(k)
+            for ks in alike.values():
+                added = torch._foreach_add([sums[k] for k in ks], [gradients[start + k] for k in ks])
+                for k, each in zip(ks, added, strict=True):
+                    sums[k] = each
+        return None, *sums
+
+
+def as_before(stage: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """The context in which a stage is computed once more with the parameters that it has now, and BatchNorm counts no batch."""
+    return _as_before(stage, [dict(each._parameters) for each in stage.modules()])
+
+
+@contextlib.contextmanager
+def _as_before(stage: nn.Module, parameters: Sequence[dict[str, Any]]) -> Iterator[None]:
+    now = [dict(each._parameters) for each in stage.modules()]
+    norms = [module for module in stage.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, _, count in before:
+        norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
+    for each, own in zip(stage.modules(), parameters, strict=True):
+        each._parameters.update(own)
+    try:
+        yield
+    finally:
+        for each, own in zip(stage.modules(), now, strict=True):
+            each._parameters.update(own)
+        for norm, momentum, count in before:
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def cast_together(tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors in autocast's precision, if there is one, by one copy forward and one backward."""
+    if not tensors or not torch.is_autocast_enabled(kind := tensors[0].device.type):
+        return tensors
+    return [*_Cast.apply(torch.get_autocast_dtype(kind), *tensors)]
+
+
+class _Cast(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.dtype = tensors[0].dtype
+        return _cast(tensors, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        there = iter(_cast([each for each in gradients if each is not None], ctx.dtype))
+        return None, *(None if each is None else next(there) for each in gradients)
+
+
+def _cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    copies = tuple(torch.empty_like(each, dtype=dtype) for each in tensors)
+    torch._foreach_copy_(copies, [*tensors])
+    return copies

@@ -13,6 +13,7 @@ import torch
 from restated import assert_same_state, randomise
 from torch import Tensor
 
+from cvae.model import together
 from cvae.model.backbones import dcgan64, vgg64
 from cvae.model.cvae import CVAE
 from cvae.model.objective import MSE, Objective
@@ -36,8 +37,9 @@ def batch(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.rand(B, T, 3, 64, 64).double(), torch.randn(B, T, A).double(), torch.randn(T, B, Z).double()
 
 
+@pytest.mark.parametrize("everywhere", [False, True], ids=["", "as on a GPU"])
 @pytest.mark.parametrize("name", KINDS)
-def test_steps_equal_those_of_plain_layers(name):
+def test_steps_equal_those_of_plain_layers(name, everywhere, monkeypatch):
     model = KINDS[name]().double()
     randomise(model, seed=1)
     plain = copy.deepcopy(model)
@@ -49,7 +51,9 @@ def test_steps_equal_those_of_plain_layers(name):
     reference = torch.optim.AdamW(others, lr=1e-3)
     for seed in range(3):
         frames, cond, noise = batch(seed)
+        monkeypatch.setattr(together, "_pays", lambda device: everywhere)
         step.run((frames, cond), FORCED, FORCED[None], noise, Dials(0.3, 1e-3, 0.0, 0.0), lambda losses: None)
+        monkeypatch.setattr(together, "_pays", lambda device: False)
         plain.zero_grad()
         Objective(MSE())(plain(frames, cond, FORCED, noise), frames, 0.3).total.backward()
         reference.step()
