@@ -26,7 +26,9 @@ class BatchNorms:
 
     def __init__(self, model: nn.Module) -> None:
         self._norms: list[Any] = [
-            each for each in model.modules() if isinstance(each, _BatchNorm) and each.momentum is not None
+            each
+            for each in model.modules()
+            if isinstance(each, _BatchNorm) and each.track_running_stats and each.momentum is not None
         ]
         self._cancelled: list[tuple[Any, Any]] = [
             (conv, norm) for conv, norm in _followed(model) if norm in self._norms and conv.bias is not None
@@ -37,37 +39,57 @@ class BatchNorms:
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """The context of a training step's forward pass; outside of it, all is as PyTorch's layers leave it."""
-        norms = [norm for norm in self._norms if norm.training]
-        counters = [norm.num_batches_tracked for norm in norms]
-        cancelled = [(conv, norm) for conv, norm in self._cancelled if norm.training]
-        biases: list[Any] = [conv.bias for conv, _ in cancelled]
-        means = [norm.running_mean for _, norm in cancelled]
-        # The running mean is one of batches' means: as long as they lack the bias, so does it. A copy: autograd looks after it.
-        without: Any = torch._foreach_sub(means, biases) if means else []
-        for (conv, norm), mean in zip(cancelled, without, strict=True):
-            conv.bias, norm.running_mean = None, mean
-        for norm in norms:
-            norm.num_batches_tracked = torch.zeros((), dtype=torch.long)  # on the host, which needs no kernel to count
-        try:
+        with (
+            _counted([norm for norm in self._norms if norm.training]),
+            _without_biases([(conv, norm) for conv, norm in self._cancelled if norm.training]),
+        ):
             yield
-        finally:
-            calls = [int(norm.num_batches_tracked) for norm in norms]
-            for norm, counter in zip(norms, counters, strict=True):
-                norm.num_batches_tracked = counter
-            for (conv, norm), bias, mean in zip(cancelled, biases, means, strict=True):
-                conv.bias, norm.running_mean = bias, mean
-            if norms:
-                torch._foreach_add_(counters, calls)
-            if means:
-                torch._foreach_copy_(means, torch._foreach_add(without, biases))
+
+
+@contextlib.contextmanager
+def _counted(norms: list[Any]) -> Iterator[None]:
+    """Count batches on the host, which needs no kernel for it."""
+    counters = [norm.num_batches_tracked for norm in norms]
+    for norm in norms:
+        norm.num_batches_tracked = torch.zeros((), dtype=torch.long)
+    try:
+        yield
+    finally:
+        calls = [int(norm.num_batches_tracked) for norm in norms]
+        for norm, counter in zip(norms, counters, strict=True):
+            norm.num_batches_tracked = counter
+        if norms:
+            torch._foreach_add_(counters, calls)
+
+
+@contextlib.contextmanager
+def _without_biases(cancelled: list[tuple[Any, Any]]) -> Iterator[None]:
+    """The running mean is one of batches' means: as long as they lack the bias, so does it."""
+    biases: list[Any] = [conv.bias for conv, _ in cancelled]
+    means = [norm.running_mean for _, norm in cancelled]
+    without: Any = torch._foreach_sub(means, biases) if means else []  # a copy: autograd looks after it
+    for (conv, norm), mean in zip(cancelled, without, strict=True):
+        conv.bias, norm.running_mean = None, mean
+    try:
+        yield
+    finally:
+        for (conv, norm), bias, mean in zip(cancelled, biases, means, strict=True):
+            conv.bias, norm.running_mean = bias, mean
+        if means:
+            torch._foreach_copy_(means, torch._foreach_add(without, biases))
+
+
+def _pays(module: nn.Module, device: torch.device) -> bool:
+    """Whether fewer launches are worth it: a CPU starts an operation in no time, and a compiler merges them by itself."""
+    return device.type == "cuda" and not any(each._compiled_call_impl for each in module.modules())
 
 
 def _followed(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """The convolutions whose output goes to a norm and nowhere else, with that norm."""
+    """The convolutions whose output goes to another layer and nowhere else, with that layer."""
     for each in model.modules():
         in_order: Any = getattr(each, "in_order", list)  # a module of ours may say what follows what
-        layers = [*each] if type(each) is nn.Sequential else in_order()
-        yield from ((layer, after) for layer, after in pairwise(layers) if isinstance(layer, _ConvNd))
+        pairs = pairwise([*each] if type(each) is nn.Sequential else in_order())
+        yield from ((layer, after) for layer, after in pairs if isinstance(layer, _ConvNd))
 
 
 def lent(module: nn.Module, calls: int) -> Callable[..., Any]:
@@ -78,11 +100,8 @@ def lent(module: nn.Module, calls: int) -> Callable[..., Any]:
     autograd by itself adds them parameter by parameter.
     """
     first = next(module.parameters(), None)
-    return _Lent(module, calls) if torch.is_grad_enabled() and first is not None and _pays(first.device) else module
-
-
-def _pays(device: torch.device) -> bool:
-    return device.type == "cuda"  # a CPU starts an operation in no time
+    pays = first is not None and torch.is_grad_enabled() and _pays(module, first.device)
+    return _Lent(module, calls) if pays else module
 
 
 class _Lent:
@@ -143,12 +162,12 @@ class _Loans(torch.autograd.Function):
 
 
 def as_before(stage: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """The context in which a stage is computed once more with the parameters that it has now, and BatchNorm counts no batch."""
+    """The context in which a stage is computed once more with the parameters that it has now; BatchNorm counts no batch."""
     return _as_before(stage, [dict(each._parameters) for each in stage.modules()])
 
 
 @contextlib.contextmanager
-def _as_before(stage: nn.Module, parameters: Sequence[dict[str, Any]]) -> Iterator[None]:
+def _as_before(stage: nn.Module, parameters: list[dict[str, Any]]) -> Iterator[None]:
     now = [dict(each._parameters) for each in stage.modules()]
     norms = [module for module in stage.modules() if isinstance(module, _BatchNorm)]
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
