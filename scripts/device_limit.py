@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
-from cvae.model.backbones import summed_taps
+from cvae.model.backbones import summed_taps, tap_sums
 
 Step = Callable[[], object]
 
@@ -109,7 +109,7 @@ def shares(step: Step, device: torch.device, trace: Path | None) -> dict[str, fl
 def decoder_forms(frames: int, device: torch.device, dtype: torch.dtype) -> dict[str, dict[str, float]]:
     """Milliseconds, forward and backward, of nearest x2 + convolution and of the one transposed convolution it equals."""
     forms: dict[str, dict[str, float]] = {}
-    channels = 512
+    channels, sums = 512, tap_sums().to(device, dtype)
     for side in (4, 8, 16, 32):
         x = torch.randn(frames, channels, side, side, device=device, dtype=dtype)
         x = x.to(memory_format=torch.channels_last).requires_grad_()
@@ -121,7 +121,7 @@ def decoder_forms(frames: int, device: torch.device, dtype: torch.dtype) -> dict
             nn.functional.conv2d(nn.functional.interpolate(x, scale_factor=2), weight, padding=1).backward(grad)
 
         def summed(x: Tensor = x, weight: Tensor = weight, grad: Tensor = grad) -> None:
-            nn.functional.conv_transpose2d(x, summed_taps(weight), stride=2, padding=1).backward(grad)
+            nn.functional.conv_transpose2d(x, summed_taps(weight, sums), stride=2, padding=1).backward(grad)
 
         rounds = side_by_side([upsampled, summed], 0.3, device)
         forms[f"{side}x{side}"] = {

@@ -17,15 +17,17 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cvae.errors import require
+from cvae.model.together import as_before, cast_together
 
 __all__ = ["Backbone", "Decoder", "Encoder", "dcgan64", "vgg64"]
 
@@ -78,17 +80,28 @@ class SkipStage(nn.Module):
         self.rest = rest
         self.upsample = upsample
 
-    def context(self, skip_BCHW: Tensor) -> StageContext:
-        """Prepare the stage for frames that are decoded with this skip."""
+        self.taps_PQ: Tensor | None
+        self.register_buffer("taps_PQ", tap_sums() if upsample else None, persistent=False)
+
+    def in_order(self) -> list[nn.Module]:
+        """The layers that a map goes through."""
+        return [self.conv, *(self.rest if isinstance(self.rest, nn.Sequential) else [self.rest])]
+
+    def halves(self, skip_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights for a map beside this skip, and for the skip."""
         of_map, of_skip = self.conv.weight.chunk(2, dim=0 if isinstance(self.conv, nn.ConvTranspose2d) else 1)
-        term_BCHW = _convolved(self.conv, skip_BCHW, of_skip, self.conv.bias)
+        if self.taps_PQ is not None and self._sums(skip_BCHW):
+            of_map = summed_taps(of_map, self.taps_PQ)
+        return of_map, of_skip
+
+    def _sums(self, skip_BCHW: Tensor) -> bool:
         # Measured on a CPU, forward and backward (docs/results.md): on 4x4 maps, all border, the 4x4 form is the slower one.
         # On GPUs nothing is measured; they take the form with fewer multiplications.
-        summed = self.upsample and (skip_BCHW.shape[-1] > 8 or skip_BCHW.device.type != "cpu")
-        if summed:
-            of_map = summed_taps(of_map)
-        # Autocast would cast a part of a parameter again at every call.
-        return StageContext(of_map.to(term_BCHW.dtype), summed, term_BCHW)
+        return self.upsample and (skip_BCHW.shape[-1] > 8 or skip_BCHW.device.type != "cpu")
+
+    def context(self, skip_BCHW: Tensor, of_map: Tensor, of_skip: Tensor) -> StageContext:
+        """Prepare the stage for frames that are decoded with this skip, given its ``halves``."""
+        return StageContext(of_map, self._sums(skip_BCHW), _convolved(self.conv, skip_BCHW, of_skip, self.conv.bias))
 
     def forward(self, x_NCHW: Tensor, context: StageContext) -> Tensor:
         """Decode N = B * k maps, k in a row for each of the B sequences that ``context`` is of."""
@@ -109,12 +122,17 @@ def _convolved(conv: _Conv, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None 
     return function(x_NCHW, weight, bias, conv.stride, conv.padding)  # type: ignore[arg-type]  # names are for conv2d alone
 
 
-def summed_taps(weight_OIHW: Tensor) -> Tensor:
+def summed_taps(weight_OIHW: Tensor, taps_PQ: Tensor) -> Tensor:
     """The 4x4 stride-2 transposed weight ``IOHW`` that equals nearest x2 followed by this 3x3 one (padding 1 both)."""
-    for dim in (2, 3):
-        w0, w1, w2 = weight_OIHW.unbind(dim)
-        weight_OIHW = torch.stack([w2, w1 + w2, w0 + w1, w0], dim)
-    return weight_OIHW.transpose(0, 1).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(weight_OIHW.device.type, enabled=False):  # sums of rounded taps would be rounded twice
+        weight_OPI = torch.bmm(taps_PQ.expand(len(weight_OIHW), -1, -1), weight_OIHW.permute(0, 2, 3, 1).flatten(1, 2))
+    return torch.unflatten(weight_OPI.permute(2, 1, 0).contiguous(), 1, (4, 4)).permute(0, 3, 1, 2)
+
+
+def tap_sums() -> Tensor:
+    """Which of the 9 taps of a 3x3 weight each of the 16 of ``summed_taps`` adds up."""
+    of_row = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+    return torch.kron(of_row, of_row)
 
 
 class Decoder(nn.Module):
@@ -128,7 +146,9 @@ class Decoder(nn.Module):
 
     def context(self, skips: Skips) -> list[StageContext]:
         """Prepare for frames that are decoded with the encoder's skips (finest first) of B sequences."""
-        return [stage.context(skip) for stage, skip in zip(self.stages, reversed(skips), strict=True)]  # type: ignore[operator]
+        pairs: list[tuple[Any, Tensor]] = [*zip(self.stages, reversed(skips), strict=True)]
+        weights = iter(cast_together([half for stage, skip in pairs for half in stage.halves(skip)]))
+        return [stage.context(skip, next(weights), next(weights)) for stage, skip in pairs]
 
     def forward(self, g_NG: Tensor, context: list[StageContext]) -> Tensor:
         """Return images ``x_NCHW`` in [0, 1]; ``context`` is of B sequences with N = B * k features, k in a row for each."""
@@ -226,25 +246,14 @@ def _run(stage: nn.Module, checkpointing: bool, *inputs: object) -> Tensor:
             *inputs,
             use_reentrant=False,
             preserve_rng_state=False,  # nothing in a stage is random
-            context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(stage)),
+            context_fn=lambda: (
+                contextlib.nullcontext(),
+                as_before(stage),
+            ),
         )
     else:
         out = stage(*inputs)
     return out
-
-
-@contextlib.contextmanager
-def _frozen_statistics(stage: nn.Module) -> Iterator[None]:
-    """Keep BatchNorm's running statistics from counting a batch again when its stage is computed again."""
-    norms = [module for module in stage.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm, _, count in before:
-        norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
-    try:
-        yield
-    finally:
-        for norm, momentum, count in before:
-            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _channels(width: float, feature_dim: int) -> tuple[int, int, int, int]:

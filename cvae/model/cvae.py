@@ -6,6 +6,7 @@ z_t comes from the posterior, which sees frame t; in generation from the posteri
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 
 from cvae.errors import UserError, require
 from cvae.model.backbones import Backbone, StageContext
+from cvae.model.coins import Coins
 from cvae.model.moving import moved
 from cvae.model.recurrent import FramePredictor, GaussianLSTM, StandardNormal, State
+from cvae.model.together import lent
 
 __all__ = ["CVAE", "Rollout", "reparameterise"]
 
@@ -109,14 +112,14 @@ class CVAE(nn.Module):
         forced_BT = forced.reshape(-1, forced.shape[-1]).clone()  # one row stands for all
         if self.force_past:
             forced_BT[:, : self.n_past + 1] = True
-        coins = _Coins(forced_BT, moved(forced_BT, frames_BTCHW.device) if mask_BT is None else mask_BT)
+        coins = Coins(forced_BT, moved(forced_BT, frames_BTCHW.device) if mask_BT is None else mask_BT)
         cond_BTA = (cond_BTA - self.cond_mean_A) / self.cond_std_A
         noise_BTZ = noise_TBZ.transpose(0, 1)
         if self.rollout == "stepwise":
             return self._stepwise(frames_BTCHW, cond_BTA, coins, noise_BTZ)
         return self._planned(frames_BTCHW, cond_BTA, coins, noise_BTZ)
 
-    def _planned(self, frames_BTCHW: Tensor, cond_BTA: Tensor, coins: _Coins, noise_BTZ: Tensor) -> Rollout:
+    def _planned(self, frames_BTCHW: Tensor, cond_BTA: Tensor, coins: Coins, noise_BTZ: Tensor) -> Rollout:
         """Encode all true frames at once; decode at once all predictions that no later step waits for.
 
         Step t is fed true frame x(t-1), or where it runs free prediction p(t-1), which must be decoded and encoded before.
@@ -134,48 +137,54 @@ class CVAE(nn.Module):
         The decoder's skips are those of frame n_past - 1 throughout.
         """
         length = frames_BTCHW.shape[1]
-        h_NG, skips = self.backbone.encoder(frames_BTCHW.flatten(0, 1))
+        free = [t for t in range(2, length) if not coins.forces(t)]
+        nets = (self.backbone.encoder, self.backbone.decoder, self.prior, self.predictor)
+        encoder, decoder, prior, predictor = (lent(net, len(free) + 1) for net in nets)
+        h_NG, skips = encoder(frames_BTCHW.flatten(0, 1))
         h_BTG = torch.unflatten(h_NG, 0, (-1, length))
         context = self.backbone.decoder.context([_frame_of_each(skip, length, self.n_past - 1) for skip in skips])
         # Step t stands at index t-1 from here on, as there is no step 0.
         mu_BTZ, logvar_BTZ, _ = self.posterior(h_BTG[:, 1:], None)
         z_BTZ = reparameterise(mu_BTZ, logvar_BTZ, noise_BTZ[:, 1:])
 
-        free = [t for t in range(2, length) if not coins.forces(t)]
         decoded: dict[int, Tensor] = {}
         state: State = None
         prior_state: State = None
         steps: list[tuple[Tensor, Tensor, Tensor]] = []
-        for start, end in pairwise([1, *free, length]):
-            inputs_BTG = h_BTG[:, start - 1 : end - 1]
+        bounds = [1, *free, length]
+        sizes = [end - start for start, end in pairwise(bounds)]
+        # Split and not sliced: the gradient of each slice would be as large as the whole.
+        parts = (part.split(sizes, dim=1) for part in (h_BTG[:, :-1], z_BTZ, cond_BTA[:, :-1]))
+        for start, inputs_BTG, z_now_BTZ, cond_now_BTA in zip(bounds, *parts, strict=False):
             if start > 1:
-                decoded[start - 1] = self.backbone.decoder(steps[-1][0][:, -1], context)
-                h_BG = coins.mixed(start, inputs_BTG[:, 0], self.backbone.encoder(decoded[start - 1])[0])
-                inputs_BTG = torch.cat([h_BG[:, None], inputs_BTG[:, 1:]], dim=1)
-            now = slice(start - 1, end - 1)
-            prior_mu_BTZ, prior_logvar_BTZ, prior_state = self.prior(inputs_BTG, prior_state)
-            g_BTG, state = self.predictor(torch.cat([cond_BTA[:, now], inputs_BTG, z_BTZ[:, now]], dim=-1), state)
+                decoded[start - 1] = decoder(steps[-1][0].unbind(1)[-1], context)
+                h_BG = coins.mixed(start, inputs_BTG[:, 0], encoder(decoded[start - 1])[0])
+                rest = [inputs_BTG[:, 1:]] if inputs_BTG.shape[1] > 1 else []
+                inputs_BTG = torch.cat([h_BG[:, None], *rest], dim=1)
+            prior_mu_BTZ, prior_logvar_BTZ, prior_state = prior(inputs_BTG, prior_state)
+            g_BTG, state = predictor(torch.cat([cond_now_BTA, inputs_BTG, z_now_BTZ], dim=-1), state)
             steps.append((g_BTG, prior_mu_BTZ, prior_logvar_BTZ))
 
         g_BTG, prior_mu_BTZ, prior_logvar_BTZ = (torch.cat(parts, dim=1) for parts in zip(*steps, strict=True))
         scored = slice(self.first_scored - 1, None)
         mu, logvar, prior_mu, prior_logvar = (x[:, scored] for x in (mu_BTZ, logvar_BTZ, prior_mu_BTZ, prior_logvar_BTZ))
-        return Rollout(self._decode_rest(g_BTG, context, decoded), mu, logvar, prior_mu, prior_logvar, self.first_scored)
+        x_BKCHW = self._decode_rest(g_BTG, lambda g_NG: decoder(g_NG, context), decoded)
+        return Rollout(x_BKCHW, mu, logvar, prior_mu, prior_logvar, self.first_scored)
 
-    def _decode_rest(self, g_BTG: Tensor, context: list[StageContext], decoded: dict[int, Tensor]) -> Tensor:
+    def _decode_rest(self, g_BTG: Tensor, decode: Callable[[Tensor], Tensor], decoded: dict[int, Tensor]) -> Tensor:
         """Decode in one call the scored steps that the loop did not have to; return all as ``BKCHW``."""
         times = range(self.first_scored, g_BTG.shape[1] + 1)
         rest = [t for t in times if t not in decoded]
-        # Slices and stacks: an index made of a list would be copied to the GPU, and the host would wait for it.
-        g_BKG = torch.stack([g_BTG[:, t - 1] for t in rest], dim=1) if decoded else g_BTG[:, self.first_scored - 1 :]
-        x_NCHW: Tensor = self.backbone.decoder(g_BKG.flatten(0, 1), context)
-        x_BKCHW: Tensor = torch.unflatten(x_NCHW, 0, g_BKG.shape[:2])
+        # Parts and stacks: an index made of a list would be copied to the GPU, and the host would wait for it.
+        g_TBG = g_BTG.unbind(1)
+        g_BKG = torch.stack([g_TBG[t - 1] for t in rest], dim=1) if decoded else g_BTG[:, self.first_scored - 1 :]
+        x_BKCHW: Tensor = torch.unflatten(decode(g_BKG.flatten(0, 1)), 0, g_BKG.shape[:2])
         if not decoded:
             return x_BKCHW
         decoded = decoded | dict(zip(rest, x_BKCHW.unbind(1), strict=True))
         return _in_sequence([decoded[t] for t in times])
 
-    def _stepwise(self, frames_BTCHW: Tensor, cond_BTA: Tensor, coins: _Coins, noise_BTZ: Tensor) -> Rollout:
+    def _stepwise(self, frames_BTCHW: Tensor, cond_BTA: Tensor, coins: Coins, noise_BTZ: Tensor) -> Rollout:
         x_BCHW = frames_BTCHW[:, 0]
         context: list[StageContext] = []
         posterior_state: State = None
@@ -183,18 +192,21 @@ class CVAE(nn.Module):
         state: State = None
         predictions: list[Tensor] = []
         steps: list[tuple[Tensor, ...]] = []
-        for t in range(1, frames_BTCHW.shape[1]):
-            target_BG = self.backbone.encoder(frames_BTCHW[:, t])[0]
+        length = frames_BTCHW.shape[1]
+        encoder, decoder = lent(self.backbone.encoder, 2 * length), lent(self.backbone.decoder, length)
+        posterior, prior, predictor = (lent(net, length) for net in (self.posterior, self.prior, self.predictor))
+        for t in range(1, length):
+            target_BG = encoder(frames_BTCHW[:, t])[0]
             x_BCHW = coins.mixed(t, frames_BTCHW[:, t - 1], x_BCHW)
-            h_BG, skips = self.backbone.encoder(x_BCHW)
+            h_BG, skips = encoder(x_BCHW)
             if t <= self.skip_step:
                 context = self.backbone.decoder.context(skips)
-            mu_BTZ, logvar_BTZ, posterior_state = self.posterior(target_BG[:, None], posterior_state)
-            prior_mu_BTZ, prior_logvar_BTZ, prior_state = self.prior(h_BG[:, None], prior_state)
+            mu_BTZ, logvar_BTZ, posterior_state = posterior(target_BG[:, None], posterior_state)
+            prior_mu_BTZ, prior_logvar_BTZ, prior_state = prior(h_BG[:, None], prior_state)
             z_BTZ = reparameterise(mu_BTZ, logvar_BTZ, noise_BTZ[:, t : t + 1])
-            g_BTG, state = self.predictor(torch.cat([cond_BTA[:, t - 1 : t], h_BG[:, None], z_BTZ], dim=-1), state)
+            g_BTG, state = predictor(torch.cat([cond_BTA[:, t - 1 : t], h_BG[:, None], z_BTZ], dim=-1), state)
             if t >= self.first_scored:
-                x_BCHW = self.backbone.decoder(g_BTG[:, 0], context)
+                x_BCHW = decoder(g_BTG[:, 0], context)
                 predictions.append(x_BCHW)
                 steps.append((mu_BTZ, logvar_BTZ, prior_mu_BTZ, prior_logvar_BTZ))
         mu_BKZ, logvar_BKZ, prior_mu_BKZ, prior_logvar_BKZ = (torch.cat(parts, dim=1) for parts in zip(*steps, strict=True))
@@ -237,25 +249,6 @@ class CVAE(nn.Module):
             frames.append(self.backbone.decoder(g_NTG[:, 0], context).clone())
         future_BSKCHW: Tensor = torch.unflatten(_in_sequence(frames), 0, (batch, samples))
         return future_BSKCHW.transpose(0, 1)
-
-
-class _Coins:
-    """Which steps are fed the true frame. On the CPU they steer the control flow; a mask mixes a step whose samples differ."""
-
-    def __init__(self, forced_BT: Tensor, mask_BT: Tensor) -> None:
-        self._forced_BT = forced_BT  # of the whole batch, on the CPU
-        self._mask_BT = mask_BT  # of the rows that are here, on the device
-
-    def forces(self, t: int) -> bool:
-        return bool(self._forced_BT[:, t].all())
-
-    def mixed(self, t: int, true: Tensor, predicted: Tensor) -> Tensor:
-        """The true input of step t where the coin forced it, the prediction elsewhere."""
-        if self.forces(t):
-            return true
-        if not self._forced_BT[:, t].any():
-            return predicted
-        return torch.where(self._mask_BT[:, t].view(-1, *[1] * (true.dim() - 1)), true, predicted.to(true.dtype))
 
 
 def _frame_of_each(skip_NCHW: Tensor, length: int, t: int) -> Tensor:

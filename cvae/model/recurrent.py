@@ -29,18 +29,24 @@ class _LSTM(nn.Module):
         x_BTH = self.embed(x_BTI.to(self.embed.weight.dtype))
         if x_BTH.shape[1] == 1 and state is not None:
             return self._step(x_BTH[:, 0], state)
-        y_BTH, state = self.lstm(x_BTH, state)
-        return y_BTH, state
+        h_LBH, c_LBH = state or [x_BTH.new_zeros(self.lstm.num_layers, len(x_BTH), self.lstm.hidden_size)] * 2
+        weights = [weight for layer in range(self.lstm.num_layers) for weight in self._weights(layer)]
+        how = (True, self.lstm.num_layers, 0.0, self.training, False, True)  # biases, layers, no dropout, one way, batch first
+        y_BTH, h_LBH, c_LBH = torch.lstm(x_BTH, (h_LBH, c_LBH), weights, *how)
+        return y_BTH, (h_LBH, c_LBH)
 
     def _step(self, y_BH: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, State]:
         """One step of the same cells: on a CPU less than half the time of ``nn.LSTM``, which prepares for long sequences."""
         hidden, cells = [], []
         for layer, (h_BH, c_BH) in enumerate(zip(*state, strict=True)):
-            weights = [getattr(self.lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-            y_BH, c_BH = torch.lstm_cell(y_BH, (h_BH, c_BH), *weights)
+            y_BH, c_BH = torch.lstm_cell(y_BH, (h_BH, c_BH), *self._weights(layer))
             hidden.append(y_BH)
             cells.append(c_BH)
         return y_BH[:, None], (torch.stack(hidden), torch.stack(cells))
+
+    def _weights(self, layer: int) -> list[Tensor]:
+        """What the layer has now: ``nn.LSTM`` itself would copy weights that are lent to it to other memory, for cuDNN."""
+        return [getattr(self.lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
 
 
 class FramePredictor(nn.Module):

@@ -14,6 +14,7 @@ from cvae.errors import UserError
 from cvae.model.cvae import CVAE
 from cvae.model.moving import moved
 from cvae.model.objective import Losses, Objective
+from cvae.model.together import BatchNorms
 from cvae.training.averaging import Average
 from cvae.training.control import KLControl
 from cvae.training.feed import Batch
@@ -78,6 +79,7 @@ class Step:
         self.model, self.objective, self.optimizer, self.autocast = model, objective, optimizer, autocast
         self.grad_clip, self.average, self.control, self.rows = grad_clip, average, control, rows
         self.network: nn.Module = model
+        self.norms = BatchNorms(model)
 
     def __call__(self, batch: Batch, forced: Tensor, noise_TBZ: Tensor, dials: Dials, check: Check) -> Taken:
         """Take a step.
@@ -97,7 +99,7 @@ class Step:
         weight = dials.kl_weight if self.control is None else dials.kl_weight * self.control.factor()
         for group in self.optimizer.param_groups:
             group["lr"] = dials.lr
-        with self.autocast():
+        with self.autocast(), self.norms.together():
             rollout = self.network(frames_BTCHW, cond_BTA, forced, noise_TBZ, mask_BT)
         losses = self.objective(rollout, frames_BTCHW, weight)
         check(losses)

@@ -1,0 +1,210 @@
+"""What every layer needs in a training step, done for all layers at once: on a GPU each small operation costs a launch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+
+class BatchNorms:
+    """The BatchNorms of a model that trains, and the convolutions right before them.
+
+    BatchNorm subtracts the batch's mean, and with it whatever bias the convolution before it has added. So a training step
+    neither adds such a bias nor computes its gradient. The running mean, which prediction subtracts, holds it all the same.
+
+    An optimizer passes over a parameter without a gradient: the bias gets no weight decay, no moments and no share in a
+    gradient's norm, and the moments that an old checkpoint has of it stay as they are. (Its gradient would be rounding, but
+    Adam divides by a gradient's size: the bias would go as far as any weight, and the running mean would follow late.)
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._norms: list[Any] = [
+            each
+            for each in model.modules()
+            if isinstance(each, _BatchNorm) and each.track_running_stats and each.momentum is not None
+        ]
+        self._cancelled: list[tuple[Any, Any]] = [
+            (conv, norm) for conv, norm in _followed(model) if norm in self._norms and conv.bias is not None
+        ]
+        for conv, _ in self._cancelled:
+            conv.bias.requires_grad_(False)  # else DDP waits for its gradient
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """The context of a training step's forward pass; outside of it, all is as PyTorch's layers leave it."""
+        with (
+            _counted([norm for norm in self._norms if norm.training]),
+            _without_biases([(conv, norm) for conv, norm in self._cancelled if norm.training]),
+        ):
+            yield
+
+
+@contextlib.contextmanager
+def _counted(norms: list[Any]) -> Iterator[None]:
+    """Count batches on the host, which needs no kernel for it."""
+    counters = [norm.num_batches_tracked for norm in norms]
+    for norm in norms:
+        norm.num_batches_tracked = torch.zeros((), dtype=torch.long)
+    try:
+        yield
+    finally:
+        calls = [int(norm.num_batches_tracked) for norm in norms]
+        for norm, counter in zip(norms, counters, strict=True):
+            norm.num_batches_tracked = counter
+        if norms:
+            torch._foreach_add_(counters, calls)
+
+
+@contextlib.contextmanager
+def _without_biases(cancelled: list[tuple[Any, Any]]) -> Iterator[None]:
+    """The running mean is one of batches' means: as long as they lack the bias, so does it."""
+    biases: list[Any] = [conv.bias for conv, _ in cancelled]
+    means = [norm.running_mean for _, norm in cancelled]
+    without: Any = torch._foreach_sub(means, biases) if means else []  # a copy: autograd looks after it
+    for (conv, norm), mean in zip(cancelled, without, strict=True):
+        conv.bias, norm.running_mean = None, mean
+    try:
+        yield
+    finally:
+        for (conv, norm), bias, mean in zip(cancelled, biases, means, strict=True):
+            conv.bias, norm.running_mean = bias, mean
+        if means:
+            torch._foreach_copy_(means, torch._foreach_add(without, biases))
+
+
+def _pays(module: nn.Module, device: torch.device) -> bool:
+    """Whether fewer launches are worth it: a CPU starts an operation in no time, and a compiler merges them by itself."""
+    return device.type == "cuda" and not any(each._compiled_call_impl for each in module.modules())
+
+
+def _followed(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """The convolutions whose output goes to another layer and nowhere else, with that layer."""
+    for each in model.modules():
+        in_order: Any = getattr(each, "in_order", list)  # a module of ours may say what follows what
+        pairs = pairwise([*each] if type(each) is nn.Sequential else in_order())
+        yield from ((layer, after) for layer, after in pairs if isinstance(layer, _ConvNd))
+
+
+def lent(module: nn.Module, calls: int) -> Callable[..., Any]:
+    """``module``, to be called up to ``calls`` times in a training step, where one operation then serves all of its parameters.
+
+    Under autocast the weights of convolutions are cast in one copy, and so are their gradients; autocast casts one after the
+    other. Several calls get a loan of the parameters each, whose gradients are added to those of later calls in one operation;
+    autograd by itself adds them parameter by parameter.
+    """
+    first = next(module.parameters(), None)
+    pays = first is not None and torch.is_grad_enabled() and _pays(module, first.device)
+    return _Lent(module, calls) if pays else module
+
+
+class _Lent:
+    """A module that is called with what stands in for its parameters."""
+
+    def __init__(self, module: nn.Module, calls: int) -> None:
+        self._module = module
+        owners = [(each, name) for each in module.modules() for name, own in each._parameters.items() if own is not None]
+        self._places = [(owner._parameters, name) for owner, name in owners]
+        self._parameters: list[Any] = [own[name] for own, name in self._places]
+        convolutions = [k for k, (owner, _) in enumerate(owners) if isinstance(owner, _ConvNd)]
+        tensors = [*self._parameters]
+        for k, each in zip(convolutions, cast_together([tensors[k] for k in convolutions]), strict=True):
+            tensors[k] = each
+        self._loans = iter([tensors] if calls == 1 else _loans(calls, tensors))
+
+    def __call__(self, *inputs: Any) -> Any:
+        self._put(next(self._loans))
+        try:
+            return self._module(*inputs)
+        finally:
+            self._put(self._parameters)
+
+    def _put(self, tensors: Sequence[Any]) -> None:
+        for (own, name), tensor in zip(self._places, tensors, strict=True):
+            own[name] = tensor
+
+
+def _loans(calls: int, tensors: list[Tensor]) -> list[Sequence[Tensor]]:
+    """The same tensors for each of several calls."""
+    loans = _Loans.apply(calls, *tensors)
+    return [loans[k : k + len(tensors)] for k in range(0, len(loans), len(tensors))]
+
+
+class _Loans(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, calls: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.calls = calls
+        return tuple(each.detach() for _ in range(calls) for each in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        count = len(gradients) // ctx.calls
+        sums: list[Any] = [*gradients[-count:]]
+        for start in range(len(gradients) - 2 * count, -1, -count):  # the last call's come first, as autograd adds them
+            alike: dict[torch.dtype, list[int]] = {}  # an operation is for one type
+            for k, each in enumerate(gradients[start : start + count]):
+                if sums[k] is None:
+                    sums[k] = each
+                elif each is not None:
+                    alike.setdefault(each.dtype, []).append(k)
+            for ks in alike.values():
+                added = torch._foreach_add([sums[k] for k in ks], [gradients[start + k] for k in ks])
+                for k, each in zip(ks, added, strict=True):
+                    sums[k] = each
+        return None, *sums
+
+
+def as_before(stage: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """The context in which a stage is computed once more with the parameters that it has now; BatchNorm counts no batch."""
+    return _as_before(stage, [dict(each._parameters) for each in stage.modules()])
+
+
+@contextlib.contextmanager
+def _as_before(stage: nn.Module, parameters: list[dict[str, Any]]) -> Iterator[None]:
+    now = [dict(each._parameters) for each in stage.modules()]
+    norms = [module for module in stage.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, _, count in before:
+        norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
+    for each, own in zip(stage.modules(), parameters, strict=True):
+        each._parameters.update(own)
+    try:
+        yield
+    finally:
+        for each, own in zip(stage.modules(), now, strict=True):
+            each._parameters.update(own)
+        for norm, momentum, count in before:
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def cast_together(tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors in autocast's precision, if there is one, by one copy forward and one backward."""
+    if not tensors or not torch.is_autocast_enabled(kind := tensors[0].device.type):
+        return tensors
+    return [*_Cast.apply(torch.get_autocast_dtype(kind), *tensors)]
+
+
+class _Cast(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.dtype = tensors[0].dtype
+        return _cast(tensors, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        there = iter(_cast([each for each in gradients if each is not None], ctx.dtype))
+        return None, *(None if each is None else next(there) for each in gradients)
+
+
+def _cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    copies = tuple(torch.empty_like(each, dtype=dtype) for each in tensors)
+    torch._foreach_copy_(copies, [*tensors])
+    return copies
