@@ -19,6 +19,7 @@ import pytest
 import yaml
 from conftest import App, Result, tiny
 from fakes import fake_study
+from PIL import Image
 
 import cvae
 from cvae.pages.document import to_markdown
@@ -94,6 +95,12 @@ NOT_RUN = {
     "python -m cvae.data make sawyer DST": "minutes: tests/data/test_sawyer.py makes a few",
     "python scripts/big_data.py --sequences 10000 --check": "minutes: tests/scripts/test_big_data.py runs a small one",
     "python -m cvae.train data=sawyer": "minutes: tests/data/test_sawyer.py trains on a few",
+    "pip install -e '.[data]'": _INSTALLED,
+    "python scripts/convert_rate.py": "1.5 GB and minutes: tests/scripts/test_convert_rate.py runs a small one",
+    "python scripts/convert_rate.py --kills 5": "minutes: tests/scripts/test_convert_rate.py runs a small one",
+    "python scripts/damaged_inputs.py": "minutes: tests/scripts/test_damaged_inputs.py runs a few cases",
+    "python -m cvae.data convert SRC DST": "a form: those with names are run",
+    "python -m cvae.data": "it needs words",
     "python -c \"import torchvision.models as m; m.alexnet(weights='DEFAULT')\"": "needs a network",
     "python scripts/import_course_checkpoint.py model.pth --trust --root=ROOT": "needs a checkpoint of another group: "
     "tests/scripts/test_import_course_checkpoint.py makes one",
@@ -172,6 +179,19 @@ def write_files(page: Path) -> None:
         Path(name).write_text(code)
 
 
+def write_recordings() -> None:
+    """The sources that docs/data.md converts, each a few frames."""
+    fixtures = ROOT / "tests/fixtures/convert"
+    for split in ("train", "test"):
+        Path("softmotion30_44k", split).mkdir(parents=True)
+        shutil.copy(fixtures / "two_records.tfrecords", Path("softmotion30_44k", split))
+    shutil.copytree(fixtures / "lerobot_v3", "my_robot")
+    Path("my_videos").mkdir()
+    for k in range(4):
+        frames = [Image.new("RGB", (64, 64), (60 * k, 20 * t, 90)) for t in range(12)]
+        frames[0].save(f"my_videos/{k}.gif", save_all=True, append_images=frames[1:])
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("made")
@@ -200,6 +220,14 @@ def place(
             tables = [np.loadtxt(next(source.glob(name)), delimiter=",") for name in ("actions.csv", "endeff*.csv")]
             np.savetxt("my_actions.csv", np.concatenate(tables, axis=1), delimiter=",")
             shutil.copytree(source, "my_pictures")
+        if "cvae.data convert" in command or "data/videos" in command or "data/bair" in command:
+            write_recordings()
+        for name in re.findall(r"data.root=(data/\w+)", command):  # converted by the command before it
+            to = "packed" if "data=packed" in command else "png"
+            words = ["my_videos", name, "--to", to, "--shortest", "6", "--workers", "1"]
+            subprocess.run(
+                [sys.executable, "-m", "cvae.data", "convert", *words], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+            )
         if "app.py" in command:
             write_files(ROOT / "docs/sweeper.md")
         if "mypkg" in command:
@@ -244,6 +272,8 @@ def start(command, app: App, monkeypatch, capfd) -> Callable[[str], Result]:
             return command("evaluate", *words[3:], *QUICK_PROTOCOLS * ("srvp" in line and "samples" not in line))
         if words[:3] == ["python", "-m", "cvae.predict"]:
             return command("predict", *words[3:])
+        if words[:3] == ["python", "-m", "cvae.data"]:
+            return command("data", *words[3:], "--shortest", "3", "--workers", "1")
         if words[:2] == ["python", "app.py"]:
             if (launcher := re.search("joblib|submitit", line)) is not None:
                 pytest.importorskip(f"hydra_plugins.hydra_{launcher[0]}_launcher")
@@ -272,7 +302,7 @@ def _shrunk(words: list[str], only_more: bool = False) -> list[str]:
     more = [word for word in SMALL if word.partition("=")[0] not in kept]
     if "experiment=" in line:  # its own schedules and likelihood
         more = [word for word in more if not word.startswith(("kl_schedule=", "likelihood="))]
-    if not re.search(r"=course|course_|\.yaml", line):
+    if not re.search(r"=course|=packed|course_|\.yaml", line):
         more += ["data.train=4", "data.validate=2", f"data.test={2 if 'evaluate=' in line else 0}"]
     if "optuna" in line or "experiment=sweep" in line:
         more += [*SHORT_SWEEP, "hydra.sweeper.top_k_seeds=2"]

@@ -43,7 +43,7 @@ def find(source: Path, camera: str | None) -> Found:
     lost: list[str] = []
     with progress(f"looking for records in {source}", len(parts), "files") as advance:
         for part in parts:
-            split, folder = _place(part.label)
+            split, folder = _place(part.inside)
             try:
                 with part.path.open("rb") as file:
                     for number, (offset, record) in enumerate(records(file, part)):
@@ -101,7 +101,8 @@ class BairReader:
 
 def _in_folder(source: Path) -> list[Slice]:
     found = [path for path in source.rglob("*") if path.suffix in _ENDINGS and path.is_file()]
-    return [Slice(path, 0, path.stat().st_size, str(path)) for path in sorted(found, key=lambda each: natural_order(str(each)))]
+    found.sort(key=lambda path: natural_order(str(path)))
+    return [Slice(path, 0, path.stat().st_size, str(path), str(path.relative_to(source))) for path in found]
 
 
 def _in_tar(source: Path) -> list[Slice]:
@@ -113,14 +114,14 @@ def _in_tar(source: Path) -> list[Slice]:
             f"{source} cannot be read as an uncompressed tar ({first_line(error)}): unpack it, and give the folder"
         ) from error
     size = source.stat().st_size
-    parts = [Slice(source, each.offset_data, each.size, f"{source}:{each.name}") for each in members]
+    parts = [Slice(source, each.offset_data, each.size, f"{source}:{each.name}", each.name) for each in members]
     if cut := next((part for part in parts if part.start + part.size > size), None):
         raise UserError(f"{cut.label} goes on after the end of {source}: the tar is not whole, get it again")
     return sorted(parts, key=lambda part: natural_order(part.label))
 
 
-def _place(label: str) -> tuple[str, str]:
+def _place(inside: str) -> tuple[str, str]:
     """The split that a file's folders tell, train where they tell none, and the file's name for its sequences."""
-    path = Path(label.rpartition(":")[2] if ".tar:" in label else label)
+    path = Path(inside)
     split = next((_SPLITS[part] for part in reversed(path.parts[:-1]) if part in _SPLITS), "train")
     return split, path.stem

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cvae import __version__
 from cvae.console import progress, say, short, warn
 from cvae.data.convert import bair, lerobot, npz, video
 from cvae.data.convert.episodes import Cut, Episode, Found, split_episodes
@@ -25,9 +26,9 @@ from cvae.errors import UserError, expanded, require, writing
 
 # How a source is known, and the options that only this format has. The first that fits is taken.
 FORMATS = {
-    "bair": (bair.is_bair, ("camera",)),
     "lerobot": (lerobot.is_lerobot, ("camera", "action", "state")),
     "npz": (npz.is_npz, ()),
+    "bair": (bair.is_bair, ("camera",)),
     "video": (video.is_video, ()),
 }
 _RULES = 1  # a later version that makes other data of the same source counts on
@@ -130,15 +131,11 @@ def _fingerprint(files: Sequence[Path]) -> str:
 
 def _is_done(target: Path, plan: dict[str, Any]) -> bool:
     """Whether DST holds this conversion; UserError if it holds something else."""
-    if not target.exists() or (target / UNFINISHED).exists():
-        return False
-    try:
-        known = json.loads((target / "dataset.json").read_text())
-        if known["plan"] == plan:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        if json.loads((target / "dataset.json").read_text())["plan"] == plan:
+            shutil.rmtree(target / UNFINISHED, ignore_errors=True)  # killed while it was removed
             return True
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    if not target.is_dir() or any(target.iterdir()):
+    if not (target / UNFINISHED).exists() and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} holds something else already: give a new folder as DST")
     return False
 
@@ -152,8 +149,12 @@ def _convert(work: Work, found: Found, cut: Cut, episodes: list[Episode], asked:
     if done:
         say(f"{done} of {len(episodes)} episodes are converted already")
     jobs = list(enumerate(episodes))[done:]
-    with progress(f"converting {short(Path(asked.source))}", len(jobs), "episodes") as advance:
-        for (number, episode), outcome in zip(jobs, each_in_processes(task, jobs, asked.workers), strict=True):
+    title = f"converting {short(Path(asked.source))}"
+    with (
+        progress(title, len(jobs), "episodes") as advance,
+        contextlib.closing(each_in_processes(task, jobs, asked.workers)) as outcomes,
+    ):
+        for (number, episode), outcome in zip(jobs, outcomes, strict=True):
             entry: dict[str, Any] = {"split": episode.split}
             if isinstance(outcome, (Bad, Lost)):
                 task.drop((number, episode))
@@ -218,7 +219,6 @@ def _record(work: Work, plan: dict[str, Any], found: Found, cut: Cut) -> dict[st
             )
     chosen = "Splits that the source lacks are whole episodes, chosen by a hash of their names."
     return {
-        "cvae": __version__,
         "plan": plan,
         "rules": [*found.rules, *cut.rules(), chosen],
         "conditions": declared(found.tables),

@@ -30,6 +30,8 @@ class Slice:
     size: int
     label: str
     """What messages call it."""
+    inside: str = ""
+    """Its path within the source."""
 
 
 @dataclass(frozen=True)

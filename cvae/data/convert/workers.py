@@ -8,10 +8,12 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
+
+import psutil
 
 from cvae.data.pool import cores, end_with_parent, main_apart
 from cvae.errors import UserError
@@ -40,7 +42,7 @@ class Lost:
 
 def each_in_processes(
     task: Task, jobs: Sequence[Any], workers: int | None, seconds: float = SECONDS, memory: int = MEMORY
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """The outcome of each job, in order: what ``task`` returns, or ``Lost``.
 
     Args:
@@ -96,10 +98,13 @@ class _Pool:
                 if len(self._workers) == workers:
                     return
                 worker = self._start()
+            try:
+                worker.pipe.send([(index, self._jobs[index]) for index in self._runs[0]])
+            except OSError:  # it died while it had nothing to do: that is no job's fault
+                self._workers.remove(worker)
+                continue
             worker.jobs = self._runs.pop(0)
             worker.deadline = time.monotonic() + self._seconds
-            with contextlib.suppress(OSError):  # it is dead: the pipe's end tells so
-                worker.pipe.send([(index, self._jobs[index]) for index in worker.jobs])
 
     def _listen(self) -> None:
         busy = {worker.pipe: worker for worker in self._workers if worker.jobs}
@@ -163,7 +168,8 @@ def _work(pipe: Connection, task: Task, memory: int) -> None:
     end_with_parent()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     with contextlib.suppress(ValueError, OSError, AttributeError):  # a system without this limit
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+        limit = memory + getattr(psutil.Process().memory_info(), "data", 0)  # threads of libraries have some already
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     with open(os.devnull, "w") as nothing:  # noqa: PTH123  # libraries print of bad files what the command says in one line
         os.dup2(nothing.fileno(), 2)
     while True:

@@ -154,7 +154,7 @@ def test_a_damaged_archive_is_named(convert: Convert) -> None:
     ("words", "why"),
     [
         (("absent", "D"), "absent does not exist"),
-        (("S", "D"), "is of no format that is known: choose --format bair, lerobot, npz, video"),
+        (("S", "D"), "is of no format that is known: choose --format lerobot, npz, bair, video"),
         (("S", "D", "--format", "video"), "holds no videos"),
         (("S", "D", "--format", "npz"), "train.npz does not exist"),
         (("S", "D", "--format", "bair"), "holds no TFRecords"),

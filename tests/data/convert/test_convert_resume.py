@@ -82,6 +82,9 @@ def test_killed_at_the_end(moves: int, source: Path, convert: Convert, monkeypat
             convert(source, "D", *SHORT)
     assert convert(source, "D", *SHORT).code == 0
     assert content("D") == content("whole")
+    Path("D/.convert/parts").mkdir(parents=True)  # as if it had been killed while it was removed
+    assert "holds this conversion already" in convert(source, "D", *SHORT).out
+    assert content("D") == content("whole")
 
 
 def test_an_unfinished_one_is_not_read(source: Path, convert: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
