@@ -276,8 +276,6 @@ def start(command, app: App, monkeypatch, capfd) -> Callable[[str], Result]:
         words = shlex.split(line.removeprefix(".venv/bin/"))
         if words[:3] == ["python", "-m", "cvae.train"]:
             return command("train", *_shrunk(words[3:]))
-        if words[:3] == ["python", "-m", "cvae.data"]:
-            return command("data", *words[3:])
         if words[:3] == ["python", "-m", "cvae.report"]:
             return command("report", *words[3:])
         if words[:3] == ["python", "-m", "cvae.evaluate"]:
@@ -285,7 +283,7 @@ def start(command, app: App, monkeypatch, capfd) -> Callable[[str], Result]:
         if words[:3] == ["python", "-m", "cvae.predict"]:
             return command("predict", *words[3:])
         if words[:3] == ["python", "-m", "cvae.data"]:
-            return command("data", *words[3:], "--shortest", "3", "--workers", "1")
+            return command("data", *words[3:], *["--shortest", "3", "--workers", "1"] * (words[3] == "convert"))
         if words[:2] == ["python", "app.py"]:
             if (launcher := re.search("joblib|submitit", line)) is not None:
                 pytest.importorskip(f"hydra_plugins.hydra_{launcher[0]}_launcher")

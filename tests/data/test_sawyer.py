@@ -60,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if importlib.util.find_spec("metaworld") is None:
         missing("no Meta-World: pip install '.[sim]', and apt-get install libosmesa6")
     root = tmp_path_factory.mktemp("sawyer") / "made"
-    make(root, "--train", "27", "--validate", "2", "--test", "0", "--workers", "2")
+    make(root, "--train", "5", "--validate", "2", "--test", "0", "--workers", "2")
     return root
 
 
@@ -71,13 +71,14 @@ def make(root: Path, *words: str) -> None:
 
 
 @pytest.mark.servers
+@pytest.mark.timeout(500)
 def test_files_depend_on_seed_split_and_number_alone(made, tmp_path):
-    make(tmp_path / "other", "--train", "26", "--validate", "1", "--test", "1", "--workers", "1")
-    # Drawn last in its scene, and first by a process that draws nothing else.
-    code = "import sys; from cvae.data.sawyer import _draw; sys.stdout.buffer.write(_draw((0, 0, 24))[0].tobytes())"
+    make(tmp_path / "other", "--train", "4", "--validate", "1", "--test", "1", "--workers", "1")
+    # Drawn after others of its scene, and first by a process that draws nothing else.
+    code = "import sys; from cvae.data.sawyer import _draw; sys.stdout.buffer.write(_draw((0, 0, 3))[0].tobytes())"
     alone = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
-    assert alone == read_frames(made / "train/traj_0_to_255/24", 30).tobytes()
-    for split, count in (("train", 26), ("validate", 1)):
+    assert alone == read_frames(made / "train/traj_0_to_255/3", 30).tobytes()
+    for split, count in (("train", 4), ("validate", 1)):
         for number in range(count):
             name = f"{split}/traj_0_to_255/{number}"
             assert {path.name: path.read_bytes() for path in (made / name).iterdir()} == {
@@ -85,13 +86,14 @@ def test_files_depend_on_seed_split_and_number_alone(made, tmp_path):
             }
     firsts = [(path / "0.png").read_bytes() for path in made.glob("*/*/*")]
     firsts.append((tmp_path / "other/test/traj_0_to_255/0/0.png").read_bytes())
-    assert len(set(firsts)) == len(firsts) == 30
+    assert len(set(firsts)) == len(firsts) == 8
 
 
 @pytest.mark.servers
+@pytest.mark.timeout(500)
 def test_actions_move_the_hand_and_the_picture_shows_it(made):
     steps, wanted, moved = [], [], []
-    for number in range(27):
+    for number in range(5):
         folder = made / f"train/traj_0_to_255/{number}"
         actions_T4, positions_T3 = (read_table(folder, name, 30)[0] for name in ("actions.csv", "endeffector_positions.csv"))
         assert np.abs(actions_T4).max() <= 1
@@ -106,18 +108,20 @@ def test_actions_move_the_hand_and_the_picture_shows_it(made):
 
 
 @pytest.mark.servers
+@pytest.mark.timeout(500)
 def test_it_trains(made, train, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "cache"))
     shutil.copytree(made, tmp_path / "own")
-    counts = ["data.train=27", "data.validate=2", "data.test=0"]
+    counts = ["data.train=5", "data.validate=2", "data.test=0"]
     assert train("data=sawyer", "data.root=own", *counts, *tiny(tmp_path)[2:]).code == 0
-    result = train("data=sawyer", "data.root=own", "data.train=26", "data.validate=2", "data.test=0", *tiny(tmp_path)[2:])
+    result = train("data=sawyer", "data.root=own", "data.train=4", "data.validate=2", "data.test=0", *tiny(tmp_path)[2:])
     assert result.code == 1
     assert "own holds other data than a simulated Sawyer of" in result.err
 
 
 @pytest.mark.servers
+@pytest.mark.timeout(500)
 def test_a_library_that_is_missing_is_named(made, command, tmp_path, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "nothing")
     result = command("data", "make", "sawyer", tmp_path / "none", "--train", "1", "--validate", "1", "--test", "0")
