@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any
 
 import torch
@@ -116,7 +116,9 @@ class _Lent:
         tensors = [*self._parameters]
         for k, each in zip(convolutions, cast_together([tensors[k] for k in convolutions]), strict=True):
             tensors[k] = each
-        self._loans = iter([tensors] if calls == 1 else _loans(calls, tensors))
+        # All gradients of a loan are kept until the last one: no way for who gives time for memory.
+        thrifty = calls == 1 or getattr(module, "checkpointing", False)
+        self._loans = repeat(tensors) if thrifty else iter(_loans(calls, tensors))
 
     def __call__(self, *inputs: Any) -> Any:
         self._put(next(self._loans))
