@@ -67,6 +67,8 @@ NOT_RUN = {
             ("world2", "data.world=2"),
         )
     },
+    "python -m cvae.train epochs=4 'validate_at=[20:120:20,150]'": "it asks for more iterations than a shrunk run has: "
+    "tests/training/test_validate_at.py",
     "python scripts/default_search.py --seeds multirun/seeds_*": "it needs those multiruns: tests/scripts has some",
     'python scripts/benchmark.py --quality --data "data=course data.root=data/sawyer_push" --data "data.world=1"': _SHRUNK,
     "python scripts/default_search.py --sweep multirun/tune_default": "it needs that sweep: tests/scripts has one",
