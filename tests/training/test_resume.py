@@ -266,7 +266,8 @@ main()
 @pytest.mark.timeout(1800)
 def test_two_hundred_epochs_killed_twenty_times_end_the_same(drawn, tmp_path):
     """Checkpoints are written beside training: it is killed during the first write, and nineteen times at any moment."""
-    words = tiny(drawn, "epochs=200", "epoch_size=1", "average=0.1", "validate_every=20", "sample_every=0")
+    often = ["validate_every=20", "validate_at=[5:200:10]", "sample_every=0"]
+    words = tiny(drawn, "epochs=200", "epoch_size=1", "average=0.1", *often)
     whole, run, chance = tmp_path / "whole", tmp_path / "run", random.Random(3)
     code, out = finish(start(*words, f"hydra.run.dir={whole}"))
     assert code == 0, out
