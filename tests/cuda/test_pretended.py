@@ -23,16 +23,18 @@ runpy.run_path({path!r}, run_name="__main__")
 """
 
 CAPTURING = """
-import ctypes, os, sys, torch
+import concurrent.futures, ctypes, os, sys, torch
 runtime, place = ctypes.CDLL(None), ctypes.c_void_p()
 runtime.cudaMalloc(ctypes.byref(place), ctypes.c_size_t(64))
 spare = place.value
 def refused():
     raise RuntimeError("cudaFree")
 x, kept = torch.ones(8, device="cuda"), torch.ones(8).pin_memory()
+before, another = torch.cuda.Event(), concurrent.futures.ThreadPoolExecutor()
+before.record()
 graph = torch.cuda.CUDAGraph()
 def captured():
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="{mode}"):
         y = x + 1
         {body}
 try:
@@ -81,6 +83,14 @@ BODIES = {  # what a graph is to hold, and whether it can
 def test_what_no_graph_can_hold_is_refused_while_capturing(process, tmp_path, name):
     body, taken = BODIES[name]
     script = tmp_path / "capture.py"
-    script.write_text(textwrap.dedent(CAPTURING.format(body=body)))
+    script.write_text(textwrap.dedent(CAPTURING.format(body=body, mode="global")))
     said = process(str(script))
     assert said.startswith("TAKEN" if taken else "REFUSED"), said
+
+
+@pytest.mark.parametrize(("mode", "said"), [("thread_local", "TAKEN"), ("global", "REFUSED")])
+def test_another_thread_may_wait_for_what_came_before_a_capture_of_one_thread(process, tmp_path, mode, said):
+    """So a checkpoint is copied while a step is captured."""
+    script = tmp_path / "capture.py"
+    script.write_text(CAPTURING.format(body="another.submit(before.synchronize).result()", mode=mode))
+    assert process(str(script)).startswith(said)

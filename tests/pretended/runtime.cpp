@@ -17,6 +17,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <thread>
 
 #define API extern "C" __attribute__((visibility("default")))
 
@@ -65,6 +66,8 @@ namespace {
 
 struct {
   bool active = false, spoiled = false;
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  std::thread::id thread;
   cudaStream_t stream = nullptr;
   unsigned long long id = 0;
 } capture;
@@ -90,10 +93,12 @@ cudaError_t launch(cudaStream_t stream) {
 
 }  // namespace
 
-API cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+API cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   if (stream == nullptr) return failed(cudaErrorStreamCaptureUnsupported);
   capture.active = true;
   capture.spoiled = false;
+  capture.mode = mode;
+  capture.thread = std::this_thread::get_id();
   capture.stream = stream;
   capture.id++;
   return cudaSuccess;
@@ -357,7 +362,11 @@ API cudaError_t cudaStreamGetPriority(cudaStream_t, int* priority) {
 API cudaError_t cudaStreamSynchronize(cudaStream_t) { return wait(); }
 API cudaError_t cudaEventCreate(cudaEvent_t* event) { return make(event); }
 API cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return make(event); }
-API cudaError_t cudaEventSynchronize(cudaEvent_t) { return wait(); }
+API cudaError_t cudaEventSynchronize(cudaEvent_t) {
+  // An event from before: a capture that is its thread's own lets other threads wait for it.
+  bool other = capture.mode != cudaStreamCaptureModeGlobal && capture.thread != std::this_thread::get_id();
+  return other ? (waits++, cudaSuccess) : wait();
+}
 API cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
   *milliseconds = 1;
   return cudaSuccess;
