@@ -8,4 +8,4 @@ from toys import kill_at_random
 
 @pytest.mark.slow
 def test_kills_lose_nothing() -> None:
-    kill_at_random("joblib", 20, 2, 25, "seconds=1")
+    kill_at_random("joblib", 12, 2, 15, "seconds=1")

@@ -8,4 +8,4 @@ from toys import kill_at_random
 
 @pytest.mark.slow
 def test_kills_lose_nothing() -> None:
-    kill_at_random("local", 20, 1, 25, "seconds=1")
+    kill_at_random("local", 12, 1, 15, "seconds=1")

@@ -8,4 +8,4 @@ from toys import kill_at_random
 
 @pytest.mark.slow
 def test_kills_lose_nothing() -> None:
-    kill_at_random("submitit", 20, 3, 12, "seconds=1", pause=6.0)
+    kill_at_random("submitit", 12, 3, 8, "seconds=1", pause=6.0)
