@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import sys
 from typing import NoReturn
 
@@ -31,8 +30,6 @@ def parser_for(words: list[str]) -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m cvae.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, about) in COMMANDS.items():
-        if importlib.util.find_spec(module) is None:
-            continue
         formatter = argparse.RawDescriptionHelpFormatter
         command = commands.add_parser(name, help=about, description=about, formatter_class=formatter)
         if name in words[:1]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 
 from cvae.data.layout import SPLITS, refuse_absent
-from cvae.data.packed import PackedSplit, joint_fingerprint
+from cvae.data.packed import PackedSplit, PackedSplits
 from cvae.data.sealed import Damaged
-from cvae.data.tables import CHOICES
-from cvae.errors import UserError, expanded, require
+from cvae.errors import UserError
 
 __all__ = ["PackedData"]
 
@@ -17,7 +15,7 @@ UNFINISHED = ".convert"  # in a folder into which something is converted, until 
 _AGAIN = "convert the source again into a new folder"
 
 
-class PackedData:
+class PackedData(PackedSplits):
     """Packed arrays that are read where they lie; nothing is copied to a cache.
 
     Args:
@@ -29,41 +27,9 @@ class PackedData:
         UserError: ``condition`` is none of these; when a split is first used: it is not there or damaged.
     """
 
-    def __init__(
-        self,
-        root: str,
-        condition: str = "actions_positions",
-        normalise: bool = True,
-        random_start: bool = True,
-        resident: str = "auto",
-    ) -> None:
-        require(condition in CHOICES, "data.condition", condition, f"choose {', '.join(CHOICES)}")
-        self.root, self.condition = expanded(root, "data.root"), condition
-        self.normalise, self.random_start, self.resident = normalise, random_start, resident
-
-    @cached_property
-    def train(self) -> PackedSplit:
-        return self._open("train")
-
-    @cached_property
-    def validate(self) -> PackedSplit:
-        return self._open("validate")
-
-    @cached_property
-    def test(self) -> PackedSplit:
-        return self._open("test")
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the content of train and validate, the same as that of equal data in the course layout."""
-        return joint_fingerprint(self.train, self.validate)
-
     def check(self) -> None:
         for name in ("train", "validate"):
             self._refuse_absent(name)
-
-    def __str__(self) -> str:
-        return f"{self.root} ({self.condition})"
 
     def _open(self, name: str) -> PackedSplit:
         self._refuse_absent(name)

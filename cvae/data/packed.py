@@ -12,7 +12,9 @@ from __future__ import annotations
 import hashlib
 import shlex
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ from cvae.data.arrays import ArraySplit
 from cvae.data.contract import Frames, Indices
 from cvae.data.layout import IMAGE_SIZE, TABLES
 from cvae.data.sealed import Damaged, read_sealed
-from cvae.data.tables import chosen, tables_in, width
-from cvae.errors import UserError
+from cvae.data.tables import CHOICES, chosen, tables_in, width
+from cvae.errors import UserError, expanded, require
 
 FORMAT = 2
 
@@ -128,3 +130,42 @@ class _Checked(_Rows):
                 )
             self._seen[index] = True
         return frames_THWC
+
+
+class PackedSplits(ABC):
+    """A dataset below a folder, whose splits are packed arrays that are opened when they are first used."""
+
+    def __init__(
+        self,
+        root: str,
+        condition: str = "actions_positions",
+        normalise: bool = True,
+        random_start: bool = True,
+        resident: str = "auto",
+    ) -> None:
+        require(condition in CHOICES, "data.condition", condition, f"choose {', '.join(CHOICES)}")
+        self.root, self.condition = expanded(root, "data.root"), condition
+        self.normalise, self.random_start, self.resident = normalise, random_start, resident
+
+    @cached_property
+    def train(self) -> PackedSplit:
+        return self._open("train")
+
+    @cached_property
+    def validate(self) -> PackedSplit:
+        return self._open("validate")
+
+    @cached_property
+    def test(self) -> PackedSplit:
+        return self._open("test")
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the decoded train and validate splits: equal data have equal fingerprints on any machine."""
+        return joint_fingerprint(self.train, self.validate)
+
+    def __str__(self) -> str:
+        return f"{self.root} ({self.condition})"
+
+    @abstractmethod
+    def _open(self, name: str) -> PackedSplit: ...

@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import shlex
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
@@ -15,11 +15,11 @@ from cvae.data import index
 from cvae.data.cache import HINT, cache_places, cache_root, locked, put, scratch
 from cvae.data.layout import refuse_absent
 from cvae.data.listing import Listing, list_split
-from cvae.data.packed import PackedSplit, fingerprint_of, joint_fingerprint
+from cvae.data.packed import PackedSplit, PackedSplits, fingerprint_of
 from cvae.data.packing import address, pack
 from cvae.data.sealed import Damaged
-from cvae.data.tables import CHOICES, chosen
-from cvae.errors import UserError, expanded, require, writing
+from cvae.data.tables import chosen
+from cvae.errors import UserError, writing
 
 __all__ = ["VideoData"]
 
@@ -27,7 +27,7 @@ _NAME_ALL = "CVAE_NAME_ALL"  # an environment variable
 _NAMED = 3  # sequences, where it is not set
 
 
-class VideoData:
+class VideoData(PackedSplits):
     """A folder in the course layout (see ``cvae.data.layout``), packed on first use.
 
     Args:
@@ -54,27 +54,8 @@ class VideoData:
         cache_dir: str | None = None,
         workers: int | None = None,
     ) -> None:
-        require(condition in CHOICES, "data.condition", condition, f"choose {', '.join(CHOICES)}")
-        self.root, self.condition = expanded(root, "data.root"), condition
-        self.normalise, self.random_start, self.resident = normalise, random_start, resident
+        super().__init__(root, condition, normalise, random_start, resident)
         self.cache_dir, self.workers = cache_dir, workers
-
-    @cached_property
-    def train(self) -> PackedSplit:
-        return self._open("train")
-
-    @cached_property
-    def validate(self) -> PackedSplit:
-        return self._open("validate")
-
-    @cached_property
-    def test(self) -> PackedSplit:
-        return self._open("test")
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the decoded train and validate splits: equal data have equal fingerprints on any machine."""
-        return joint_fingerprint(self.train, self.validate)
 
     def expect(self, fingerprint: str) -> None:
         """Take the packed train and validate splits whose fingerprint this is, as they were when this root was last listed.
@@ -97,9 +78,6 @@ class VideoData:
     def check(self) -> None:
         refuse_absent(self.root, "train")
         refuse_absent(self.root, "validate")
-
-    def __str__(self) -> str:
-        return f"{self.root} ({self.condition})"
 
     def _open(self, name: str) -> PackedSplit:
         listing = list_split(self.root, name)
