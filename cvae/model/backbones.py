@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cvae.errors import require
-from cvae.model.together import as_before, cast_together
+from cvae.model.together import as_before, lent_weights
 
 __all__ = ["Backbone", "Decoder", "Encoder", "dcgan64", "vgg64"]
 
@@ -147,7 +147,7 @@ class Decoder(nn.Module):
     def context(self, skips: Skips) -> list[StageContext]:
         """Prepare for frames that are decoded with the encoder's skips (finest first) of B sequences."""
         pairs: list[tuple[Any, Tensor]] = [*zip(self.stages, reversed(skips), strict=True)]
-        weights = iter(cast_together([half for stage, skip in pairs for half in stage.halves(skip)]))
+        weights = iter(lent_weights(self, [half for stage, skip in pairs for half in stage.halves(skip)]))
         return [stage.context(skip, next(weights), next(weights)) for stage, skip in pairs]
 
     def forward(self, g_NG: Tensor, context: list[StageContext]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from itertools import pairwise, repeat
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+
+from cvae.model.deferred import deferred
 
 
 class BatchNorms:
@@ -84,6 +87,31 @@ def _pays(module: nn.Module, device: torch.device) -> bool:
     return device.type == "cuda" and not any(each._compiled_call_impl for each in module.modules())
 
 
+_DEFERS: ContextVar[bool] = ContextVar("defers", default=False)
+
+
+@contextlib.contextmanager
+def deferring() -> Iterator[None]:
+    """The context of a step that is, or will be, replayed as one launch: ``lent`` also defers gradients of weights.
+
+    It makes fewer and larger kernels. Elsewhere its Python functions cost the host more time than the launches they save.
+    """
+    before = _DEFERS.set(True)
+    try:
+        yield
+    finally:
+        _DEFERS.reset(before)
+
+
+def _defers(module: nn.Module) -> bool:
+    return _DEFERS.get() and not _thrifty(module)
+
+
+def _thrifty(module: nn.Module) -> bool:
+    """Whether it gives time for memory: then nothing is kept for the last use."""
+    return bool(getattr(module, "checkpointing", False))
+
+
 def _followed(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     """The convolutions whose output goes to another layer and nowhere else, with that layer."""
     for each in model.modules():
@@ -97,11 +125,19 @@ def lent(module: nn.Module, calls: int) -> Callable[..., Any]:
 
     Under autocast the weights of convolutions are cast in one copy, and so are their gradients; autocast casts one after the
     other. Several calls get a loan of the parameters each, whose gradients are added to those of later calls in one operation;
-    autograd by itself adds them parameter by parameter.
+    autograd by itself adds them parameter by parameter. While ``deferring``, the gradient of a convolution's weight is computed
+    once for all calls.
     """
     first = next(module.parameters(), None)
     pays = first is not None and torch.is_grad_enabled() and _pays(module, first.device)
     return _Lent(module, calls) if pays else module
+
+
+def lent_weights(module: nn.Module, weights: list[Tensor]) -> list[Tensor]:
+    """The same for weights of convolutions that ``module`` computes from its own."""
+    weights = cast_together(weights)
+    pays = torch.is_grad_enabled() and _defers(module) and _pays(module, weights[0].device)
+    return [deferred(each) for each in weights] if pays else weights
 
 
 class _Lent:
@@ -116,9 +152,13 @@ class _Lent:
         tensors = [*self._parameters]
         for k, each in zip(convolutions, cast_together([tensors[k] for k in convolutions]), strict=True):
             tensors[k] = each
-        # All gradients of a loan are kept until the last one: no way for who gives time for memory.
-        thrifty = calls == 1 or getattr(module, "checkpointing", False)
-        self._loans = repeat(tensors) if thrifty else iter(_loans(calls, tensors))
+        self._loans: Iterator[list[Any]] = repeat(tensors)
+        if calls == 1 or _thrifty(module):
+            return
+        weights = [k for k in convolutions if owners[k][1] == "weight" and _defers(module)]
+        for k in weights:
+            tensors[k] = deferred(tensors[k])
+        self._loans = _loans(calls, tensors, [k for k in range(len(tensors)) if k not in weights])
 
     def __call__(self, *inputs: Any) -> Any:
         self._put(next(self._loans))
@@ -132,10 +172,14 @@ class _Lent:
             own[name] = tensor
 
 
-def _loans(calls: int, tensors: list[Tensor]) -> list[Sequence[Tensor]]:
-    """The same tensors for each of several calls."""
-    loans = _Loans.apply(calls, *tensors)
-    return [loans[k : k + len(tensors)] for k in range(0, len(loans), len(tensors))]
+def _loans(calls: int, tensors: list[Tensor], others: list[int]) -> Iterator[list[Tensor]]:
+    """The same tensors for each of several calls, of which ``others`` are lent anew to each."""
+    loans = iter(_Loans.apply(calls, *(tensors[k] for k in others)))
+    for _ in range(calls):
+        of_call = [*tensors]
+        for k in others:
+            of_call[k] = next(loans)
+        yield of_call
 
 
 class _Loans(torch.autograd.Function):

@@ -14,7 +14,7 @@ from cvae.errors import UserError
 from cvae.model.cvae import CVAE
 from cvae.model.moving import moved
 from cvae.model.objective import Losses, Objective
-from cvae.model.together import BatchNorms
+from cvae.model.together import BatchNorms, deferring
 from cvae.training.averaging import Average
 from cvae.training.control import KLControl
 from cvae.training.feed import Batch
@@ -194,7 +194,8 @@ class CapturedStep(Step):
         for group in groups:
             group["capturable"] = True
         try:
-            return self.run(inputs.batch, forced, inputs.mask_BT, inputs.noise_TBZ, there, check)
+            with deferring():
+                return self.run(inputs.batch, forced, inputs.mask_BT, inputs.noise_TBZ, there, check)
         finally:
             for group, capturable in zip(groups, usual, strict=True):
                 group["capturable"] = capturable

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 pytestmark = pytest.mark.cuda
@@ -40,3 +43,13 @@ def test_a_step_is_one_launch_and_a_few_copies(found, name):
     assert "error" not in kind, kind["where"]
     assert (kind["waits"], kind["pageable"], kind["allocations"]) == (0, 0, 0)
     assert 5 <= kind["launches"] <= (12 if name == "a coin a sample" else 11)  # its coins are copied too
+
+
+@pytest.mark.parametrize(("model", "fewer"), [("vgg64", 190), ("small", 100)])
+def test_deferred_gradients_are_fewer_launches_in_about_the_same_memory(process, model, fewer):
+    words = [f"model={model}", "kl_schedule=monotonic", *FREE]
+    said = process(str(Path(__file__).with_name("memory.py")), *words)
+    found = json.loads(said.partition("FOUND")[2])
+    (least, _), (_, at_once), (most, deferred) = (found[name] for name in ("alone", "at once", "deferred"))
+    assert most <= 1.2 * least
+    assert deferred <= at_once - fewer
