@@ -71,6 +71,9 @@ class _Files:
 
 
 def _tables(train: Sequence[Seen], columns: Sequence[str]) -> None:
+    if not columns:
+        say("no actions and no positions: the model predicts from frames alone")
+        return
     wide = max([8, *map(len, columns)]) + 1
     say(f"{'of train':<{wide}}{'mean':>11}{'deviation':>11}{'least':>11}{'most':>11}")
     for column, name in enumerate(columns):

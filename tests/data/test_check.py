@@ -156,6 +156,19 @@ def test_packed_data_are_looked_at_as_well(command, drawn, tmp_path, monkeypatch
     assert "train     3 sequences" in result.out
 
 
+def test_data_without_conditions_have_no_table(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    frames = np.random.default_rng(0).integers(0, 256, (3, 12, 64, 64, 3), dtype=np.uint8)
+    (tmp_path / "arrays").mkdir()
+    for split in ("train", "validate"):
+        np.savez(tmp_path / "arrays" / f"{split}.npz", frames=frames)
+    assert command("data", "convert", "arrays", "packed").code == 0
+    result = command("data", "check", "packed", "--sheet", "", "--workers", "1")
+    assert result.code == 0, result.out + result.err
+    assert "no actions and no positions: the model predicts from frames alone" in result.out
+    assert "deviation" not in result.out
+
+
 def test_a_file_that_ends_its_reader_is_named(command, drawn, monkeypatch):
     def lost(task: object, jobs: list[Job], workers: int) -> Iterator[Seen | Lost]:
         yield Lost("the program that reads it was ended by SIGSEGV")
