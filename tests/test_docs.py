@@ -67,6 +67,21 @@ NOT_RUN = {
             ("world2", "data.world=2"),
         )
     },
+    "python -m cvae.train -m seed=1,2,3,4,5,6,7,8 model.rollout=planned,stepwise n_samples=10 validate_every=7 sample_every=0 "
+    "logger=none hydra/launcher=local hydra.launcher.n_jobs=2 hydra.sweep.dir=multirun/batchnorm": "hours: a grid as others",
+    **dict.fromkeys(
+        (
+            "python -m cvae.data make sawyer data/sawyer",
+            "python tests/data/convert/course_layout.py data/sawyer data/sawyer_videos",
+            "python tests/data/convert/write_with_ledataset.py data/sawyer_lerobot data/sawyer",
+            "python -m cvae.data convert data/sawyer_videos data/from_videos",
+            "python -m cvae.data convert data/sawyer_lerobot data/from_lerobot",
+            "python -m cvae.train data=course data.root=data/sawyer n_samples=10 validate_every=7",
+            "python -m cvae.train data=packed data.root=data/from_videos n_samples=10 validate_every=7",
+            "python -m cvae.train data=packed data.root=data/from_lerobot n_samples=10 validate_every=7",
+        ),
+        "minutes: tests/data run each step on less",
+    ),
     "python -m cvae.train epochs=4 'validate_at=[20:120:20,150]'": "it asks for more iterations than a shrunk run has: "
     "tests/training/test_validate_at.py",
     "python scripts/default_search.py --seeds multirun/seeds_*": "it needs those multiruns: tests/scripts has some",
