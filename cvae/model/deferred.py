@@ -56,6 +56,8 @@ class _Weight(Tensor):
             if given is None or not isinstance(given[1], _Weight) or not torch.is_grad_enabled():
                 return func(*args, **(kwargs or {}))
             x_NCHW, weight, bias, how = given
+            if x_NCHW.dim() != 4:  # a single map, to which only the public function gives a batch
+                return func(*args, **(kwargs or {}))
             if torch.is_autocast_enabled(kind := weight.device.type):
                 x_NCHW = x_NCHW.to(torch.get_autocast_dtype(kind))
             return _Convolution.apply(given[1].uses, how, x_NCHW, weight, bias)

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+CODECS = {"mp4": "libx264", "avi": "mpeg4", "gif": "gif", "webm": "libvpx-vp9"}
+
 
 def sequences(split: Path) -> Iterator[tuple[str, list[np.ndarray], np.ndarray, np.ndarray]]:
     """Name, frames ``HWC``, actions and positions of each sequence of a split."""
@@ -24,15 +26,17 @@ def sequences(split: Path) -> Iterator[tuple[str, list[np.ndarray], np.ndarray, 
 
 
 def write_video(path: Path, frames: list[np.ndarray]) -> None:
+    """Frames ``HWC`` as a video in the container that the name tells."""
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10)
+        stream = container.add_stream(CODECS[path.suffix[1:]], rate=10)
         stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")))
+        stream.pix_fmt = "rgb8" if path.suffix == ".gif" else "yuv420p"
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            container.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
         container.mux(stream.encode())
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Result
+from course_layout import CODECS, write_video
 from smooth import frame_of, psnr, resized
 
 from cvae.data.converted import PackedData
@@ -18,24 +19,15 @@ from cvae.data.store import VideoData
 av = pytest.importorskip("av")
 SHORT = ("--shortest", "2")
 Convert = Callable[..., Result]
-CODECS = {"mp4": "libx264", "avi": "mpeg4", "gif": "gif", "webm": "libvpx-vp9"}
 
 
-def write_video(path: Path, episode: int, frames: int = 5) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(CODECS[path.suffix[1:]], rate=10)
-        stream.width, stream.height = 96, 80
-        stream.pix_fmt = "rgb8" if path.suffix == ".gif" else "yuv420p"
-        for t in range(frames):
-            frame = av.VideoFrame.from_ndarray(frame_of(episode, t), format="rgb24")
-            container.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
-        container.mux(stream.encode())
+def film(path: Path, episode: int, frames: int = 5) -> None:
+    write_video(path, [frame_of(episode, t) for t in range(frames)])
 
 
 def test_videos(convert: Convert) -> None:
     for k, extension in enumerate(CODECS):
-        write_video(Path(f"S/day {k}/take.{extension}"), k)
+        film(Path(f"S/day {k}/take.{extension}"), k)
     Path("S/notes.txt").write_text("of no concern")
     for to in ("packed", "png"):
         assert convert("S", to, *SHORT, "--to", to).code == 0
@@ -55,7 +47,7 @@ def test_videos(convert: Convert) -> None:
 
 def test_a_folder_may_have_splits(convert: Convert) -> None:
     for k, split in enumerate(("train", "train", "validate", "test")):
-        write_video(Path(f"S/{split}/{k}.avi"), k)
+        film(Path(f"S/{split}/{k}.avi"), k)
     assert convert("S", "D", *SHORT).code == 0
     assert [PackedData("D").train.name(0), PackedData("D").validate.name(0), PackedData("D").test.name(0)] == [
         "0/0",
@@ -66,7 +58,7 @@ def test_a_folder_may_have_splits(convert: Convert) -> None:
 
 def test_a_video_that_is_none(convert: Convert) -> None:
     for k in range(4):
-        write_video(Path(f"S/{k}.avi"), k)
+        film(Path(f"S/{k}.avi"), k)
     Path("S/5.mp4").write_text("#EXTM3U\nother.mp4\n")  # a list of files, which must not be followed
     result = convert("S", "D", *SHORT)
     assert result.code == 1
