@@ -13,4 +13,5 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     """
     if device.type != "cuda":
         return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    # Not pin_memory(): a part of a tensor would keep its gaps, and go to the GPU by way of memory that is not pinned.
+    return torch.empty_like(tensor, pin_memory=True).copy_(tensor).to(device, non_blocking=True)

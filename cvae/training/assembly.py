@@ -130,7 +130,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
         refuse_unfit(kl_schedule, settings.beta, settings.schedule_step, cfg.free_bits * model.latent_dim)
     if settings.batch_size == 1:
         _refuse_single_frames(cfg, model, settings.tfr, tf_schedule)
-    processes.pool_norms(model, device)
+    processes.pool_norms(model)
     captured = _compile(model, cfg.compile, device, processes.world)
     optimizer = build(cfg.optim, cfg.allow_targets, torch.optim.Optimizer, params=model.parameters())
     return Trainer(

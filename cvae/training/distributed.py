@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from cvae.console import silence
 from cvae.errors import UserError, first_line
+from cvae.training.pooled_norm import pool
 
 _PATIENCE = timedelta(hours=1)  # the others wait in a collective while the first process validates
 _POLL = 0.1  # seconds
@@ -81,19 +82,10 @@ class Processes:
             )
         return slice(self.rank * share, (self.rank + 1) * share)
 
-    def pool_norms(self, model: nn.Module, device: torch.device) -> None:
-        """Have every BatchNorm of ``model`` take its statistics over the rows of all processes, as one process would.
-
-        Raises:
-            UserError: PyTorch cannot do so on ``device``.
-        """
-        if self.world == 1 or not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
-            return
-        if device.type != "cuda":
-            raise UserError(
-                f"model.backbone.norm=batch with {self.world} processes needs GPUs: model.backbone.norm=group, or one process"
-            )
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    def pool_norms(self, model: nn.Module) -> None:
+        """Have every BatchNorm in ``model`` take its statistics over the rows of all processes, as one process would."""
+        if self.world > 1:
+            pool(model, self.world)
 
     def share(self, cfg: DictConfig, folder: Path, resumed: bool, device: torch.device) -> None:
         """Have the others build the run that is built here, and wait until they have. Every process calls it once.

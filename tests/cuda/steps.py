@@ -1,6 +1,8 @@
 """Run in a process with pretended GPUs: what kinds of training steps ask of CUDA, as a line of JSON each.
 
 python steps.py '{"name": ["key=value", ...], ...}'
+
+Started by torchrun, each process prints those of its steps.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import torch
 
 from cvae import resolvers
 from cvae.start import compose
-from cvae.training import checkpoint
+from cvae.training import checkpoint, distributed
 from cvae.training.assembly import build_trainer
 from cvae.training.runtime import reset_peak_memory
 from cvae.training.trainer import Trainer
@@ -78,12 +80,15 @@ def whole(words: list[str], folder: Path) -> dict[str, Any]:
 def main() -> None:
     warnings.simplefilter("ignore")
     resolvers.register()
+    shared = "WORLD_SIZE" in os.environ
+    if shared:
+        distributed.join()
     for name, words in json.loads(sys.argv[1]).items():
         with tempfile.TemporaryDirectory() as folder:
             try:
                 given = [*DATA, *words]
                 found: dict[str, Any] = steps(build_trainer(compose(given), Path(folder) / "unused"))
-                found |= whole(given, Path(folder) / "run")
+                found |= {} if shared else whole(given, Path(folder) / "run")
             except Exception as error:
                 found = {"error": f"{type(error).__name__}: {error}", "where": traceback.format_exc(limit=-4)}
         print("FOUND", json.dumps({"name": name, **found}), flush=True)

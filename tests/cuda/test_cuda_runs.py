@@ -37,12 +37,24 @@ def test_auto_takes_the_gpu_and_a_run_goes_on_there(process, tmp_path):
 
 
 def test_two_gpus_train_one_model(process, tmp_path):
-    """Without BatchNorm, whose shared statistics no kernel computes here."""
     run = f"hydra.run.dir={tmp_path / 'run'}"
-    words = ["-m", "cvae.train", *SMALL, "batch_size=4", "model.backbone.norm=group", run]
+    words = ["-m", "cvae.train", *SMALL, "batch_size=4", run]
     process("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words, PRETENDED_GPUS="2")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["processes"] == 2
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_two_gpus_wait_for_nothing(process):
+    """Neither for the other's statistics of BatchNorm nor for its gradients."""
+    kinds = json.dumps({"shared": ["model=tiny", "tf_schedule=constant", "tfr=0"]})
+    words = ["--standalone", "--nproc_per_node=2", str(Path(__file__).with_name("steps.py")), kinds]
+    said = process("-m", "torch.distributed.run", *words, PRETENDED_GPUS="2")
+    found = [json.loads(line.partition("FOUND ")[2]) for line in said.splitlines() if "FOUND " in line]
+    assert len(found) == 2
+    for each in found:
+        assert "error" not in each, each["where"]
+        assert (each["waits"], each["pageable"], each["allocations"]) == (0, 0, 0)
+        assert 3900 <= each["launches"] <= 4330
 
 
 def test_out_of_memory_is_one_line(pretended, tmp_path):

@@ -26,8 +26,10 @@ from cvae.model.backbones import dcgan64
 from cvae.model.cvae import CVAE
 from cvae.model.objective import MSE, Objective, SigmaOptimal
 from cvae.model.recurrent import GaussianLSTM
+from cvae.model.together import BatchNorms
 from cvae.training import distributed
 from cvae.training.distributed import Processes
+from cvae.training.pooled_norm import PooledBatchNorm
 from cvae.training.runtime import Stopped
 from cvae.training.trainer import Trainer
 
@@ -39,7 +41,12 @@ TORCHRUN = [str(Path(sys.executable).with_name("torchrun")), "--standalone"]
 B, T, Z = 4, 6, 3
 FREE = 1.85  # nats that a dimension of z reaches at the last step in the mean over the batch, but not over its first half
 LOSSES = {"mse": (MSE(), 0.0), "free bits": (MSE(), FREE), "sigma_optimal": (SigmaOptimal(), FREE)}
-CASES = [*(("planned", name) for name in LOSSES), ("stepwise", "sigma_optimal")]
+CASES = [
+    *(("planned", "group", name) for name in LOSSES),
+    ("stepwise", "group", "sigma_optimal"),
+    ("planned", "batch", "sigma_optimal"),
+    ("stepwise", "batch", "mse"),
+]
 # Rows 0 and 1 go to one process, 2 and 3 to the other: at step 3 the first has true frames alone, at step 5 the second.
 FORCED = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 1], [1, 1, 1, 1, 0, 1]], dtype=torch.bool)
 
@@ -51,12 +58,12 @@ def compare(out: str) -> None:
     """
     processes = distributed.join()
     found: dict[str, object] = {}
-    for rollout, name in CASES:
-        whole = losses_and_gradients(*LOSSES[name], rollout, Processes())
-        for mean in (processes.mean, Processes().mean) if rollout == "planned" else (processes.mean,):
-            share = losses_and_gradients(*LOSSES[name], rollout, processes, mean)
+    for rollout, norm, name in CASES:
+        whole = losses_and_gradients(*LOSSES[name], rollout, norm, Processes())
+        for mean in (processes.mean, Processes().mean) if (rollout, norm) == ("planned", "group") else (processes.mean,):
+            share = losses_and_gradients(*LOSSES[name], rollout, norm, processes, mean)
             distances = [((a - b).norm() / b.norm()).item() for a, b in zip(share, whole, strict=True)]
-            key = f"{rollout} {name}" if mean == processes.mean else f"{rollout} {name} unpooled"
+            key = f"{rollout} {norm} {name}" if mean == processes.mean else f"{rollout} {norm} {name} unpooled"
             found[key] = max(distances[:3]), max(distances[3:])
     if processes.first:
         try:
@@ -68,10 +75,11 @@ def compare(out: str) -> None:
     os._exit(0)
 
 
-def losses_and_gradients(likelihood, free_bits: float, rollout: str, processes: Processes, mean=None):
+def losses_and_gradients(likelihood, free_bits: float, rollout: str, norm: str, processes: Processes, mean=None):
+    """Losses, gradients and running statistics of a step."""
     torch.manual_seed(0)
     # Several channels a group: where a group is one channel, the bias before it has no gradient but rounding.
-    model = CVAE(dcgan64(6, 1 / 4, "group"), GaussianLSTM(6, Z, 5), 4, 2, Z, 5, rollout=rollout).double()
+    model = CVAE(dcgan64(6, 1 / 4, norm), GaussianLSTM(6, Z, 5), 4, 2, Z, 5, rollout=rollout).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0, parameter[0].numel() ** -0.5)
     # Frames that differ from row to row, so that the halves' means lie on both sides of the free bits.
@@ -79,10 +87,15 @@ def losses_and_gradients(likelihood, free_bits: float, rollout: str, processes: 
     frames, cond, noise = tiles, torch.randn(B, T, 4).double(), torch.randn(T, B, Z).double()
     rows = processes.rows(B)
     objective = Objective(likelihood, free_bits, None, mean or processes.mean)
+    processes.pool_norms(model)
+    norms = BatchNorms(model)
     network = processes.wrap(model)
-    losses = objective(network(frames[rows], cond[rows], FORCED, noise[:, rows], FORCED[rows]), frames[rows], 0.3)
+    with norms.together():
+        losses = objective(network(frames[rows], cond[rows], FORCED, noise[:, rows], FORCED[rows]), frames[rows], 0.3)
     losses.total.backward()
-    return [losses.total.detach(), losses.mse, losses.kld, *(parameter.grad for parameter in model.parameters())]
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    statistics = [each.clone().double() for name, each in model.named_buffers() if "running" in name or "tracked" in name]
+    return [losses.total.detach(), losses.mse, losses.kld, *gradients, *statistics]
 
 
 def launch(world: int, *command: str) -> list[subprocess.Popen[str]]:
@@ -119,24 +132,24 @@ def differences(tmp_path_factory) -> list[dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rollout", "name"), CASES)
-def test_two_processes_have_the_losses_and_gradients_of_one(differences, rollout, name):
-    assert all(max(far[f"{rollout} {name}"]) < 1e-9 for far in differences)
+@pytest.mark.parametrize(("rollout", "norm", "name"), CASES)
+def test_two_processes_have_the_losses_and_gradients_of_one(differences, rollout, norm, name):
+    assert all(max(far[f"{rollout} {norm} {name}"]) < 1e-9 for far in differences)
 
 
 @pytest.mark.slow
 def test_a_curved_loss_needs_the_mean_of_the_whole_batch(differences):
     """So the test above can fail."""
     for far in differences:
-        assert far["planned mse unpooled"][1] < 1e-9
-        assert far["planned free bits unpooled"][1] > 1e-6
-        assert far["planned sigma_optimal unpooled"][1] > 1e-6
+        assert far["planned group mse unpooled"][1] < 1e-9
+        assert far["planned group free bits unpooled"][1] > 1e-6
+        assert far["planned group sigma_optimal unpooled"][1] > 1e-6
 
 
 # ------------------------------------------------------------------------------------------------- whole runs
 
 RUN = [
-    "model.backbone.norm=group", "batch_size=4", "epochs=2", "epoch_size=12", "coin=per_sample", "tf_schedule=linear",
+    "batch_size=4", "epochs=2", "epoch_size=12", "coin=per_sample", "tf_schedule=linear",
     "likelihood=sigma_optimal", "free_bits=0.001", "optim=sgd", "lr=1e-5", "grad_clip=100", "average=0.1", "kl_schedule=target",
 ]  # fmt: skip
 
@@ -297,15 +310,14 @@ def pair(*words: str) -> Iterator[list[subprocess.Popen[str]]]:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["model.backbone.norm=batch"], ["model.backbone.norm=batch", "2 processes", "model.backbone.norm=group"]),
         (["batch_size=7"], ["batch_size=7", "2 processes", "batch_size=8"]),
         (["seed=1,2", "-m"], ["multirun", "leave torchrun out"]),
         (["lr=1e30", "optim=adam"], ["became", "epoch 1, iteration", "diverged.pt"]),
     ],
-    ids=["norm", "batch", "multirun", "diverged"],
+    ids=["batch", "multirun", "diverged"],
 )
 def test_an_error_is_one_line_and_ends_both(drawn, words, parts):
-    with pair(*tiny(drawn, *RUN[:4], *words)) as (first, second):
+    with pair(*tiny(drawn, *RUN[:3], *words)) as (first, second):
         out, error = first.communicate(timeout=400)
         assert first.returncode == 1, out + error
         (line,) = error.splitlines()
@@ -420,13 +432,13 @@ def test_a_gpu_that_is_not_there_or_not_its_own_is_refused(gpus, processes, name
         processes.place(torch.device(name))
 
 
-def test_batch_norms_pool_on_gpus_and_keep_their_names_and_weights():
+def test_batch_norms_pool_and_keep_their_names_and_weights():
     model = dcgan64(8, 1 / 16)
     before = copy.deepcopy(model)
-    Processes(0, 1).pool_norms(model, torch.device("cpu"))
-    assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in model.modules())
+    Processes(0, 1).pool_norms(model)
+    assert not any(isinstance(module, PooledBatchNorm) for module in model.modules())
     parameters = list(model.parameters())
-    Processes(0, 2).pool_norms(model, torch.device("cuda"))
+    Processes(0, 2).pool_norms(model)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
     assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
     assert model.state_dict().keys() == before.state_dict().keys()
