@@ -165,7 +165,9 @@ class PackedSplits(ABC):
         return joint_fingerprint(self.train, self.validate)
 
     def __str__(self) -> str:
-        return f"{self.root} ({self.condition})"
+        train = self.__dict__.get("train")  # a name opens no file
+        has_none = train is not None and train.cond_NA.shape[1] == 0
+        return f"{self.root} ({'no conditions' if has_none else self.condition})"
 
     @abstractmethod
     def _open(self, name: str) -> PackedSplit: ...

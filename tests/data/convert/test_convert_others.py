@@ -34,6 +34,7 @@ def test_videos(convert: Convert) -> None:
     packed, course = PackedData("packed"), VideoData("png", workers=1)
     assert packed.fingerprint == course.fingerprint
     assert packed.train.cond_NA.shape[1] == course.train.cond_NA.shape[1] == 0
+    assert str(packed).endswith("packed (no conditions)")
     found = {split.name(i): split[i][0] for split in (packed.train, packed.validate, packed.test) for i in range(len(split))}
     assert set(found) == {f"day {k}_take/0" for k in range(4)}
     for k, extension in enumerate(CODECS):
