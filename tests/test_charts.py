@@ -211,6 +211,7 @@ def titles(figures: list[Figure]) -> list[str]:
     return [axes.get_title() for axes in figures[-1].axes if axes.get_title()]
 
 
+@pytest.mark.slow
 def test_every_setting_of_a_multirun_is_drawn_once(train, figures):
     found = train("-m", "show=schedules", "kl_schedule=cyclical,constant", "tfr=0.5,1", "beta=1", "lr=1e-3,2e-3", "seed=1,2")
     assert (found.code, found.err) == (0, "")

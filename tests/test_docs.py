@@ -136,10 +136,6 @@ NOT_RUN = {
     "tests/scripts/test_import_course_checkpoint.py makes one",
 }
 TESTED_APART = {"extending.md": "tests/test_extending.py"}  # pages whose code and commands another test takes and runs
-# Marked slow: they start processes, or train many runs.
-TAKES_LONG = re.compile(
-    r"^torchrun|cvae\.train -m (?!show)|hydra/launcher=|course_study|seeds_per_trial|seed=1,2,3|experiment=sweep|optuna"
-)
 COMMANDS = r"(?:\.venv/bin/)?(?:python3?|pip|torchrun|wandb|tensorboard|mkdocs|pre-commit|cvae-\w+|eval|\.ci/\w+) "
 
 
@@ -160,12 +156,8 @@ ALL = list(dict.fromkeys(each for page in PAGES if page.name not in TESTED_APART
 RUN = [each for each in ALL if each not in NOT_RUN]
 
 
-def marked(line: str) -> object:
-    marks = [pytest.mark.slow] if TAKES_LONG.search(line) else []
-    return pytest.param(line, marks=marks, id=line)
-
-
-@pytest.mark.parametrize("line", [marked(each) for each in RUN])
+@pytest.mark.slow
+@pytest.mark.parametrize("line", RUN)
 @pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning")  # of W&B's workspaces
 def test_command(line: str, place: Callable[[str], str], start: Callable[[str], Result]) -> None:
     result = start(place(line))

@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "own configs"
 
 
-@pytest.fixture(params=["flag", pytest.param("searchpath", marks=pytest.mark.slow)])
+@pytest.fixture(params=["flag", "searchpath"])
 def found(request, folder: Path) -> list[str]:
     """The ways in which a command names that folder."""
     return {"flag": ["--config-dir", str(folder)], "searchpath": [f"hydra.searchpath=['file://{folder}']"]}[request.param]
@@ -66,6 +66,7 @@ def ramp(run: str) -> float:
     return float(lines[2].split(":")[1])
 
 
+@pytest.mark.slow
 def test_a_run_its_resume_and_its_schedules_know_the_users_options(train, drawn, found):
     assert train(*found, "experiment=mine", *words(drawn), "hydra.run.dir=run").code == 0
     assert ramp("run") == 0.01
@@ -84,6 +85,7 @@ def test_a_run_its_resume_and_its_schedules_know_the_users_options(train, drawn,
     assert (printed.code, "ramp: 0.01" in printed.out) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_grid_knows_the_users_options(train, drawn, found):
     assert train("-m", *found, "experiment=mine", "seed=1,2", *words(drawn), "hydra.sweep.dir=grid").code == 0
     assert [ramp(f"grid/{job}") for job in range(2)] == [0.01, 0.01]

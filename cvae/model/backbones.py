@@ -11,6 +11,9 @@ A backbone of your own is an ``nn.Module`` of which ``CVAE`` asks four things:
   called once for many frames, so what depends on the skips alone is best computed here.
 - ``decoder(g_NG, context)`` returns images ``x_NCHW`` in [0, 1] for features in [-1, 1]. N = B * k: k features of the first
   sequence come first, then k of the second, so sequence b of the context belongs to rows b * k to b * k + k - 1.
+
+An encoder or decoder that switches autocast off nowhere may have ``autocast_throughout = True``: on a GPU the weights of its
+convolutions are then cast to bf16 together.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ _Conv = nn.Conv2d | nn.ConvTranspose2d
 
 class Encoder(nn.Module):
     """Four stages whose outputs are the skips, then a head down to one feature vector."""
+
+    autocast_throughout = True
 
     def __init__(self, stages: Sequence[nn.Module], head: nn.Module, checkpointing: bool) -> None:
         super().__init__()
@@ -137,6 +142,8 @@ def tap_sums() -> Tensor:
 
 class Decoder(nn.Module):
     """A stem from the feature to a 4x4 map, then four stages, each fed the map and the skip of its size."""
+
+    autocast_throughout = True
 
     def __init__(self, stem: nn.Module, stages: Sequence[SkipStage], checkpointing: bool) -> None:
         super().__init__()

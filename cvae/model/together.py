@@ -112,6 +112,11 @@ def _thrifty(module: nn.Module) -> bool:
     return bool(getattr(module, "checkpointing", False))
 
 
+def _casts_all(module: nn.Module) -> bool:
+    """Whether autocast is on wherever the module convolves."""
+    return bool(getattr(module, "autocast_throughout", False))
+
+
 def _followed(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     """The convolutions whose output goes to another layer and nowhere else, with that layer."""
     for each in model.modules():
@@ -124,7 +129,8 @@ def lent(module: nn.Module, calls: int) -> Callable[..., Any]:
     """``module``, to be called up to ``calls`` times in a training step, where one operation then serves all of its parameters.
 
     Under autocast the weights of convolutions are cast in one copy, and so are their gradients; autocast casts one after the
-    other. Several calls get a loan of the parameters each, whose gradients are added to those of later calls in one operation;
+    other. A module says by ``autocast_throughout`` that it switches autocast off nowhere; of others the convolutions are left
+    alone. Several calls get a loan of the parameters each, whose gradients are added to those of later calls in one operation;
     autograd by itself adds them parameter by parameter. While ``deferring``, the gradient of a convolution's weight is computed
     once for all calls.
     """
@@ -146,6 +152,8 @@ class _Lent:
     def __init__(self, module: nn.Module, calls: int) -> None:
         self._module = module
         owners = [(each, name) for each in module.modules() for name, own in each._parameters.items() if own is not None]
+        if torch.is_autocast_enabled(next(module.parameters()).device.type) and not _casts_all(module):
+            owners = [(owner, name) for owner, name in owners if not isinstance(owner, _ConvNd)]
         self._places = [(owner._parameters, name) for owner, name in owners]
         self._parameters: list[Any] = [own[name] for own, name in self._places]
         convolutions = [k for k, (owner, _) in enumerate(owners) if isinstance(owner, _ConvNd)]
@@ -153,7 +161,7 @@ class _Lent:
         for k, each in zip(convolutions, cast_together([tensors[k] for k in convolutions]), strict=True):
             tensors[k] = each
         self._loans: Iterator[list[Any]] = repeat(tensors)
-        if calls == 1 or _thrifty(module):
+        if calls == 1 or _thrifty(module) or not tensors:
             return
         weights = [k for k in convolutions if owners[k][1] == "weight" and _defers(module)]
         for k in weights:

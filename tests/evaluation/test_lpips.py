@@ -18,7 +18,7 @@ from cvae.evaluation.lpips import NETS, how, lpips
 
 MODELS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 LAYERS = {"alex": [1, 4, 7, 9, 11], "vgg": [3, 8, 15, 22, 29], "squeeze": [1, 4, 7, 9, 10, 11, 12]}
-SMALL_NETS = ["alex", "squeeze", pytest.param("vgg", marks=pytest.mark.slow)]  # VGG's net alone is 138 million numbers
+SMALL_NETS = [pytest.param("alex", marks=pytest.mark.slow), "squeeze", pytest.param("vgg", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 RELATIVE = 1e-9  # in float64
 NF_SMALL = 2  # stands for the paper's 64 where only the rollout is in question
+BACKBONES = ["dcgan64", pytest.param("vgg64", marks=pytest.mark.slow)]  # the deeper one takes twice as long
 
 
 def randomise(module: nn.Module, seed: int) -> None:

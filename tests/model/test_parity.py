@@ -8,7 +8,7 @@ import pytest
 import torch
 from report_loop import DECODERS, ENCODERS, LSTM, Nets, report_loss
 from report_loop import GaussianLSTM as RestatedGaussian
-from restated import RELATIVE, assert_same_gradients, assert_same_state, copy_weights, distance, randomise
+from restated import BACKBONES, RELATIVE, assert_same_gradients, assert_same_state, copy_weights, distance, randomise
 from torch import Tensor, nn
 
 from cvae.model import backbones
@@ -118,7 +118,7 @@ def test_paper_sized_model_has_22_24_million_parameters() -> None:
     assert round(sum(value.numel() for value in model.parameters()) / 1e6, 2) == 22.24
 
 
-@pytest.mark.parametrize("backbone", ["vgg64", "dcgan64"])
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_initial_weights_follow_the_paper(backbone: str) -> None:
     """Convolutions and linear layers N(0, 0.02), biases 0, BatchNorm weights N(1, 0.02)."""
     torch.manual_seed(0)
@@ -143,7 +143,7 @@ MIXED = [False, False, True, False, True]  # the coin of step i stands at i; ste
 
 @pytest.mark.parametrize("n_past", [2, 3])
 @pytest.mark.parametrize("coins", [ALL, NONE, MIXED], ids=["all_forced", "none_forced", "mixed"])
-@pytest.mark.parametrize("backbone", ["vgg64", "dcgan64"])
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_course_training_step_equals_the_reports_loop(backbone: str, coins: list[bool], n_past: int) -> None:
     nets = Nets(backbone, G, NF, Z, HIDDEN, A).double()
     randomise(nets, seed=2)

@@ -87,6 +87,37 @@ def test_bf16_steps_equal_those_of_autocast_alone(monkeypatch):
     assert max(distance(a, b) for a, b in zip(found[0][1], found[1][1], strict=True)) < 0.02
 
 
+class InFullPrecision(torch.nn.Module):
+    """An encoder of somebody else's, which convolves outside autocast."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.encoder.autocast_throughout = False
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return self.encoder(x_NCHW.float())
+
+
+@pytest.mark.parametrize("where", ["as on a GPU", "as in a graph"])
+def test_a_module_that_switches_autocast_off_keeps_its_weights(where, monkeypatch):
+    model = KINDS["dcgan, learned prior"]()
+    randomise(model, seed=1)
+    model.backbone.encoder = InFullPrecision(model.backbone.encoder)
+    frames, cond, noise = (each.float() for each in batch(0))
+    found = []
+    for everywhere in (False, True):
+        monkeypatch.setattr(together, "_pays", lambda module, device, pays=everywhere: pays)
+        each = copy.deepcopy(model).train()
+        graph = together.deferring() if where == "as in a graph" and everywhere else contextlib.nullcontext()
+        with graph, torch.autocast("cpu", torch.bfloat16):
+            rollout = each(frames, cond, FORCED, noise)
+        Objective(MSE())(rollout, frames, 0.3).total.backward()
+        found.append([p.grad for p in each.parameters() if p.dim() > 1])
+    assert max(distance(a, b) for a, b in zip(*found, strict=True)) < 0.05
+
+
 def test_a_norm_that_does_not_train_keeps_its_statistics_and_the_bias_before_it():
     model = KINDS["dcgan, learned prior"]().double()
     randomise(model, seed=1)

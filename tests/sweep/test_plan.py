@@ -191,6 +191,7 @@ def test_the_study_of_another_space_or_setting_is_refused_with_the_difference(ap
     assert len(app.folders()) == 1
 
 
+@pytest.mark.slow
 def test_a_study_s_name_tells_its_space_and_settings(app: App, names: list[str]) -> None:
     app.write()
     for words in (

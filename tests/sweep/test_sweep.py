@@ -41,6 +41,7 @@ def words_of(out: str, name: str) -> list[str]:
 # --- going on ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_is(app: App) -> None:
     """And what its sweep.json holds."""
     app.write()
@@ -285,6 +286,7 @@ def test_time_is_up(app: App) -> None:
     assert f"trials     {count} of 50 done" in done.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_between_two_jobs_ends_a_sweep_in_order(app: App, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     app.write()
@@ -522,6 +524,7 @@ def test_unfold_says_what_it_cannot_read(text: str | None, parts: tuple[str, ...
 SWEPT = ("-m", "hydra/sweeper=optuna", "hydra/launcher=basic", "hydra.sweeper.n_jobs=1", *NAMED)
 
 
+@pytest.mark.slow
 def test_a_sweep_of_runs(train, drawn: Path) -> None:
     """The objective is maximised, reported every epoch, and what prunes a run leaves it whole."""
     words = (

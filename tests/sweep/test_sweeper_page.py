@@ -27,6 +27,7 @@ def page(app: App) -> App:
     return app
 
 
+@pytest.mark.slow
 def test_the_app(page: App) -> None:
     """With a fifth of the page's trials."""
     commands = [shlex.split(line, comments=True) for line in blocks("bash")[0].splitlines()]
@@ -40,6 +41,7 @@ def test_the_app(page: App) -> None:
     assert len(names) == 2, "the second command goes on with the first one's study"
 
 
+@pytest.mark.slow
 def test_conditions_hold_on_the_page(page: App) -> None:
     assert page("hydra.sweeper.n_trials=6", "hydra.sweeper.sampler.seed=1").code == 0
     kinds = {trial["params"]["kind"]: "edge" in trial["params"] for trial in page.record()["trials"]}

@@ -45,6 +45,7 @@ def trials() -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name="t", storage=storage).trials
 
 
+@pytest.mark.slow
 def test_finished_trials_count_and_points_that_they_tried_are_not_queued(kept: App) -> None:
     words = (*WARM, "hydra.sweeper.constraints={size: 0.6}", POINTS.replace("0.75}", "0.75}, {x: 0.25}"))
     done = kept(*words, "hydra.sweeper.n_trials=4")
@@ -68,6 +69,7 @@ def test_finished_trials_count_and_points_that_they_tried_are_not_queued(kept: A
     assert "is complete: 4 trials; nothing to run" in kept(*words, "hydra.sweeper.n_trials=4").out
 
 
+@pytest.mark.slow
 def test_ranges_may_be_wider_than_they_were(kept: App) -> None:
     done = kept(
         *WARM, "hydra.sweeper.params={x: 'interval(-3,3)'}", "hydra.sweeper.enqueue=[{x: 2.5}]", "hydra.sweeper.n_trials=4"

@@ -176,6 +176,7 @@ def test_a_finished_run_says_so(train, copy):
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.slow
 def test_hardware_and_logger_may_change(train, copy):
     assert train(f"resume={copy}", "device=cpu", "precision=bf16", "logger=wandb", "logger.mode=offline").code == 0
 
