@@ -56,6 +56,7 @@ class RunConfig:
     window_growth: float = 0.0
     lr_warmup: float = 0.0
     lr_decay: str = "none"
+    lr_rewarm: float = 0.0
     validate_every: int = 1
     validate_at: list[str] = field(default_factory=list)
     sample_every: int = 5
@@ -252,7 +253,7 @@ _PLACES = ("root", "cache_dir", "workers", "resident")
 PLACES = (*_PLACES, "path", "folder", "dir")  # names of what may change in a resumed run: the data's content may not
 # Keys that came after 0.1.0, with their defaults: a run that lacks one, and a run that has the default, are the same.
 _ADDED: dict[str, Any] = {"metrics": {}, "data.world": 1, "average": 0.0, "window_growth": 0.0}
-_ADDED |= {"sigma_scale": 6.0, "validate_at": []}
+_ADDED |= {"sigma_scale": 6.0, "validate_at": [], "lr_rewarm": 0.0}
 
 
 def signature(cfg: DictConfig) -> str:

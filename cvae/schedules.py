@@ -252,19 +252,28 @@ def follows_from(target: Target, tf_schedule: Schedule) -> float:
 
 @dataclass(frozen=True)
 class LearningRate:
-    """The factor on ``lr``: a linear warm-up over the first ``warmup`` of the run, then flat, or a cosine down to 0."""
+    """The factor on ``lr``: a linear warm-up over the first ``warmup`` of the run, then flat, or a cosine down to 0.
+
+    Over ``rewarm`` of the run after the progress ``switch``, where teacher forcing ends, a second linear warm-up multiplies it.
+    """
 
     warmup: float = 0.0
     decay: str = "none"
+    rewarm: float = 0.0
+    switch: float | None = None
 
     def __post_init__(self) -> None:
-        number = isinstance(self.warmup, (int, float)) and not isinstance(self.warmup, bool) and 0 <= self.warmup < 1
-        require(number, "lr_warmup", self.warmup, "give a fraction of the run in [0, 1), 0 for none")
+        for key, value in (("lr_warmup", self.warmup), ("lr_rewarm", self.rewarm)):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
+            require(number, key, value, "give a fraction of the run in [0, 1), 0 for none")
         require(self.decay in ("none", "cosine"), "lr_decay", self.decay, "choose none or cosine")
+        hint = "forcing does not end in this run: give a tf_schedule that does, as tf_schedule=step, or lr_rewarm=0"
+        require(not self.rewarm or self.switch is not None, "lr_rewarm", self.rewarm, hint)
 
     def __call__(self, t: float) -> float:
         if t < self.warmup:
             return t / self.warmup
-        if self.decay == "none":
-            return 1.0
-        return (1 + math.cos(math.pi * (t - self.warmup) / (1 - self.warmup))) / 2
+        flat = 1.0 if self.decay == "none" else (1 + math.cos(math.pi * (t - self.warmup) / (1 - self.warmup))) / 2
+        if self.rewarm and self.switch is not None and 0 <= t - self.switch < self.rewarm:
+            return flat * (t - self.switch) / self.rewarm
+        return flat

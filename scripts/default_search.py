@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from kept_runs import HINT, config_of, without
 from omegaconf import OmegaConf
 
 from cvae import files, integrity
-from cvae.config import PLACES
 from cvae.errors import write_whole
 from cvae.evaluation.intervals import mean_interval
 from cvae.pages.document import level
@@ -28,9 +28,6 @@ KEPT = Path("docs/default_search")
 _SEEDS = "seeds.jsonl"
 _LARGEST = 10_000_000
 _OF_A_PLACE = ("folder", "seconds", "attempts", "failure")  # of a trial's entry
-_LEFT_OUT = ("trial", "logger", "resume", "show")  # of a config
-
-_HINT = "free some space, then run this again"
 
 Run = dict[str, Any]
 
@@ -54,13 +51,13 @@ def keep(sweep: Path, kept: Path) -> None:
     record = files.read_json(sweep, "sweep.json", _LARGEST)
     integrity.check_record(record)
     wanted = ("objective", "directions", "space", "search", "cases", "data")
-    trials = [_without(trial, _OF_A_PLACE) for trial in record["trials"] if trial["state"] in ("complete", "pruned")]
+    trials = [without(trial, _OF_A_PLACE) for trial in record["trials"] if trial["state"] in ("complete", "pruned")]
     known = {_key(run): run for run in runs_in(kept)}
     known |= {_key(run): run for run in _finished(sweep, "*/*")}
     kept.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(run) for run in sorted(known.values(), key=_key))
-    write_whole(kept / "sweep.json", integrity.stamped({**{key: record.get(key) for key in wanted}, "trials": trials}), _HINT)
-    write_whole(kept / "runs.jsonl", "".join(f"{line}\n" for line in lines), _HINT)
+    write_whole(kept / "sweep.json", integrity.stamped({**{key: record.get(key) for key in wanted}, "trials": trials}), HINT)
+    write_whole(kept / "runs.jsonl", "".join(f"{line}\n" for line in lines), HINT)
 
 
 def keep_seeds(folders: Iterable[Path], kept: Path) -> None:
@@ -70,20 +67,20 @@ def keep_seeds(folders: Iterable[Path], kept: Path) -> None:
     found += [run for run in runs_in(kept, _SEEDS) if run["case"] not in names]
     kept.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(run) for run in sorted(found, key=lambda run: (run["case"], run["seed"])))
-    write_whole(kept / _SEEDS, "".join(f"{line}\n" for line in lines), _HINT)
+    write_whole(kept / _SEEDS, "".join(f"{line}\n" for line in lines), HINT)
 
 
 def _finished(folder: Path, runs: str) -> Iterable[Run]:
     """The finished runs below a folder, where ``runs`` finds them."""
     for path in sorted(folder.glob(f"{runs}/run.json")):
         record, place = json.loads(path.read_text()), path.parent
-        config: Any = OmegaConf.to_container(OmegaConf.load(place / ".hydra" / "config.yaml"))
+        case = OmegaConf.load(place / ".hydra" / "config.yaml").trial.get("case", "")
+        config = config_of(place)
         rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
         if rows and rows[-1]["epoch"] == config["epochs"]:
-            data = _without(config["data"], PLACES)
             params = record.get("trial", {}).get("params", {})
-            known = {"params": params, "case": config["trial"].get("case", ""), "seed": config["seed"]}
-            yield {**known, "config": {**_without(config, _LEFT_OUT), "data": data}, "metrics": rows}
+            known = {"params": params, "case": case, "seed": config["seed"]}
+            yield {**known, "config": config, "metrics": rows}
 
 
 def runs_in(kept: Path, name: str = "runs.jsonl") -> list[Run]:
@@ -151,11 +148,6 @@ def _short(value: Any) -> str:
 
 def _key(run: Run) -> str:
     return json.dumps([run["params"], run["seed"], run["case"]], sort_keys=True)
-
-
-def _without(mapping: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    left_out = set(keys)
-    return {key: value for key, value in mapping.items() if key not in left_out}
 
 
 if __name__ == "__main__":

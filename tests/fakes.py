@@ -77,16 +77,22 @@ def fake_checkpoint(folder: Path, name: str = "last.pt", lines: int | None = Non
     return path
 
 
-def fake_study(root: Path, psnr: Callable[[float, str, str, float, int], Sequence[float]], seeds: int = 3) -> Path:
-    """Write a course study of which ``psnr(lr, kl, tf, beta, seed)`` gives the curves."""
-    cells = [(lr, kl, tf) for lr in (5e-4, 2e-3) for kl in ("cyclical", "monotonic") for tf in ("step", "linear")]
-    number = 0
-    for beta in (1.0, 1e-4):
-        for lr, kl, tf in cells:
-            for seed in range(1, seeds + 1):
-                words = ("likelihood=mse", f"kl_schedule={kl}", f"tf_schedule={tf}")
-                fake_run(root / str(number), psnr(lr, kl, tf, beta, seed), words, lr=lr, beta=beta, seed=seed, epoch_size=8)
-                number += 1
+def fake_study(
+    root: Path,
+    psnr: Callable[[float, str, int], Sequence[float]],
+    seeds: int = 3,
+    parts: Sequence[str] = ("forcing", "annealing"),
+) -> Path:
+    """Write a course study of which ``psnr(lr, level, seed)`` gives the curves, 100 iterations an epoch; half are forced."""
+    levels = {"forcing": ("step", "linear"), "annealing": ("cyclical", "monotonic")}
+    cells = [
+        (part, lr, level, seed) for part in parts for lr in (5e-4, 2e-3) for level in levels[part] for seed in range(seeds)
+    ]
+    for number, (part, lr, level, seed) in enumerate(cells):
+        kl, tf = ("monotonic", level) if part == "forcing" else (level, "step")
+        words = ("likelihood=mse", "data.world=1", f"kl_schedule={kl}", f"tf_schedule={tf}")
+        settings = {"lr": lr, "beta": 1.0 if part == "forcing" else 1e-5, "seed": seed + 1, "epoch_size": 100}
+        fake_run(root / str(number), psnr(lr, level, seed + 1), words, rows=lambda epoch: {"step": 100 * epoch}, **settings)
     return root
 
 

@@ -13,16 +13,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import course_study
 import numpy as np
 import pytest
 import yaml
 from conftest import App, Result, tiny
-from fakes import fake_study
 from PIL import Image
 
 import cvae
-from cvae.pages.document import to_markdown
 from cvae.start import compose
 
 ROOT = Path(__file__).parents[1]
@@ -94,6 +91,10 @@ NOT_RUN = {
     "mkdocs build -f docs/mkdocs/mkdocs.yml": ".ci/check builds the site",
     "mkdocs serve -f docs/mkdocs/mkdocs.yml": _SERVES,
     "python scripts/course_study.py --out docs/study.md": "hours: tests/scripts/test_course_study.py runs it, shrunk",
+    "python scripts/course_study.py --full --jobs 1 --out study.md data.root=ROOT": "it needs a GPU for long",
+    "python scripts/course_study.py --pilot --out docs/study.md": "an hour",
+    "python scripts/forcing_end.py --out docs/forcing_end.md": "hours: tests/scripts/test_forcing_end.py runs its parts",
+    "python scripts/latent_actions.py --out docs/latent_actions.png": "hours: tests/scripts has a short one",
     "python scripts/sweep_overhead.py": "minutes: tests/scripts/test_sweep_overhead.py runs it, shrunk",
     "python docs/mkdocs/drawing.py": "writes into the checkout: test_the_drawing_is_its_script_s compares",
     "wandb login": _ACCOUNT,
@@ -180,13 +181,10 @@ def test_what_is_not_run_stands_on_a_page() -> None:
 DATE = "2026-11-23_10-00-00_a1b2"  # in names of folders on the pages
 SMALL = tiny(Path(), "device=cpu")[2:]  # overrides without those of its data
 SHORT_SWEEP = ["hydra.sweeper.n_trials=2"]
-SHORT_STUDY = ["model=tiny", "logger=none", "epochs=4", "epoch_size=2", "batch_size=2", "n_future=3", "device=cpu"]
-SHORT_STUDY += ["beta=1.0", "seed=1", "hydra/launcher=basic"]
 QUICK_PROTOCOLS = ["protocol.srvp.samples=2"]
 SCRIPTS = {
     "sweep_landscape.py": ["--repetitions", "2", "--trials", "12", "--pruners", "halving"],
     "wandb_report.py": ["--print"],
-    "course_study.py": SHORT_STUDY,
     "readme_gif.py": ["--sequences", "0", "--frames", "6", "--out", "futures.gif"],
     "default_search.py": ["--kept", str(ROOT / "docs/default_search")],
 }
@@ -300,8 +298,7 @@ def start(command, app: App, monkeypatch, capfd) -> Callable[[str], Result]:
         if words[:1] == ["python"] and (name := Path(words[1]).name) in SCRIPTS:
             if name == "wandb_report.py":
                 pytest.importorskip("wandb_workspaces")
-            world = ["data.train=4", "data.validate=2"] if name == "course_study.py" and "--full" not in words else []
-            return script(words[1], *words[2:], *SCRIPTS[name], *world)
+            return script(words[1], *words[2:], *SCRIPTS[name])
         if words[0] == "torchrun":
             return shell(shlex.join([*words, *_shrunk(words[words.index("cvae.train") + 1 :], only_more=True)]))
         if words[0] == "eval":
@@ -350,17 +347,6 @@ def test_every_room_is_on_the_page_of_the_architecture() -> None:
 
 def test_the_drawing_is_its_script_s() -> None:
     assert runpy.run_path(str(ROOT / "docs/mkdocs/drawing.py"))["drawing"]() == (ROOT / "docs/architecture.svg").read_text()
-
-
-def test_the_study_says_first_how_long_its_runs_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the words that its script finds for runs of that length."""
-    monkeypatch.setattr("cvae.study.answers.course_curves", lambda reading: b"")
-    page = (ROOT / "docs/study.md").read_text()
-    epochs, size = map(int, re.search(r"(\d+) epochs of (\d+) iterations each", page).groups())
-    fake_study(Path("study"), lambda *_: [18.0] * epochs, seeds=2)  # with 8 iterations an epoch
-    title, first, *_ = to_markdown(course_study.page(None, ["study"], bair=False), "").split("\n\n")
-    assert page.split("\n\n")[:2] == [title, first]
-    assert first.startswith(f"A run of this study has {epochs * size} iterations ")
 
 
 @pytest.mark.parametrize("name", ["install_requires", "test"])

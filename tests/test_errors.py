@@ -95,7 +95,7 @@ def test_a_bad_value_is_one_line(train, drawn, override, words):
     [
         ("-m data=course lr=1e-3,2e-3", ("data.root must be given",)),
         ("-m data=course data.root=nowhere lr=1e-3,2e-3", ("nowhere is not a folder", "set data.root")),
-        ("experiment=course_study data.root=nowhere", ("nowhere is not a folder",)),
+        ("-m experiment=course_forcing data.root=nowhere seed=1,2", ("nowhere is not a folder",)),
         ("experiment=sweep_quick data=course", ("data.root must be given",)),
         ("-m hydra/sweeper=optuna data=course data.root=nowhere lr=interval(1e-3,2e-3)", ("nowhere is not a folder",)),
     ],

@@ -182,9 +182,26 @@ def test_learning_rate_warms_up_linearly_then_stays_or_follows_a_cosine_to_0(war
     assert LearningRate(warmup, decay)(1) == pytest.approx(0 if decay == "cosine" else 1, abs=1e-12)
 
 
+@pytest.mark.parametrize("decay", ["none", "cosine"])
+def test_learning_rate_rises_from_0_once_more_after_the_end_of_forcing(decay: str) -> None:
+    usual, again = LearningRate(0.1, decay), LearningRate(0.1, decay, rewarm=0.2, switch=0.5)
+    rises = [min(1.0, max(0.0, (t - 0.5) / 0.2)) if t >= 0.5 else 1.0 for t in GRID]
+    assert [again(t) for t in GRID] == pytest.approx([usual(t) * rise for t, rise in zip(GRID, rises, strict=True)], abs=1e-12)
+    assert again(0.5) == 0
+    assert LearningRate(rewarm=0.2, switch=0.9)(1) == pytest.approx(0.5)
+
+
+def test_a_second_warm_up_needs_an_end_of_forcing() -> None:
+    with pytest.raises(UserError, match=r"^lr_rewarm is 0\.1: forcing does not end"):
+        LearningRate(rewarm=0.1)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
-    [*(("warmup", value) for value in ("abc", math.nan, -0.1, True, None, 1)), ("decay", "linear"), ("decay", None)],
+    [
+        *((field, value) for field in ("warmup", "rewarm") for value in ("abc", math.nan, -0.1, True, None, 1)),
+        *(("decay", "linear"), ("decay", None)),
+    ],
 )
 def test_bad_learning_rate_is_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(UserError, match=f"^lr_{field} is "):

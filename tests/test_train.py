@@ -92,7 +92,7 @@ def test_equal_settings_give_equal_runs_and_another_seed_another(train, drawn):
     [
         ["prior=learned", "kl_balance=0.8", "free_bits=0.1"],
         ["likelihood=gaussian", "likelihood.sigma=0.1"],
-        ["likelihood=sigma_optimal", "grad_clip=100", "lr_warmup=0.25", "lr_decay=cosine"],
+        ["likelihood=sigma_optimal", "grad_clip=100", "lr_warmup=0.25", "lr_decay=cosine", "lr_rewarm=0.2"],
         ["model.backbone.norm=group", "coin=per_sample", "tfr=0.5", "average=0.1"],
         ["kl_schedule=target", "free_bits=0.001", "prior=learned", "tf_schedule=linear"],
         ["coin=per_sequence", "tf_schedule=inverse_sigmoid", "kl_schedule=sigmoid", "optim=adamw"],

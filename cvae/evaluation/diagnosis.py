@@ -69,6 +69,12 @@ class Diagnosis:
             prior_NK, shuffled_NK = self._one(), self._one(self._of_the_next)
         return float(posterior_NK.mean() - prior_NK.mean()), float(prior_NK.mean() - shuffled_NK.mean())
 
+    def exposure_gap(self) -> float:
+        """What a prediction loses in dB if it is fed its own frames and not the true ones, z from the posterior in both."""
+        with given(self.model, self.protocol.frames[0]):
+            _, forced_NK, free_NK = self._posterior()
+        return float(forced_NK.mean() - free_NK.mean())
+
     def _of_the_next(self, cond_BTA: Tensor, rows_B: Any) -> Tensor:
         """The conditions of the next sequence for each."""
         _, cond = self.split.gather((rows_B + 1) % len(self.split), 0, cond_BTA.shape[1])

@@ -67,7 +67,8 @@ def read_rows(folder: Path) -> Rows:
             inside, why = _read_inside(folder, facts or {})
             return Rows(known, damage, [*problems, *why], name, facts or {}, inside)
         damage, changed = damage or wrong, True
-    return Rows([] if changed else rows, damage, problems)
+    inside, why = ([], []) if changed else _read_inside(folder, {})
+    return Rows([] if changed else rows, damage, [*problems, *why], inside=inside)
 
 
 def _read_inside(folder: Path, facts: dict[str, Any]) -> tuple[list[Row], list[str]]:

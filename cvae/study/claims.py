@@ -48,7 +48,7 @@ class Claim:
     """One sentence of the report, what would refute it, and its parts: it is supported if all of them are.
 
     ``premise`` is what the sentence assumes, if anything, for example that PSNR dropped before it climbed back. If the premise
-    is refuted, the claim stays undecided, whatever its parts are.
+    is refuted, the claim stays undecided, whatever its parts are. ``saw`` is what the report saw, in a few words.
     """
 
     number: int
@@ -56,6 +56,7 @@ class Claim:
     refuted_by: str
     parts: list[Part]
     premise: Part | None = None
+    saw: str = ""
 
     @property
     def verdict(self) -> str:

@@ -1,4 +1,4 @@
-"""The figure of the course report, with all seeds."""
+"""The figures of the course study: every seed thin, the mean of a cell thick."""
 
 from __future__ import annotations
 
@@ -6,60 +6,56 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from cvae.pages.plots import COLOURS, band, png, style
+from cvae.pages.plots import COLOURS, png
 from cvae.runs.run import Run
-from cvae.study.course import Factorial
+from cvae.study.course import Factorial, series
+
+_NAMES = {"step": "sudden end", "linear": "linear decay", "cyclical": "cyclical KL", "monotonic": "monotonic KL"}
 
 
-def course_curves(factorial: Factorial) -> bytes:
-    """The report's four settings side by side: PSNR, MSE, KL and schedules; each seed, their mean and its 95 % interval."""
-    low, high = factorial.lrs
-    columns = [
-        (low, "cyclical", "step"),
-        (high, "cyclical", "step"),
-        (high, "monotonic", "step"),
-        (high, "monotonic", "linear"),
-    ]
-    figure = Figure(figsize=(13, 9.5), layout="constrained", dpi=100)
-    panels = figure.subplots(4, 4, sharex=True, sharey="row")
-    for column, cell in zip(panels.T, columns, strict=True):
-        runs = list(factorial.cells[cell].values())
-        column[0].set_title(f"lr {cell[0]:g}, {cell[1]} KL, {'sudden' if cell[2] == 'step' else 'linear'} end", fontsize=10)
-        for axes, key, colour in zip(column, ("val/psnr", "train/mse", "train/kld"), COLOURS, strict=False):
-            for run in runs:
-                axes.plot(list(run.series(key)), list(run.series(key).values()), color=colour, linewidth=0.6, alpha=0.45)
-            band(axes, [run.series(key) for run in runs], colour, "")
-        _schedules(column[3], runs[:1], factorial.beta or 1.0)
+def course_curves(part: Factorial) -> bytes:
+    """A part's cells, a column for each learning rate: PSNR around the end of forcing, then PSNR and KL over the whole run."""
+    near = _around(part)
+    figure = Figure(figsize=(11, 9.5), layout="constrained", dpi=100)
+    panels = figure.subplots(3, 2, sharey="row", squeeze=False)
+    for column, lr in zip(panels.T, part.lrs, strict=True):
+        for colour, level in zip(COLOURS, part.levels, strict=False):
+            runs = list(part.cells[(lr, level)].values())
+            _lines(column[0], runs, "val/psnr", colour, _NAMES[level], near)
+            _lines(column[1], runs, "val/psnr", colour, "", (0, part.iterations))
+            _lines(column[2], runs, "train/kld", colour, "", (0, part.iterations))
+        column[0].set_title(f"lr {lr:g}", fontsize=10)
+        column[2].set_yscale("log")
+        column[2].set_xlabel("iteration")
         for axes in column:
-            axes.axvline(factorial.forced + 0.5, color="#8b949e", linewidth=0.8, linestyle=":")
-            style(axes, "")
-        column[3].set_xlabel("epoch")
-    for axes, title in zip(panels[:, 0], ("validation PSNR, dB", "MSE a step", "KL a step, nats", "schedules"), strict=True):
+            axes.axvline(part.forced, color="#8b949e", linewidth=0.8, linestyle=":")
+            axes.grid(alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    for axes, title in zip(panels[:, 0], ("validation PSNR, dB", "validation PSNR, dB", "KL a step, nats"), strict=True):
         axes.set_ylabel(title)
-    panels[3, 0].legend(frameon=False, fontsize=8)
-    panels[2, 0].set_yscale("log")
-    for line, key in zip(panels, ("val/psnr", "train/mse", "train/kld"), strict=False):
-        _fit(
-            line[0], [value for cell in columns for run in factorial.cells[cell].values() for value in run.series(key).values()]
-        )
+    if panels[0, 0].get_legend_handles_labels()[1]:
+        panels[0, 0].legend(frameon=False, fontsize=8)
     return png(figure)
 
 
-def _schedules(axes: Axes, runs: Sequence[Run], beta: float) -> None:
-    for run in runs:
-        weight, ratio = run.series("kl_weight"), run.series("tf_ratio")
-        axes.plot(list(weight), [value / beta for value in weight.values()], color=COLOURS[2], label="KL weight / beta")
-        axes.plot(list(ratio), list(ratio.values()), color=COLOURS[4], label="teacher forcing")
-    axes.set_ylim(-0.05, 1.05)
+def _around(part: Factorial) -> tuple[int, int]:
+    """The iterations around the end of forcing that were looked at more closely than the rest; at least a tenth of a run."""
+    dense = [int(row["step"]) for run in part.runs for row in run.inside]
+    near = [step for step in dense if abs(step - part.forced) <= part.iterations / 5]
+    room = part.iterations // 20
+    return min([*near, part.forced - room]), max([*near, part.forced + room])
 
 
-def _fit(axes: Axes, values: Sequence[float]) -> None:
-    """Set the limits by the curves: the intervals of few runs may reach much further."""
-    if axes.get_yscale() == "log":
-        values = [value for value in values if value > 0]
-        if values:
-            axes.set_ylim(min(values) / 1.5, max(values) * 1.5)
-    elif values:
-        margin = 0.06 * (max(values) - min(values)) or 1.0
-        axes.set_ylim(min(values) - margin, max(values) + margin)
+def _lines(axes: Axes, runs: Sequence[Run], key: str, colour: str, name: str, span: tuple[int, int]) -> None:
+    """Each run's curve within ``span``, and their mean where all of them were measured."""
+    begin, end = span
+    curves = [{step: value for step, value in series(run, key).items() if begin <= step <= end} for run in runs]
+    for curve in curves:
+        axes.plot(list(curve), list(curve.values()), color=colour, linewidth=0.7, alpha=0.5)
+    common = sorted(set.intersection(*map(set, curves))) if curves else []
+    means = [sum(curve[step] for curve in curves) / len(curves) for step in common]
+    if common:
+        axes.plot(common, means, color=colour, linewidth=2.2, label=name or None)

@@ -113,7 +113,9 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     frame_metrics = _frame_metrics(cfg)
     kl_schedule, tf_schedule = (build(cfg[key], cfg.allow_targets, Schedule) for key in ("kl_schedule", "tf_schedule"))
     objective = Objective(likelihood, cfg.free_bits, cfg.kl_balance, processes.mean)
-    learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay)
+    plan = Plan(kl_schedule, tf_schedule, settings.beta, settings.tfr, settings.epochs, settings.schedule_step)
+    switch = None if plan.forcing_ends is None else plan.forcing_ends / settings.epochs
+    learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay, cfg.lr_rewarm, switch)
     mirror = build_mirror(cfg)
 
     data = open_data(cfg)
@@ -146,22 +148,19 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
         device,
         precision,
         autocast,
-        (Recorder if processes.first else SilentRecorder)(
-            folder, mirror, metrics, _chosen(cfg, folder, settings, kl_schedule, tf_schedule)
-        ),
+        (Recorder if processes.first else SilentRecorder)(folder, mirror, metrics, _chosen(cfg, folder, settings, plan)),
         processes,
         captured,
     )
 
 
-def _chosen(cfg: DictConfig, folder: Path, settings: Settings, kl_schedule: Schedule, tf_schedule: Schedule) -> Chosen:
+def _chosen(cfg: DictConfig, folder: Path, settings: Settings, plan: Plan) -> Chosen:
     """What curves.png shows of a run besides its epochs."""
     options = chosen(folder) or {}
-    plan = Plan(kl_schedule, tf_schedule, settings.beta, settings.tfr, settings.epochs, settings.schedule_step)
     parts = {"model": cfg.model.backbone, "likelihood": cfg.likelihood, "prior": cfg.prior}
     title = [
-        f"kl_schedule={said_of(options.get('kl_schedule') or named(cfg.kl_schedule), kl_schedule)}",
-        f"tf_schedule={said_of(options.get('tf_schedule') or named(cfg.tf_schedule), tf_schedule)}",
+        f"kl_schedule={said_of(options.get('kl_schedule') or named(cfg.kl_schedule), plan.kl_schedule)}",
+        f"tf_schedule={said_of(options.get('tf_schedule') or named(cfg.tf_schedule), plan.tf_schedule)}",
         *(f"{key}={options.get(key) or named(node)}" for key, node in parts.items()),
         f"lr={cfg.lr:g} tfr={settings.tfr:g} beta={settings.beta:g} seed={settings.seed}",
     ]

@@ -258,8 +258,8 @@ def test_odd_runs_do_not_prevent_a_report(command, tmp_path):
 
 
 def test_a_study_s_page_opens_with_the_verdicts(command, tmp_path, monkeypatch):
-    monkeypatch.setattr("cvae.study.answers.course_curves", lambda reading: b"")  # drawn in test_course
-    fake_study(tmp_path / "study", lambda *cell: [20.0 + cell[4], 20.0, 21.0, 22.0], seeds=2)
+    monkeypatch.setattr("cvae.study.answers.course_curves", lambda part: b"")  # drawn in test_course
+    fake_study(tmp_path / "study", lambda lr, level, seed: [20.0 + seed, 20.0, 21.0, 22.0], seeds=2)
     assert command("report", "runs=study").code == 0
     page = Path("report.html").read_text()
     assert page.index("1. lr 0.0005 survives") < page.index("<details><summary>Measure") < page.index("What would refute it")
