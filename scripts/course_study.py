@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds a cell (3)")
     parser.add_argument("--beta", type=float, help="weight of the KL in the second part, in place of the experiment's")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (2)")
+    parser.add_argument("--so-far", action="store_true", help="run nothing: write the page of the runs that are kept")
     parser.add_argument("--list", action="store_true", help="only print the commands of all runs, for a cluster's queue")
     parser.add_argument("--out", type=Path, default=Path("study.md"), help="the page to write, its files beside it (study.md)")
     asked, overrides = parser.parse_known_args()
@@ -62,6 +63,9 @@ def _study(asked: argparse.Namespace, overrides: list[str]) -> None:
         for each in jobs.values():
             say(shlex.join(["python", "-m", "cvae.train", *each.words, f"hydra.run.dir={_WORK / each.name}"]))
         return
+    if asked.so_far:
+        _write(jobs.values(), kept, asked)
+        return
     first = [jobs[cell] for cell in jobs if is_pilot(*cell)]
     finish(first, kept, _WORK, asked.jobs)
     told, good = pilot(kept_runs(first, kept))
@@ -72,7 +76,14 @@ def _study(asked: argparse.Namespace, overrides: list[str]) -> None:
     if not (good or asked.anyway):
         raise UserError("the pilot does not show what the study asks about: other settings, or --anyway")
     finish([*jobs.values()], kept, _WORK, asked.jobs)
-    write_markdown(page(kept_runs([*jobs.values()], kept), asked.bair), asked.out)
+    _write(jobs.values(), kept, asked)
+
+
+def _write(jobs: Collection[Job], kept: Path, asked: argparse.Namespace) -> None:
+    runs = kept_runs(jobs, kept)
+    if not runs:
+        raise UserError(f"no run of this study is kept in {short(kept)}: leave --so-far out")
+    write_markdown(page(runs, asked.bair, len(jobs)), asked.out)
     say(f"page       {short(asked.out)}")
 
 
@@ -116,21 +127,23 @@ def pilot(runs: Sequence[Run]) -> tuple[list[str], bool]:
     return lines, mean(falls) >= LEAST_FALL and min(nats) >= LEAST_KL
 
 
-def page(runs: Sequence[Run], bair: bool) -> list[Block]:
-    """The page of a study.
+def page(runs: Sequence[Run], bair: bool, planned: int) -> list[Block]:
+    """The page of a study of so many planned runs.
 
     Raises:
         UserError: the runs are not such a study.
     """
     opening, *answers = answer_blocks(runs, bair)
+    missing = f"The study is not complete: {len(runs)} of its {planned} runs are here. What they leave open is named undecided."
     return [
         Heading(1, "The course report's questions"),
         opening,
+        *([Text(missing)] if len(runs) < planned else []),
         Text(
             "It compared learning rates, KL annealing and the end of teacher forcing; this page asks the same questions. "
             "This command runs the study and writes every number and picture of the page:"
         ),
-        Code(command()),
+        Code(command().replace(" --so-far", "")),
         *answers,
     ]
 

@@ -13,13 +13,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import course_study
 import numpy as np
 import pytest
 import yaml
 from conftest import App, Result, tiny
+from kept_runs import kept_runs
 from PIL import Image
 
 import cvae
+from cvae.pages.document import to_markdown
 from cvae.start import compose
 
 ROOT = Path(__file__).parents[1]
@@ -347,6 +350,16 @@ def test_every_room_is_on_the_page_of_the_architecture() -> None:
 
 def test_the_drawing_is_its_script_s() -> None:
     assert runpy.run_path(str(ROOT / "docs/mkdocs/drawing.py"))["drawing"]() == (ROOT / "docs/architecture.svg").read_text()
+
+
+@pytest.mark.slow
+def test_the_study_is_what_its_script_makes_of_the_runs_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cvae.study.answers.course_curves", lambda part: b"")
+    monkeypatch.setattr(sys, "argv", ["scripts/course_study.py", "--out", "docs/study.md"])
+    jobs = [course_study.job(*cell, False, None, []) for cell in course_study.cells(3)]
+    runs = kept_runs(jobs, ROOT / "docs/study_files/runs")
+    page = course_study.page(runs, bair=False, planned=len(jobs))
+    assert (ROOT / "docs/study.md").read_text() == to_markdown(page, "study_files/")
 
 
 @pytest.mark.parametrize("name", ["install_requires", "test"])

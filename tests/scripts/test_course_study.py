@@ -180,6 +180,8 @@ def test_a_study_that_was_stopped_goes_on_in_a_fresh_clone_with_the_same_page(in
     with pytest.raises(KeyboardInterrupt):
         study(monkeypatch, "--anyway")
     assert len(list(Path("docs/study_files/runs").glob("*/*/metrics.jsonl"))) == 2  # the third had not been looked at
+    study(monkeypatch, "--so-far")
+    assert "The study is not complete: 2 of its 8 runs are here." in Path("docs/study.md").read_text()
     shutil.copytree(first / "docs", clone / "docs")
     in_process.most = None
     third_run = [cell for cell in course_study.cells(1) if course_study.is_pilot(*cell)][2]
