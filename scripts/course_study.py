@@ -80,11 +80,18 @@ def _study(asked: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _write(jobs: Collection[Job], kept: Path, asked: argparse.Namespace) -> None:
-    runs = kept_runs(jobs, kept)
+    runs = judged(kept_runs(jobs, kept))
     if not runs:
-        raise UserError(f"no run of this study is kept in {short(kept)}: leave --so-far out")
+        raise UserError(f"no part of this study has a run of each cell in {short(kept)}: leave --so-far out")
     write_markdown(page(runs, asked.bair, len(jobs)), asked.out)
     say(f"page       {short(asked.out)}")
+
+
+def judged(runs: Sequence[Run]) -> list[Run]:
+    """The runs of those parts of the study of which each cell has a run."""
+    of_part = {part: [run for run in runs if run.folder.parent.name == part] for part in PARTS}
+    cells = {part: {(run.settings["lr"], run.settings[factor]) for run in of_part[part]} for part, (factor, _) in PARTS.items()}
+    return [run for part, (_, levels) in PARTS.items() if len(cells[part]) == len(LRS) * len(levels) for run in of_part[part]]
 
 
 def kept_beside(page: Path) -> Path:
@@ -134,7 +141,10 @@ def page(runs: Sequence[Run], bair: bool, planned: int) -> list[Block]:
         UserError: the runs are not such a study.
     """
     opening, *answers = answer_blocks(runs, bair)
-    missing = f"The study is not complete: {len(runs)} of its {planned} runs are here. What they leave open is named undecided."
+    missing = (
+        f"The study is not complete: these are {len(runs)} of its {planned} runs, and the command below goes on with it. What "
+        "they leave open is named undecided."
+    )
     return [
         Heading(1, "The course report's questions"),
         opening,

@@ -357,7 +357,7 @@ def test_the_study_is_what_its_script_makes_of_the_runs_beside_it(monkeypatch: p
     monkeypatch.setattr("cvae.study.answers.course_curves", lambda part: b"")
     monkeypatch.setattr(sys, "argv", ["scripts/course_study.py", "--out", "docs/study.md"])
     jobs = [course_study.job(*cell, False, None, []) for cell in course_study.cells(3)]
-    runs = kept_runs(jobs, ROOT / "docs/study_files/runs")
+    runs = course_study.judged(kept_runs(jobs, ROOT / "docs/study_files/runs"))
     page = course_study.page(runs, bair=False, planned=len(jobs))
     assert (ROOT / "docs/study.md").read_text() == to_markdown(page, "study_files/")
 
