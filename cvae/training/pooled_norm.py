@@ -17,6 +17,8 @@ class PooledBatchNorm(_BatchNorm):
     in every layer, and it takes no CPU. This one sends an operation forward and one backward, and waits for nothing.
     """
 
+    world: int
+
     @classmethod
     def of(cls, norm: _BatchNorm, world: int) -> PooledBatchNorm:
         """The same layer with the same parameters and buffers, pooled over ``world`` processes."""
@@ -24,8 +26,6 @@ class PooledBatchNorm(_BatchNorm):
         pooled._parameters, pooled._buffers = norm._parameters, norm._buffers
         pooled.world = world
         return pooled.train(norm.training)
-
-    world: int
 
     def _check_input_dim(self, input: Tensor) -> None:
         """It takes whatever the layer it stands for takes."""
@@ -48,7 +48,7 @@ class PooledBatchNorm(_BatchNorm):
         assert running_mean is not None
         assert running_var is not None
         batches.add_(1)
-        share: Any = self.momentum if self.momentum is not None else (1 / batches).to(mean)
+        share: Any = self.momentum if self.momentum is not None else (1 / batches.double()).to(mean)
         running_mean.lerp_(mean, share)
         running_var.lerp_(variance * (count / max(count - 1, 1)), share)
 

@@ -65,6 +65,7 @@ def compare(out: str) -> None:
             distances = [((a - b).norm() / b.norm()).item() for a, b in zip(share, whole, strict=True)]
             key = f"{rollout} {norm} {name}" if mean == processes.mean else f"{rollout} {norm} {name} unpooled"
             found[key] = max(distances[:3]), max(distances[3:])
+    found["layer"] = max(layer_distances(processes))
     if processes.first:
         try:
             with processes.in_step():
@@ -73,6 +74,22 @@ def compare(out: str) -> None:
             found["lost"] = str(error)
     Path(f"{out}.{processes.rank}").write_text(json.dumps(found))
     os._exit(0)
+
+
+def layer_distances(processes: Processes) -> list[float]:
+    """Of what a layer returns and remembers, without weights and with a running mean of all batches; of a gradient."""
+    torch.manual_seed(0)
+    layer = torch.nn.Sequential(torch.nn.BatchNorm1d(3, momentum=None, affine=False)).double()
+    pooled = copy.deepcopy(layer)
+    processes.pool_norms(pooled)
+    rows, found = processes.rows(B), []
+    for _ in range(2):
+        x_BCL, slope_BCL = 5 + torch.randn(2, B, 3, 7).double()
+        whole, share = x_BCL.clone().requires_grad_(), x_BCL[rows].clone().requires_grad_()
+        (layer(whole) * slope_BCL).sum().backward()
+        (pooled(share) * slope_BCL[rows]).sum().backward()
+        found += [(share.grad - whole.grad[rows]).abs().max().item(), (pooled(share) - layer(whole)[rows]).abs().max().item()]
+    return found + [(a - b).abs().max().item() for a, b in zip(pooled.buffers(), layer.buffers(), strict=True)]
 
 
 def losses_and_gradients(likelihood, free_bits: float, rollout: str, norm: str, processes: Processes, mean=None):
@@ -135,6 +152,11 @@ def differences(tmp_path_factory) -> list[dict]:
 @pytest.mark.parametrize(("rollout", "norm", "name"), CASES)
 def test_two_processes_have_the_losses_and_gradients_of_one(differences, rollout, norm, name):
     assert all(max(far[f"{rollout} {norm} {name}"]) < 1e-9 for far in differences)
+
+
+@pytest.mark.slow
+def test_a_layer_is_pooled_whatever_its_form(differences):
+    assert all(far["layer"] < 1e-9 for far in differences)
 
 
 @pytest.mark.slow
