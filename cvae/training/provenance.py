@@ -23,9 +23,12 @@ def versions() -> dict[str, str]:
 
 
 def git() -> dict[str, Any]:
-    """Commit and remote of the checkout that the code runs from, and whether it has uncommitted changes; None outside one."""
+    """Commit and remote of the checkout that the code runs from, and whether it has uncommitted changes; None outside one.
+
+    Changes below docs do not count: they change no run, and a study puts its finished runs there.
+    """
     tracked = _ask("ls-files", "--error-unmatch", __file__) is not None
-    status = _ask("status", "--porcelain") if tracked else None
+    status = _ask("status", "--porcelain", "--", ":(top)", ":(top,exclude)docs") if tracked else None
     remote = _ask("config", "--get", "remote.origin.url") if tracked else None
     return {
         "git_sha": _ask("rev-parse", "HEAD") if tracked else None,
