@@ -232,9 +232,14 @@ def add(path: Path) -> None:
     (path.parent / "new.py").write_text("")
 
 
+def describe(path: Path) -> None:
+    (path.parents[1] / "docs").mkdir()
+    (path.parents[1] / "docs/new.md").write_text("")
+
+
 @pytest.mark.parametrize(
     ("change", "dirty"),
-    [(nothing, False), (edit, True), (stage, True), (add, True)],
+    [(nothing, False), (edit, True), (stage, True), (add, True), (describe, False)],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_checkout_is_named_by_its_commit_and_whether_it_was_changed(run, checkout, change, dirty):
