@@ -231,6 +231,7 @@ def test_of_a_sweep_what_can_be_listed_is_drawn(train, figures):
     assert [title.split("\n")[0] for title in titles(figures)] == [*kinds, "KL monotonic (ramp 0.5)"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -244,6 +245,7 @@ def test_too_many_settings_are_one_line(train, words, said):
     assert said in found.err
 
 
+@pytest.mark.slow
 def test_a_run_says_in_its_curves_what_was_chosen(train, drawn, figures):
     assert train(*tiny(drawn), "hydra.run.dir=run", "tf_schedule=linear").code == 0
     (figure,) = (each for each in figures if each.get_suptitle())

@@ -198,6 +198,7 @@ def test_bad_data_is_one_line_that_names_the_file(train, course, damage, words):
     one_line(train(*tiny(course)), *words)
 
 
+@pytest.mark.slow
 def test_a_missing_table_matters_only_to_conditions_that_use_it(train, course):
     damage_missing_csv(course)
     assert train(*tiny(course, "data.condition=actions")).code == 0
@@ -215,6 +216,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_was(train, drawn):
     assert {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_sweep_folder_that_holds_runs_is_refused(train, drawn):
     words = ["-m", "seed=1", "hydra.sweep.dir=there", *tiny(drawn)]
     assert train(*words).code == 0
@@ -309,12 +311,14 @@ def test_sigterm_before_the_training_loop_asks_to_be_run_again(train, drawn, mon
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["none", "disabled", "stdout"])
 def test_other_logs_of_hydras_work(train, drawn, choice):
     assert train(*tiny(drawn, "epochs=1"), f"hydra/job_logging={choice}", "hydra.run.dir=run").code == 0
     assert not Path("run/train.log").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["run", "sweep", "resume", "report"])
 def test_names_that_are_too_long_and_links_in_a_circle_are_one_line(train, command, choice):
     long = "x" * 300
@@ -345,6 +349,7 @@ def test_names_that_are_too_long_and_links_in_a_circle_are_one_line(train, comma
         one_line(command("report" if choice == "report" else "train", *words))
 
 
+@pytest.mark.slow
 def test_a_file_system_without_locks_is_one_line(train, drawn, monkeypatch):
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

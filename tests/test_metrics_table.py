@@ -276,6 +276,7 @@ def test_a_metric_that_is_added_is_seen_everywhere(command, drawn, tmp_path, myp
     assert f"| {min(values):#.4g} | {values.index(min(values)) + 1} |" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -76,6 +76,7 @@ def test_the_terminal_says_what_runs_and_how_it_goes(train, drawn):
     assert "\x1b" not in said  # plain lines where there is no terminal
 
 
+@pytest.mark.slow
 def test_equal_settings_give_equal_runs_and_another_seed_another(train, drawn):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert train(*tiny(drawn, f"seed={seed}"), f"hydra.run.dir={name}").code == 0
@@ -87,6 +88,7 @@ def test_equal_settings_give_equal_runs_and_another_seed_another(train, drawn):
     assert len({record["dataset"] for record in records}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -123,6 +125,7 @@ def test_validation_follows_its_interval_and_always_ends_the_run(train, drawn):
     assert [row["epoch"] for row in rows(Path("run")) if "val/psnr" in row] == [2, 4, 5]
 
 
+@pytest.mark.slow
 def test_train_returns_the_best_value_of_the_objective(drawn, tmp_path):
     from cvae import start
     from cvae.train import train
@@ -304,6 +307,7 @@ def test_a_batch_of_one_with_batch_norm_is_refused_at_the_start(train, drawn, wo
     assert "model.backbone.norm=group, or batch_size=2" in result.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["model.backbone.norm=group"], ["tf_schedule=constant"], ["n_future=1"]], ids=str)
 def test_a_batch_of_one_trains_where_no_frame_is_alone(train, drawn, words):
     assert train(*tiny(drawn, *words), "batch_size=1").code == 0

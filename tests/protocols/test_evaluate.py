@@ -121,6 +121,7 @@ def test_a_protocol_of_the_user_s_own(command, run: Path) -> None:
     assert "ssim" not in evaluated(run, "short")
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_is_one_line_and_the_others_go_on(command, drawn: Path, train, run: Path) -> None:
     assert train(*tiny(drawn, "compat=course", "epochs=1", "hydra.run.dir=course")).code == 0
     result = command("evaluate", "run=[course,R]", "protocol=[first_frame,course]", "protocol.first_frame.samples=1")

@@ -241,6 +241,7 @@ ODD = [
 ]
 
 
+@pytest.mark.slow
 def test_odd_runs_do_not_prevent_a_report(command, tmp_path):
     whole = fake_run(tmp_path / "runs" / "whole", video=True)
     for number, spoil in enumerate(ODD):

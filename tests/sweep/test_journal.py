@@ -166,6 +166,7 @@ def test_a_journal_of_an_earlier_version_has_no_checks() -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_damage_ends_a_sweep_in_one_line(app) -> None:
     words = ("hydra.sweeper.study_name=s", "hydra.sweeper.n_trials=1")
     assert app.write()(*words).code == 0

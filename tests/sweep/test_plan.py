@@ -120,6 +120,7 @@ BAD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "parts"), BAD, ids=[" ".join(words)[:60] for words, _ in BAD])
 def test_a_mistake_is_one_line(app: App, words: list[str], parts: tuple[str, ...]) -> None:
     Path("FOLDER").mkdir()
@@ -149,6 +150,7 @@ BAD_HERE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "parts"), BAD_HERE, ids=[" ".join(words)[:60] for words, _ in BAD_HERE])
 def test_a_mistake_in_a_sweep_of_runs_is_one_line(train, words: list[str], parts: tuple[str, ...]) -> None:
     refused(train("-m", OPTUNA, *words), *parts)
@@ -236,6 +238,7 @@ def test_params_and_the_command_line_are_one_space(app: App) -> None:
     assert all(trial["values"][0] == trial["params"]["x"] ** 2 + 7 for trial in trials)
 
 
+@pytest.mark.slow
 def test_conditions(app: App) -> None:
     """A parameter without its condition is neither suggested nor passed: it has the config's own value."""
     body = """
@@ -252,6 +255,7 @@ def test_conditions(app: App) -> None:
         assert ("x" in trial["params"]) == (kind == "bent")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("value", "searched"), [(1, True), (2, False)])
 def test_a_condition_on_a_setting_of_the_config(app: App, value: int, searched: bool) -> None:
     app.write(params="{x: 'interval(2.0, 3.0)', z: 'choice(1, 2)'}", config="z: 0")

@@ -216,6 +216,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["custom_app.configure", ".custom_app.configure"])
 def test_a_space_that_a_function_extends(app: App, path: str) -> None:
     """The published example writes a dot before the module's name."""

@@ -84,6 +84,7 @@ def test_they_are_tried_once_a_start() -> None:
     assert study.trials[2].system_attrs["failed_trial"] == 0
 
 
+@pytest.mark.slow
 def test_a_folder_named_by_overrides_is_found_again(app: App) -> None:
     Path("broken").touch()
     app.write(BODY)

@@ -150,6 +150,7 @@ def test_samplers_that_load_pickles() -> None:
 # --- failures ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "failed"),
     [

@@ -47,6 +47,7 @@ def test_a_second_data_set_is_a_second_study(app: App) -> None:
     assert len(names()) == 2
 
 
+@pytest.mark.slow
 def test_a_named_study_of_other_data_is_refused(app: App) -> None:
     app.write(BODY, DECLARED)
     assert app(*NAMED).code == 0

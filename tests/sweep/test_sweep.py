@@ -227,6 +227,7 @@ def test_constraints(app: App) -> None:
     assert OmegaConf.load(app.folders()[-1] / "optimization_results.yaml").best_params == {"x": 0.5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "worst"), [("3", 9.0), ("{most: 3}", 9.0), ("{least: 3}", 1.0), ("{least: 0, most: 8}", 9.0)]
 )
