@@ -161,7 +161,7 @@ RUN = [each for each in ALL if each not in NOT_RUN]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", RUN)
+@pytest.mark.parametrize("line", RUN, ids=str)
 @pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning")  # of W&B's workspaces
 def test_command(line: str, place: Callable[[str], str], start: Callable[[str], Result]) -> None:
     result = start(place(line))

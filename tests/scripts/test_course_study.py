@@ -205,7 +205,7 @@ def test_a_study_that_was_stopped_goes_on_in_a_fresh_clone_with_the_same_page(in
     shutil.rmtree("docs/study_files/runs/annealing/lr0.002_cyclical_seed1")
     study(monkeypatch, "--so-far")
     part = Path("docs/study.md").read_text()
-    assert "The study is not complete: these are 4 of its 8 runs." in part
+    assert "The study is not complete: these are 4 of its 8 runs, and" in part
     assert "The end of teacher forcing" in part
     assert "annealing.png" not in part
 

@@ -7,59 +7,20 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import tiny
+from resuming import assert_same, checkpoint, finish, start, wait_for
 
 from cvae import run_record
 
-ENTRY = [sys.executable, "-m", "cvae.train"]
 LONGER = [
     *("epochs=4", "epoch_size=8", "tf_schedule=linear", "sample_every=2"),
     *("average=0.1", "kl_schedule=target", "window_growth=0.75", "n_future=4", "validate_at=[5:29:4]"),
 ]
-
-
-def start(*words: str, entry: list[str] | None = None) -> subprocess.Popen[str]:
-    return subprocess.Popen([*(entry or ENTRY), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, _ = process.communicate(timeout=400)
-    return process.returncode, out
-
-
-def history(run: Path) -> list[dict]:
-    """metrics.jsonl without what the clock wrote."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in ("seconds", "frames_per_second")} for row in rows]
-
-
-def checkpoint(run: Path, name: str = "last") -> dict:
-    return torch.load(run / "checkpoints" / f"{name}.pt", weights_only=True)
-
-
-def assert_same(run: Path, whole: Path) -> None:
-    """Same history, and bit for bit the same weights, optimizer and generator."""
-    assert history(run) == history(whole)
-    assert (run / "validations.jsonl").read_bytes() == (whole / "validations.jsonl").read_bytes()
-    for name in ("last", "best"):
-        a, b = checkpoint(run, name), checkpoint(whole, name)
-        a.pop("elapsed"), b.pop("elapsed")
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
-
-
-def wait_for(path: Path, lines: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 300
-    while not path.exists() or path.read_text().count("\n") < lines:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.fixture(scope="module")
@@ -239,63 +200,3 @@ def test_resume_and_multirun_do_not_mix(train, copy):
     result = train("-m", f"resume={copy}")
     assert result.code == 1
     assert "leave -m out" in result.err
-
-
-SLOW_DISK = """
-import sys, time
-from pathlib import Path
-import torch
-from cvae.train import main
-
-real, slow = torch.save, {slow}
-
-def save(state, file):
-    # Half of the file, a pause of which the test is told, then all of it.
-    file.write(b"half")
-    file.flush()
-    Path({mark!r}).touch()
-    time.sleep(slow)
-    file.seek(0)
-    real(state, file)
-
-torch.save = save
-main()
-"""
-
-
-@pytest.mark.faults
-@pytest.mark.timeout(1800)
-def test_two_hundred_epochs_killed_twenty_times_end_the_same(drawn, tmp_path):
-    """Checkpoints are written beside training: it is killed during the first write, and nineteen times at any moment."""
-    often = ["validate_every=20", "validate_at=[5:200:10]", "sample_every=0"]
-    words = tiny(drawn, "epochs=200", "epoch_size=1", "average=0.1", *often)
-    whole, run, chance = tmp_path / "whole", tmp_path / "run", random.Random(3)
-    code, out = finish(start(*words, f"hydra.run.dir={whole}"))
-    assert code == 0, out
-
-    def on_a_slow_disk(slow: float, *more: str) -> tuple[subprocess.Popen[str], Path]:
-        mark = tmp_path / f"{time.monotonic()}"
-        return start(*more, entry=[sys.executable, "-c", SLOW_DISK.format(slow=slow, mark=str(mark))]), mark
-
-    def lines() -> int:
-        return (run / "metrics.jsonl").read_text().count("\n")
-
-    process, mark = on_a_slow_disk(60, *words, f"hydra.run.dir={run}")
-    wait_for(mark, 0, process)
-    process.kill()
-    process.communicate()
-    assert lines() == 1
-    assert not list((run / "checkpoints").glob("*.pt"))
-    for _ in range(19):
-        before = lines()
-        process, _ = on_a_slow_disk(0.02, f"resume={run}")
-        wait_for(run / "metrics.jsonl", min(before + chance.randint(1, 9), 199), process)
-        time.sleep(chance.uniform(0, 0.05))
-        process.kill()
-        process.communicate()
-        saved = checkpoint(run)["epoch"] if (run / "checkpoints" / "last.pt").exists() else 0
-        assert saved <= lines() <= saved + 1
-    code, out = finish(start(f"resume={run}"))
-    assert code == 0, out
-    assert_same(run, whole)
-    assert not list(run.rglob("*.partial"))
