@@ -13,5 +13,12 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     """
     if device.type != "cuda":
         return tensor.to(device)
-    # Not pin_memory(): a part of a tensor would keep its gaps, and go to the GPU by way of memory that is not pinned.
-    return torch.empty_like(tensor, pin_memory=True).copy_(tensor).to(device, non_blocking=True)
+    return pinned(tensor).to(device, non_blocking=True)
+
+
+def pinned(tensor: Tensor) -> Tensor:
+    """A copy in pinned memory.
+
+    Not ``pin_memory()``: a part of a tensor would keep its gaps, and go to the GPU by way of memory that is not pinned.
+    """
+    return torch.empty_like(tensor, pin_memory=True).copy_(tensor)

@@ -14,7 +14,7 @@ from cvae.data.contract import Split
 from cvae.data.layout import IMAGE_SIZE
 from cvae.errors import UserError, require
 from cvae.evaluation.validation import to_unit
-from cvae.model.moving import moved
+from cvae.model.moving import moved, pinned
 from cvae.training.runtime import gpu_memory_left
 
 _FRAME = 3 * IMAGE_SIZE**2  # bytes
@@ -79,7 +79,7 @@ class Feed:
     def _gathered(self, wanted: Wanted) -> Batch:
         batch = tuple(map(torch.from_numpy, self.split.gather(*wanted, self.length)))
         # Only from pinned memory can the copy be queued without waiting; PyTorch keeps the memory until it is done.
-        frames, cond = (part.pin_memory() for part in batch) if self.device.type == "cuda" else batch
+        frames, cond = (pinned(part) for part in batch) if self.device.type == "cuda" else batch
         return frames, cond
 
     def _moved(self, batch: Batch) -> Batch:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cvae.errors import UserError
 from cvae.model.cvae import CVAE
-from cvae.model.moving import moved
+from cvae.model.moving import moved, pinned
 from cvae.model.objective import Losses, Objective
 from cvae.model.together import BatchNorms, deferring
 from cvae.training.averaging import Average
@@ -182,7 +182,7 @@ class CapturedStep(Step):
             there.copy_(here)
         fresh = [(inputs.noise_TBZ, noise_TBZ), (inputs.numbers_3, numbers_3)]
         for there, here in [*fresh, *[(inputs.mask_BT, mask_BT)] * (forced.dim() > 1)]:
-            there.copy_(here.pin_memory() if device.type == "cuda" else here, non_blocking=True)
+            there.copy_(pinned(here) if device.type == "cuda" else here, non_blocking=True)
         return inputs
 
     def _on(self, inputs: _Inputs, forced: Tensor, dials: Dials, check: Check) -> Taken:
