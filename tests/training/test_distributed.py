@@ -19,6 +19,8 @@ import pytest
 import torch
 from conftest import tiny
 from omegaconf import OmegaConf
+from resuming import finish
+from resuming import history as rows
 
 from cvae.console import console
 from cvae.errors import UserError
@@ -181,17 +183,6 @@ def start(*words: str) -> subprocess.Popen[str]:
     command = [*TORCHRUN, "--nproc_per_node=2", "-m", "cvae.train", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, _ = process.communicate(timeout=400)
-    return process.returncode, out
-
-
-def rows(run: Path) -> list[dict]:
-    """metrics.jsonl without what the clock wrote."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in ("seconds", "frames_per_second")} for row in lines]
 
 
 def state(run: Path) -> dict:
