@@ -1,5 +1,5 @@
 """Real servers for tests: a PostgreSQL, and a Slurm of one node, each on free loopback ports and in a folder of its own; and a
-real browser.
+real browser; and programs of others that write data, each in an environment of its own.
 
 Nothing else on the machine is read or changed, and nobody need be root: several run side by side, and beside a PostgreSQL or
 Slurm that is there anyway. The fixtures are in ``conftest.py``.
@@ -13,8 +13,10 @@ import os
 import pwd
 import random
 import shutil
+import site
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +41,17 @@ def need(program: str) -> None:
     """Skip, or fail, where a program is missing: strace looks at system calls, ffmpeg reads and writes videos."""
     if shutil.which(program) is None:
         missing(f"{program} is not installed")
+
+
+def python_with(package: str, folder: Path) -> Path:
+    """A Python with a package that not everybody installs. What this Python has, such as torch, is not installed once more."""
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "above.pth").write_text(site.getsitepackages()[0] + "\n")
+    program = folder / "bin" / "python"
+    if subprocess.run([program, "-m", "pip", "install", "-q", package], capture_output=True, check=False).returncode:
+        missing(f"{package} cannot be installed")
+    return program
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Result, tiny
-from servers import missing
+from servers import python_with
 from tfrecords import draw_bair, example, features_of, framed, pixels
 
 from cvae.data.converted import PackedData
@@ -111,11 +110,7 @@ def test_what_tensorflow_wrote(camera: str, number: int, convert: Convert) -> No
 @pytest.mark.servers
 @pytest.mark.timeout(1200)
 def test_what_tensorflow_writes_today(convert: Convert, tmp_path: Path) -> None:
-    program = tmp_path / "environment" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", "environment"], check=True)
-    done = subprocess.run([program, "-m", "pip", "install", "-q", "tensorflow-cpu"], capture_output=True, check=False)
-    if done.returncode:
-        missing("tensorflow-cpu cannot be installed")
+    program = python_with("tensorflow-cpu", tmp_path / "environment")
     Path("S/train").mkdir(parents=True)
     subprocess.run([program, HERE / "write_with_tensorflow.py", "S/train/a.tfrecords", "12", "30"], check=True)
     assert convert("S", "packed", "--camera", "main").code == 0

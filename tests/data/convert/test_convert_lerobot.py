@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Result
-from servers import missing
+from servers import python_with
 from smooth import frame_of, psnr, resized
 
 from cvae.data.converted import PackedData
@@ -87,12 +86,7 @@ def test_v3(camera: str, convert: Convert) -> None:
 @pytest.mark.servers
 @pytest.mark.timeout(1800)
 def test_what_lerobot_dataset_writes_today(convert_apart: Convert, tmp_path: Path) -> None:
-    program = tmp_path / "environment" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", "environment"], check=True)
-    wanted = ["lerobot-dataset==0.4.4", "torch", "torchvision"]
-    done = subprocess.run([program, "-m", "pip", "install", "-q", *wanted], capture_output=True, check=False)
-    if done.returncode:
-        missing("lerobot-dataset cannot be installed")
+    program = python_with("lerobot-dataset==0.4.4", tmp_path / "environment")
     subprocess.run([program, HERE / "write_with_ledataset.py", "S", "6", "12"], check=True, capture_output=True)
     for camera in ("top", "still"):
         for to in ("packed", "png"):
