@@ -55,8 +55,11 @@ def test_a_step_waits_for_nothing_and_keeps_its_budget_of_launches(found, name):
     assert 0.9 * most <= kind["launches"] <= most  # a budget that is far too wide guards nothing
 
 
-@pytest.mark.parametrize("name", ["free", "averaged weights", "a target for KL"])
+@pytest.mark.parametrize("name", [name for name, (_, words) in KINDS.items() if "model=vgg64" not in words])
 def test_the_rest_of_a_run_has_a_budget_of_waits(found, name):
-    """Validation, samples and checkpoints read values back, most of them to save them one after the other."""
-    assert 0 < found[name]["run"] <= 1500
-    assert 0 < found[name]["resume"] <= 360
+    """Validation and samples read values back; a checkpoint's values are read by its own thread, or to go on from them."""
+    kind = found[name]
+    assert 0 < kind["validation"] <= 5
+    assert 0 < kind["samples"] <= 3
+    assert 0 < kind["run"] <= 130
+    assert 0 < kind["resume"] <= 380
