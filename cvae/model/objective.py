@@ -167,4 +167,6 @@ class Objective:
 
 def kl_divergence(mu_q: Tensor, logvar_q: Tensor, mu_p: Tensor, logvar_p: Tensor) -> Tensor:
     """KL(q || p) of diagonal Gaussians, elementwise, in nats (Kingma & Welling 2014, appendix B)."""
-    return 0.5 * (logvar_p - logvar_q + (torch.exp(logvar_q) + (mu_q - mu_p).square()) / torch.exp(logvar_p) - 1)
+    log_ratio = logvar_q - logvar_p
+    # Not exp(x) - x - 1, which rounds to less than nothing where q is nearly p, as in a collapsed latent.
+    return 0.5 * (torch.expm1(log_ratio) - log_ratio + (mu_q - mu_p).square() * torch.exp(-logvar_p))

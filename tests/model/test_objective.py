@@ -13,7 +13,7 @@ from torch.distributions import kl_divergence as reference_kl
 
 from cvae.errors import UserError
 from cvae.model.cvae import Rollout
-from cvae.model.objective import MSE, Gaussian, Likelihood, Losses, Objective, SigmaOptimal
+from cvae.model.objective import MSE, Gaussian, Likelihood, Losses, Objective, SigmaOptimal, kl_divergence
 
 B, K, Z, FIRST = 3, 4, 5, 2
 C, H, W = 3, 6, 7
@@ -202,3 +202,15 @@ def test_bad_sigma_is_refused_by_name(sigma: object) -> None:
 @pytest.mark.parametrize(("likelihood", "beta"), [(MSE, 1e-4), (Gaussian, 1.0), (SigmaOptimal, 1.0)])
 def test_default_beta_suits_the_likelihoods_scale(likelihood: type[Likelihood], beta: float) -> None:
     assert likelihood.default_beta == beta
+
+
+@pytest.mark.parametrize("apart", [1e-2, 1e-4, 1e-6, 1e-8])
+def test_a_collapsed_latents_kl_is_small_and_never_negative(apart):
+    """In fp32, where 1 + x forgets a small x."""
+    generator = torch.Generator().manual_seed(0)
+    mu_p, logvar_p = torch.randn(2, 1000, generator=generator)
+    mu_q, logvar_q = torch.stack([mu_p, logvar_p]) + apart * torch.randn(2, 1000, generator=generator)
+    four = (mu_q, logvar_q, mu_p, logvar_p)
+    found = kl_divergence(*four)
+    assert found.min() >= 0
+    assert found.double().mean() == pytest.approx(kl_divergence(*(x.double() for x in four)).mean().item(), rel=0.01)
