@@ -13,6 +13,7 @@ from cvae.runs.run import Run
 from cvae.study.course import Factorial, series
 
 _NAMES = {"step": "sudden end", "linear": "linear decay", "cyclical": "cyclical KL", "monotonic": "monotonic KL"}
+_LEAST_KL = 1e-6  # nats: less is rounding
 
 
 def course_curves(part: Factorial) -> bytes:
@@ -36,6 +37,7 @@ def course_curves(part: Factorial) -> bytes:
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     for axes, title in zip(panels[:, 0], ("validation PSNR, dB", "validation PSNR, dB", "KL a step, nats"), strict=True):
         axes.set_ylabel(title)
+    panels[2, 0].set_ylim(bottom=max(_LEAST_KL, panels[2, 0].get_ylim()[0]))
     if panels[0, 0].get_legend_handles_labels()[1]:
         panels[0, 0].legend(frameon=False, fontsize=8)
     return png(figure)
