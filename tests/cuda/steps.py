@@ -32,7 +32,6 @@ COUNTED = 4  # steps
 STRETCHES = 12  # of as many steps: the first ones ask for memory, coins make many shapes, and the feed runs in its own thread
 RUNTIME = ctypes.CDLL(None)
 DATA = ["data.world=1", "data.train=24", "data.validate=4", "data.test=0", "logger=none", "device=cuda", "sample_every=1"]
-SHORT = {"epochs": 2, "epoch_size": 2}  # of a whole run
 
 
 def counted() -> dict[str, int]:
@@ -105,7 +104,7 @@ def main() -> None:
                 config = compose([*DATA, *words])
                 found: dict[str, Any] = steps(build_trainer(config, Path(folder) / "unused"))
                 if not shared and "model=vgg64" not in words:  # whose checkpoints are 267 MB
-                    config.update(SHORT)
+                    config.epochs = config.epoch_size = 2
                     found |= whole(config, Path(folder) / "run")
             except Exception as error:
                 found = {"error": f"{type(error).__name__}: {error}", "where": traceback.format_exc(limit=-4)}

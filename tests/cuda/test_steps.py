@@ -62,4 +62,4 @@ def test_the_rest_of_a_run_has_a_budget_of_waits(found, name):
     assert 0 < kind["validation"] <= 5
     assert 0 < kind["samples"] <= 3
     assert 0 < kind["run"] <= 130
-    assert 0 < kind["resume"] <= 380
+    assert 0 < kind["resume"] <= (375 if name == "learned prior" else 325)  # which has more weights
