@@ -3,8 +3,9 @@
 After scripts/course_study.py, whose runs with a sudden end this takes. It trains each of them once more up to the end of
 forcing, and measures on both sides of it: the gradient, Adam's second moment, the length of an update, the loss of one batch
 forced and free-running, the statistics that norms see, and the exposure gap. Then it trains the cell with the larger fall with
-each cure. A cure holds if the fall is below 0.2 dB in every seed and PSNR at the end is no lower. All is kept
-beside the study: run the command again to continue. Further words are overrides of every run, as for the study.
+each cure, and once more without one: what is compared is of one machine. A cure holds if the fall is below 0.2 dB in every
+seed and PSNR at the end is no lower. All is kept beside the study: run the command again to continue. Further words are
+overrides of every run, as for the study.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def _page(asked: argparse.Namespace, overrides: list[str]) -> None:
     lr = max(course_study.LRS, key=lambda lr: mean(map(_fall, plain[lr, "step"])))
     measured = _measurements([job for lr in course_study.LRS for job in jobs[lr, "step"]], kept.parent / "measured", asked.jobs)
     usual = mean(mean(_before(each, "gradient")) for name, each in measured.items() if f"lr{lr:g}_" in name)
-    cures = cure_words(float(f"{usual:.1g}"))
+    cures = {"none": []} | cure_words(float(f"{usual:.1g}"))
     wanted = {
         name: [
             Job(f"cures/{name}_lr{lr:g}_seed{seed}", (*job.words, *words))
@@ -94,9 +95,10 @@ def _page(asked: argparse.Namespace, overrides: list[str]) -> None:
         for name, words in cures.items()
     }
     kept_runs.finish([job for own in wanted.values() for job in own], kept, _WORK, asked.jobs)
-    found = {name: kept_runs.kept_runs(own, kept) for name, own in wanted.items()} | {"linear end": plain[lr, "linear"]}
-    told = {name: " ".join(words) for name, words in cures.items()} | {"linear end": "tf_schedule=linear"}
-    write_markdown(page(measured, plain[lr, "step"], found, told), asked.out)
+    found = {name: kept_runs.kept_runs(own, kept) for name, own in wanted.items()}
+    study = {"none, in the study": plain[lr, "step"], "linear end, in the study": plain[lr, "linear"]}
+    told = {name: " ".join(words) for name, words in cures.items()} | {"linear end, in the study": "tf_schedule=linear"}
+    write_markdown(page(measured, [found, study], told), asked.out)
     say(f"page       {short(asked.out)}")
 
 
@@ -270,10 +272,14 @@ def holds(falls: Sequence[float], gains: Sequence[float]) -> bool:
     return max(falls) < MARGIN and mean(gains) >= 0
 
 
-def page(
-    measured: dict[str, Measured], plain: Sequence[Run], cures: dict[str, list[Run]], words: dict[str, str]
-) -> list[Block]:
-    """The page: what was measured, what goes with the fall, and which cures hold."""
+def page(measured: dict[str, Measured], cures: Sequence[dict[str, list[Run]]], words: dict[str, str]) -> list[Block]:
+    """The page: what was measured, what goes with the fall, and which cures hold.
+
+    Args:
+        measured: of each run, by its name.
+        cures: the runs of each cure, by its name; one or several such groups, the first of a group being the runs without any.
+        words: of a cure, by its name.
+    """
     names = [*_STEPS, *_LOOKS]
     rows, ratios = [], []
     for name, each in measured.items():
@@ -284,7 +290,8 @@ def page(
     return [
         Heading(1, "Why PSNR falls at the end of teacher forcing"),
         Text(
-            f"{len(measured)} runs of the course study with a sudden end, trained once more, and {len(cures)} cures. "
+            f"{len(measured)} runs of the course study with a sudden end, trained once more, and "
+            f"{sum(map(len, cures)) - len(cures)} cures. "
             "This command measures, trains what is missing, and writes every number and picture of the page:"
         ),
         Code(command()),
@@ -304,9 +311,14 @@ def page(
         Heading(2, "Cures"),
         Text(
             f"On the cell with the larger fall. A cure holds if the fall is below {MARGIN:g} dB in every seed and PSNR at the "
-            "end is no lower, on the mean, than without it."
+            "end is no lower, on the mean, than without it. Runs of the study are compared with each other only: they may be "
+            "of another machine."
         ),
-        Table(["cure", "words", "fall by seed, dB", "PSNR at the end, minus none", "it holds"], _cures(plain, cures, words)),
+        Table(
+            ["cure", "words", "fall by seed, dB", "PSNR at the end, minus none", "it holds"],
+            [row for group in cures for row in _cures(group, words)],
+        ),
+        Text(f"Computed on: {_devices(cures)}."),
     ]
 
 
@@ -326,18 +338,27 @@ def _correlations(names: Sequence[str], ratios: Sequence[Sequence[Any]]) -> list
     ]
 
 
-def _cures(plain: Sequence[Run], cures: dict[str, list[Run]], words: dict[str, str]) -> list[list[str]]:
+def _cures(runs: dict[str, list[Run]], words: dict[str, str]) -> list[list[str]]:
+    """A row for each cure of a group, compared with the group's first, which has none."""
+    (none, plain), *cures = runs.items()
     ends = {run.seed: at_end(run) for run in plain}
-    rows = [["none", "", ", ".join(f"{_fall(run):+.2f}" for run in plain), "", ""]]
-    for name, runs in cures.items():
-        falls, gains = [_fall(run) for run in runs], [at_end(run) - ends[run.seed] for run in runs if run.seed in ends]
-        if name == "linear end":  # it has no end of its own: the same iterations
-            falls = [fall(run, forced_iterations(plain[0])) for run in runs]
+    forced = forced_iterations(plain[0])  # a linear end has none of its own: the same iterations
+    rows = [[none, "", ", ".join(f"{fall(run, forced):+.2f}" for run in plain), "", ""]]
+    for name, own in cures:
+        falls, gains = [fall(run, forced) for run in own], [at_end(run) - ends[run.seed] for run in own if run.seed in ends]
         verdict = "yes" if holds(falls, gains) else "no"
-        rows.append(
-            [name, words[name], ", ".join(f"{each:+.2f}" for each in falls), f"{signed(*mean_interval(gains))} dB", verdict]
-        )
+        told = ", ".join(f"{each:+.2f}" for each in falls)
+        rows.append([name, words[name], told, f"{signed(*mean_interval(gains))} dB", verdict])
     return rows
+
+
+def _devices(groups: Sequence[dict[str, list[Run]]]) -> str:
+    """Where each group was computed."""
+    told = [
+        sorted({f"{run.record.get('device')}, {run.record.get('precision')}" for own in group.values() for run in own})
+        for group in groups
+    ]
+    return "; ".join(f"{next(iter(group))}: {' and '.join(each)}" for group, each in zip(groups, told, strict=True))
 
 
 def _curves(measured: dict[str, Measured]) -> bytes:

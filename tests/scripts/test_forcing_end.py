@@ -39,15 +39,22 @@ def test_the_page_tells_what_goes_with_the_fall_and_which_cures_hold(tmp_path) -
     found = {f"forcing/lr0.0005_step_seed{k}": measured(0.1 * k, 1 + k) for k in range(1, 6)}
     plain = [of_seed(tmp_path, seed, 0.5, 21.0) for seed in (1, 2)]
     cures = {
+        "none": plain,
         "good": [of_seed(tmp_path, seed, 0.1, 21.5) for seed in (1, 2)],
         "one seed falls": [of_seed(tmp_path, 1, 0.1, 21.5), of_seed(tmp_path, 2, 0.3, 21.5)],
         "worse at the end": [of_seed(tmp_path, seed, 0.1, 20.5) for seed in (1, 2)],
     }
-    text = to_markdown(forcing_end.page(found, plain, cures, dict.fromkeys(cures, "words")), "")
+    study = {"none, in the study": plain, "linear": [of_seed(tmp_path, seed, 0.0, 20.9) for seed in (1, 2)]}
+    text = to_markdown(forcing_end.page(found, [cures, study], dict.fromkeys([*cures, *study], "words")), "")
+    assert "and 4 cures" in text
     assert "| lr0.0005_step_seed3 | 0.1 to 0.4 | 0.1 to 0.1 | 1 to 1 |" in text
     assert "| gradient norm | — | +1.00 (p" in text
     rows = {row.split(" | ")[0].strip("| "): row for row in text.splitlines() if row.startswith("| ")}
-    assert [rows[name].rstrip(" |").split(" | ")[-1] for name in cures] == ["yes", "no", "no"]
+    verdicts = {
+        name: rows[name].rstrip(" |").split(" | ")[-1] for name in ("good", "one seed falls", "worse at the end", "linear")
+    }
+    assert [*verdicts.values()] == ["yes", "no", "no", "no"]
+    assert "-0.10 [-0.10, -0.10] dB" in rows["linear"]
     assert "+0.10, +0.30" in rows["one seed falls"]
     assert "+0.50 [+0.50, +0.50] dB" in rows["good"]
 
