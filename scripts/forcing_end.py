@@ -1,57 +1,42 @@
 """Why PSNR falls at the end of teacher forcing, and what cures it: python scripts/forcing_end.py [--out docs/forcing_end.md]
 
 After scripts/course_study.py, whose runs with a sudden end this takes. It trains each of them once more up to the end of
-forcing, and measures on both sides of it: the gradient, Adam's second moment, the length of an update, the loss of one batch
-forced and free-running, the statistics that norms see, and the exposure gap. Then it trains the cell with the larger fall with
-each cure, and once more without one: what is compared is of one machine. A cure holds if the fall is below 0.2 dB in every
-seed and PSNR at the end is no lower. All is kept beside the study: run the command again to continue. Further words are
-overrides of every run, as for the study.
+forcing and measures on both sides of it (scripts/around_the_end.py). Then it trains the cell with the larger fall with each
+cure, and once more without one: what is compared is of one machine. A cure holds if the fall is below 0.2 dB in every seed and
+PSNR at the end is no lower. All is kept beside the study: run the command again to continue. Further words are overrides of
+every run, as for the study.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import around_the_end
 import course_study
 import kept_runs
-import torch
-from kept_runs import HINT, Job
+from around_the_end import Measured
+from kept_runs import Job
 from matplotlib.figure import Figure
 from scipy import stats
-from torch import Tensor, nn
 
 from cvae.cli import fail, is_users
 from cvae.console import command, say, short
-from cvae.errors import UserError, write_whole
-from cvae.evaluation.diagnosis import Diagnosis
+from cvae.errors import UserError
 from cvae.evaluation.intervals import mean_interval
-from cvae.evaluation.metrics import psnr
-from cvae.evaluation.protocol import Protocol
-from cvae.evaluation.validation import validate
 from cvae.pages.document import Block, Code, Heading, Picture, Table, Text, signed, write_markdown
 from cvae.pages.plots import COLOURS, png
-from cvae.run_schedules import Plan
 from cvae.runs.run import Run
-from cvae.start import compose
 from cvae.study.course import MARGIN, WINDOW, at_end, fall, forced_iterations
-from cvae.training.assembly import build_trainer
-from cvae.training.trainer import Trainer
 
-EVERY = 20  # iterations between two looks at the model
 FIRST = 20  # iterations after the end whose updates are compared with those before
-_FRAMES = 512  # predicted in memory at a time
 _REWARM = 0.03  # of the run
 _WORK = Path("multirun/forcing_end")
-
-Measured = dict[str, Any]
 
 
 def main() -> None:
@@ -60,13 +45,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("forcing_end.md"), help="the page to write (forcing_end.md)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds a cell (3)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (2)")
-    parser.add_argument("--measure", type=Path, metavar="FILE", help="only measure the run of the further words, into FILE")
     asked, overrides = parser.parse_known_args()
     try:
-        if asked.measure is not None:
-            write_whole(asked.measure, json.dumps(measure(overrides)), HINT)
-        else:
-            _page(asked, overrides)
+        _page(asked, overrides)
     except Exception as error:
         if not is_users(error):
             raise
@@ -126,114 +107,10 @@ def _measurements(jobs: Sequence[Job], place: Path, at_once: int) -> dict[str, M
         log.parent.mkdir(parents=True, exist_ok=True)
         say(f"measures   {job.name}")
         with log.open("ab") as file:
-            return kept_runs.process([sys.executable, __file__, "--measure", str(files[job.name]), *job.words], file), log
+            return kept_runs.process([sys.executable, around_the_end.__file__, str(files[job.name]), *job.words], file), log
 
     kept_runs.together([job for job in jobs if not known(job)], start, lambda job: None, at_once)
     return {name: json.loads(path.read_text()) for name, path in files.items()}
-
-
-# --- measuring --------------------------------------------------------------------------------------------------------
-
-
-def measure(words: Sequence[str]) -> Measured:
-    """Train a run up to some iterations after the end of forcing, and measure around it.
-
-    Returns:
-        ``forced``, its iterations with forcing; ``steps``, of each iteration near the end; ``looks``, every ``EVERY`` of them.
-
-    Raises:
-        UserError: forcing does not end in this run.
-    """
-    cfg = compose([*words, "logger=none"])
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(cfg, Path(folder))
-    settings = trainer.settings
-    schedules = (trainer.kl_schedule, trainer.tf_schedule, settings.beta, settings.tfr, settings.epochs, settings.schedule_step)
-    if (ends := Plan(*schedules).forcing_ends) is None:
-        raise UserError("tf_schedule: forcing does not end in this run: give one that does, as tf_schedule=step")
-    forced = round(ends * settings.epoch_size)
-    trainer.epoch = settings.epochs  # whose windows no epoch has
-    batch = next(iter(trainer.batches()))
-    trainer.epoch = 0
-    steps, looks = [], []
-    while trainer.done < min(forced + 2 * WINDOW, settings.epochs * settings.epoch_size):
-        trainer.model.train()
-        for frames_BTCHW, cond_BTA in trainer.batches():
-            near = forced - WINDOW <= trainer.done < forced + 2 * WINDOW
-            before = [each.detach().clone() for each in trainer.model.parameters()] if near else []
-            trainer.step(frames_BTCHW, cond_BTA)
-            trainer.iteration += 1
-            if near:
-                steps.append({"step": trainer.done, **_of_the_step(trainer, before)})
-                if trainer.done % EVERY == 0 or trainer.done == forced:
-                    looks.append({"step": trainer.done, **_look(trainer, *batch)})
-        trainer.epoch, trainer.iteration = trainer.epoch + 1, 0
-    return {"words": list(words), "forced": forced, "steps": steps, "looks": looks}
-
-
-def _of_the_step(trainer: Trainer, before: Sequence[Tensor]) -> dict[str, float]:
-    """Norm of the gradient, root of Adam's mean second moment, and root mean square of an update in units of lr."""
-    groups = trainer.optimizer.param_groups
-    lr, beta2 = float(groups[0]["lr"]), float(groups[0].get("betas", (0, 0.999))[1])
-    parameters = list(trainer.model.parameters())
-    count = sum(each.numel() for each in parameters)
-    squares = sum(float(each.grad.double().square().sum()) for each in parameters if each.grad is not None)
-    moved = sum(float((each.detach() - old).double().square().sum()) for each, old in zip(parameters, before, strict=True))
-    moments = 0.0
-    for each in parameters:
-        state = trainer.optimizer.state.get(each, {})
-        if "exp_avg_sq" in state:
-            moments += float(state["exp_avg_sq"].double().sum()) / (1 - beta2 ** float(state["step"]))
-    return {"gradient": squares**0.5, "moment": moments**0.5, "update": (moved / count) ** 0.5 / lr if lr else 0.0}
-
-
-def _look(trainer: Trainer, frames_BTCHW: Tensor, cond_BTA: Tensor) -> dict[str, float]:
-    """The losses of one batch, forced and free-running, with the statistics of the batch and with running ones; the statistics
-    that norms see of true and of predicted frames; PSNR of validation and its exposure gap. The model stays as it is."""
-    settings, model = trainer.settings, copy.deepcopy(trainer.model)
-    length, batch = frames_BTCHW.shape[1], frames_BTCHW.shape[0]
-    noise_TBZ = torch.randn(length, batch, model.latent_dim, generator=torch.Generator().manual_seed(0)).to(trainer.device)
-    found: dict[str, float] = {}
-    predicted = frames_BTCHW
-    for mode in ("train", "eval"):
-        for name, forced in (("forced", True), ("free", False)):
-            model.load_state_dict(trainer.model.state_dict())
-            model.train(mode == "train")
-            with torch.no_grad(), trainer.autocast():
-                rollout = model(frames_BTCHW, cond_BTA, torch.full((length,), forced), noise_TBZ)
-            target = frames_BTCHW[:, rollout.first :]
-            found[f"{name}_{mode}"] = float((rollout.predictions_BKCHW.float() - target).square().mean())
-            if (name, mode) == ("free", "train"):
-                predicted = rollout.predictions_BKCHW.float()
-    protocol = Protocol("training", "diagnosis", settings.n_past, settings.n_future)
-    split = trainer.data.validate
-    found["gap"] = Diagnosis(model, split, protocol, settings.seed, trainer.device, _FRAMES, trainer.autocast).exposure_gap()
-    with trainer.autocast():
-        found |= validate(model, split, settings.length, 1, settings.seed, trainer.device, {"psnr": psnr})
-    found["norm_shift"] = _shift(model, frames_BTCHW[:, -predicted.shape[1] :], predicted)  # last: running statistics move
-    return found
-
-
-def _shift(model: nn.Module, true_BKCHW: Tensor, predicted_BKCHW: Tensor) -> float:
-    """How far the means that the encoder's norms see of predicted frames are from those of true ones, in deviations."""
-    seen: list[list[tuple[Tensor, Tensor]]] = []
-    encoder: Any = model.backbone.encoder  # type: ignore[union-attr]
-    norms = [each for each in encoder.modules() if isinstance(each, (nn.BatchNorm2d, nn.GroupNorm))]
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        values = inputs[0].float()
-        seen[-1].append((values.mean(dim=(0, 2, 3)), values.std(dim=(0, 2, 3))))
-
-    hooks = [norm.register_forward_pre_hook(note) for norm in norms]
-    encoder.train()
-    for frames in (true_BKCHW, predicted_BKCHW):
-        seen.append([])
-        with torch.no_grad():
-            encoder(frames.flatten(0, 1))
-    for hook in hooks:
-        hook.remove()
-    pairs = zip(*seen, strict=True)
-    return mean(float(((theirs - own).abs() / deviation.clamp_min(1e-8)).mean()) for (own, deviation), (theirs, _) in pairs)
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import around_the_end
 import course_study
 import forcing_end
 import pytest
@@ -82,7 +83,7 @@ def test_without_the_study_s_runs_it_says_what_to_run_first(monkeypatch, capsys)
 def test_measuring_changes_nothing_of_the_run_and_finds_its_numbers(train, drawn, tmp_path) -> None:
     words = tiny(drawn, "epochs=4", "tf_schedule=step", "tf_schedule.at=0.5", "average=0", "hydra.run.dir=run")
     assert train(*words).code == 0
-    found = forcing_end.measure(words[:-1])
+    found = around_the_end.measure(words[:-1])
     assert (found["forced"], [row["step"] for row in found["steps"]]) == (4, list(range(1, 9)))
     (look,) = found["looks"]
     assert look["step"] == 4
@@ -95,4 +96,4 @@ def test_measuring_changes_nothing_of_the_run_and_finds_its_numbers(train, drawn
 
 def test_a_run_without_an_end_of_forcing_is_refused(drawn) -> None:
     with pytest.raises(UserError, match="forcing does not end"):
-        forcing_end.measure(tiny(drawn, "tf_schedule=constant"))
+        around_the_end.measure(tiny(drawn, "tf_schedule=constant"))
