@@ -5,6 +5,8 @@ Suffixes beyond the usual: 2 and 3 are points on the table plane and in space (m
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from cvae.data.synthetic.camera import FAR, LIFT, LIGHT, NEAR, TILT, Camera, shadow
@@ -105,11 +107,43 @@ def _polygon(window: Window, camera: Camera, centre_T2: Array, angle_T: Array, o
     down, across = window.offsets(centre_T2)
     down *= np.float32(1 / TILT)
     along, beside = (down * cos + across * sin) / aspect, (across * cos - down * sin) * aspect
-    turn = np.arctan2(beside, along)
+    turn = direction(beside, along)
     # The turn from the middle of the nearest side: there a polygon is a straight line.
     turn -= sector * np.rint(turn / sector)
     distance: Array = np.sqrt(along * along + beside * beside) * np.cos(turn) - inner
     return distance
+
+
+# Of fdlibm's arc tangent (Sun Microsystems): from where on which of the fractions (a x + b) / (c x + d) takes the place of x,
+# the angle that is added for it in two parts, and the coefficients of a series in x^2, the odd ones and the even ones.
+_EDGES = np.array([0.4375, 0.6875, 1.1875, 2.4375], np.float32)
+_A, _B = np.array([1, 2, 1, 1, 0], np.float32), np.array([0, -1, -1, -1.5, -1], np.float32)
+_C, _D = np.array([0, 1, 1, 1.5, 1], np.float32), np.array([1, 2, 1, 1, 0], np.float32)
+_ADDED = np.array([0, 4.6364760399e-01, 7.8539812565e-01, 9.8279368877e-01, 1.5707962513e00], np.float32)
+_REST = np.array([0, 5.0121582440e-09, 3.7748947079e-08, 3.4473217170e-08, 7.5497894159e-08], np.float32)
+_ODD = np.array(
+    [1.6285819933e-02, 4.9768779427e-02, 6.6610731184e-02, 9.0908870101e-02, 1.4285714924e-01, 3.3333334327e-01], np.float32
+)
+_EVEN = np.array([-3.6531571299e-02, -5.8335702866e-02, -7.6918758452e-02, -1.1111110449e-01, -2.0000000298e-01], np.float32)
+_PI, _PI_REST = np.float32(np.pi), np.float32(-8.7422776573e-08)
+
+
+def direction(beside: Array, along: Array) -> Array:
+    """``np.arctan2`` in float32, by operations that every CPU rounds alike.
+
+    NumPy's own has other last digits where there is AVX-512, and others again with another C library: enough to make a pixel
+    here and there another, and so the same world another data set on another machine.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x = np.where(along == 0, np.float32(1e30), np.abs(beside / along))
+    part = np.digitize(x, _EDGES)
+    x = (_A[part] * x + _B[part]) / (_C[part] * x + _D[part])
+    square = x * x
+    fourth = square * square
+    odd, even = (functools.reduce(lambda total, c: total * fourth + c, series) for series in (_ODD, _EVEN))
+    angle = _ADDED[part] - ((x * (square * odd + fourth * even) - _REST[part]) - x)
+    turned: Array = np.copysign(np.where(along < 0, _PI - (angle - _PI_REST), angle), beside)
+    return turned
 
 
 def _draw_arm(canvas: Canvas, camera: Camera, run: Episode) -> None:

@@ -217,7 +217,8 @@ def _within_reach(hand_4: Array) -> Array:
 def _move_objects(objects: Objects, from_4: Array, to_4: Array, noise: np.random.Generator) -> None:
     """One frame of the objects while the hand goes evenly from one place to the next."""
     step_4 = (to_4 - from_4) / SUBSTEPS
-    keep_O = objects.glide_O ** (1 / SUBSTEPS)
+    # Python's own power: NumPy's has other last digits on a CPU with AVX-512 (cvae.data.synthetic.drawing.direction).
+    keep_O = np.array([glide ** (1 / SUBSTEPS) for glide in objects.glide_O.tolist()])
     low = from_4[2] < CLEAR_Z
     for k in range(1, SUBSTEPS + 1):
         hand_4 = from_4 + k * step_4
