@@ -26,13 +26,15 @@ def test_a_study_of_0_1_0_is_completed_by_its_command(train) -> None:
     defaults = ["data.world=1", "tf_schedule=step", "likelihood.sigma=0.14", "average=0"]  # those of that version
     words = [*shlex.split(before["command"])[3:], *defaults]
     words = [*(word for word in words if not word.startswith("hydra.sweeper.n_trials=")), "hydra.sweeper.n_trials=5"]
+    # Its machine had AVX-512, with which NumPy made a few pixels of its world others: without its cache its data are gone.
     recorded = json.loads(Path("multirun/old/0/run.json").read_text())["dataset"]
     here = synthetic_push(train=4, validate=2, test=0).fingerprint
-    if here != recorded:  # without AVX-512 NumPy rounds a few pixels of that world otherwise
-        refused = train(*words, f"hydra.sweeper.study_name={NAME}")
-        assert (refused.code, refused.err.count("\n")) == (1, 1)
-        assert f"searches something else (data: {recorded} there, {here} here)" in refused.err
-        return
+    refused = train(*words, f"hydra.sweeper.study_name={NAME}")
+    assert (refused.code, refused.err.count("\n")) == (1, 1)
+    assert f"searches something else (data: {recorded} there, {here} here)" in refused.err
+    # As a machine without AVX-512 wrote it.
+    for record in Path("multirun/old").glob("*/run.json"):
+        record.write_text(record.read_text().replace(recorded, here))
     done = train(*words)
     assert (done.code, done.err) == (0, ""), done.out
     assert f"study      {NAME}: 3 of 5 trials done" in done.out
