@@ -30,6 +30,7 @@ from cvae.run_schedules import Plan
 from cvae.start import compose
 from cvae.study.course import WINDOW
 from cvae.training.assembly import build_trainer
+from cvae.training.runtime import device_name
 from cvae.training.trainer import Trainer
 
 EVERY = 20  # iterations between two looks at the model
@@ -54,7 +55,8 @@ def measure(words: Sequence[str]) -> Measured:
     """Train a run up to some iterations after the end of forcing, and measure around it.
 
     Returns:
-        ``forced``, its iterations with forcing; ``steps``, of each iteration near the end; ``looks``, every ``EVERY`` of them.
+        ``computed``, on which device and how; ``forced``, its iterations with forcing; ``steps``, of each iteration near the
+        end; ``looks``, every ``EVERY`` of them.
 
     Raises:
         UserError: forcing does not end in this run.
@@ -83,7 +85,8 @@ def measure(words: Sequence[str]) -> Measured:
                 if trainer.done % EVERY == 0 or trainer.done == forced:
                     looks.append({"step": trainer.done, **_look(trainer, *batch)})
         trainer.epoch, trainer.iteration = trainer.epoch + 1, 0
-    return {"words": list(words), "forced": forced, "steps": steps, "looks": looks}
+    computed = f"{device_name(trainer.device)}, {trainer.precision}"
+    return {"words": list(words), "computed": computed, "forced": forced, "steps": steps, "looks": looks}
 
 
 def _of_the_step(trainer: Trainer, before: Sequence[Tensor]) -> dict[str, float]:

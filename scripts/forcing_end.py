@@ -179,6 +179,7 @@ def page(measured: dict[str, Measured], cures: Sequence[dict[str, list[Run]]], w
             "The shift is between the means that the encoder's norms see of true frames and of the model's own."
         ),
         Table(["run", *names, "fall, dB"], rows),
+        Text(f"Computed on: {' and '.join(sorted({each['computed'] for each in measured.values()}))}."),
         Picture("around_the_end.png", _curves(measured), "PSNR, gradient norm, second moment and update around the end"),
         Heading(2, "What goes with the fall"),
         Text(

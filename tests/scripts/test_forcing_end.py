@@ -26,7 +26,7 @@ def measured(fall: float, gradient: float):
         {"step": step, **dict.fromkeys(forcing_end._LOOKS.values(), 0.02), "psnr": 20 - fall * (step > 500)}
         for step in range(420, 701, 20)
     ]
-    return {"words": [], "forced": 500, "steps": steps, "looks": looks}
+    return {"words": [], "computed": "cpu, fp32", "forced": 500, "steps": steps, "looks": looks}
 
 
 def of_seed(folder: Path, seed: int, fall: float, end: float):
@@ -48,6 +48,7 @@ def test_the_page_tells_what_goes_with_the_fall_and_which_cures_hold(tmp_path) -
     study = {"none, in the study": plain, "linear": [of_seed(tmp_path, seed, 0.0, 20.9) for seed in (1, 2)]}
     text = to_markdown(forcing_end.page(found, [cures, study], dict.fromkeys([*cures, *study], "words")), "")
     assert "and 4 cures" in text
+    assert "Computed on: cpu, fp32." in text
     assert "| lr0.0005_step_seed3 | 0.1 to 0.4 | 0.1 to 0.1 | 1 to 1 |" in text
     assert "| gradient norm | — | +1.00 (p" in text
     rows = {row.split(" | ")[0].strip("| "): row for row in text.splitlines() if row.startswith("| ")}
