@@ -18,6 +18,7 @@ from dataclasses import is_dataclass
 from typing import Any, NoReturn
 
 import hydra
+import yaml
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException, OverrideParseException
@@ -95,7 +96,7 @@ def main_of(task: Callable[[DictConfig], None], config_name: str, not_swept: str
 def is_users(error: BaseException) -> bool:
     """Whether an error is one line: it is the user's to put right, or what the system refuses."""
     shown = isinstance(error, (*USER_ERRORS, OSError, MemoryError))
-    return shown or bool(_out_of_memory(error) or _circle_of_links(error) or _of_a_log(error))
+    return shown or bool(_out_of_memory(error) or _circle_of_links(error) or _of_a_log(error) or _of_a_config_file(error))
 
 
 def fail(error: BaseException) -> NoReturn:
@@ -139,11 +140,27 @@ def explain(error: BaseException) -> str:
     if not isinstance(error, UserError):
         readers = (
             *(_no_such_option, _no_such_key, _wrong_value, _several_values, _unreadable_override, _missing_value),
-            *(_of_a_resolver, _out_of_memory, _circle_of_links, _of_a_log, _system_error),
+            *(_of_a_resolver, _out_of_memory, _circle_of_links, _of_a_log, _of_a_config_file, _system_error),
         )
         if line := next(filter(None, (read(error) for read in readers)), None):
             return printable(line)
     return printable(" ".join(str(error).split()))
+
+
+def _of_a_config_file(error: BaseException) -> str | None:
+    """A file of configs that is no YAML, or no text; or a group to which nothing was given."""
+    if isinstance(error, yaml.YAMLError):
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        where = f"{mark.name}, line {mark.line + 1}" if mark else "a config file"
+        return f"{where} is no YAML ({problem}): correct it there"
+    if isinstance(error, UnicodeDecodeError):
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        read = next((each.f_locals for each in frames if each.f_code.co_filename.endswith("file_config_source.py")), None)
+        path = "" if read is None else read.get("full_path", "a config file")
+        return f"{path} is no text in UTF-8 ({error.reason}): save it as UTF-8" if path else None
+    if isinstance(error, ValueError) and str(error).startswith("Config group override must be a string"):
+        return "a group was given no option, as in data=null: choose one; --help shows those of each group"
+    return None
 
 
 def _no_such_option(error: BaseException) -> str | None:

@@ -6,14 +6,14 @@ import hashlib
 import importlib
 import inspect
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from cvae.arguments import parameters_of, refuse_hydras, refuse_unfit, refuse_unknown
 from cvae.errors import UserError
 
 CONF = Path(__file__).with_name("conf")
@@ -115,7 +115,7 @@ def build(node: DictConfig, allow_targets: Sequence[str] = (), kind: Any = objec
         raise UserError(f"{node!r} stands where a {kind.__name__} is needed: give it a _target_; --cfg job shows the keys")
     key = node._get_full_key(None)
     plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-    _check_targets(plain, key, _slot(key), tuple(allow_targets))
+    components = list(_checked_targets(plain, key, _slot(key), tuple(allow_targets)))
     try:
         found = instantiate(plain, _convert_="all", **kwargs)
     except InstantiationException as error:
@@ -124,9 +124,13 @@ def build(node: DictConfig, allow_targets: Sequence[str] = (), kind: Any = objec
             cause = cause.__cause__
         if isinstance(cause, UserError):
             raise cause from None
+        for component in components:
+            refuse_unfit(*component)
         reason = " ".join(str(cause).replace(".__init__()", "").replace("__init__() ", "").split()) or type(cause).__name__
         hint = "check the path and the space that is left" if isinstance(cause, OSError) else "--cfg job shows its keys"
         raise UserError(f"{key}: {reason}; {hint}") from error
+    for component in components:  # it may have taken what it cannot work with
+        refuse_unfit(*component)
     if lacking := _lacking(found, kind):
         raise UserError(f"{key}: {node._target_} makes a {type(found).__name__}, which {lacking}: a {kind.__name__} is needed")
     return found
@@ -139,7 +143,7 @@ def arguments(node: DictConfig, allow_targets: Sequence[str] = ()) -> list[str]:
         UserError: its target is not allowed or cannot be imported.
     """
     key = node._get_full_key(None)
-    return list(_parameters(_checked(node.get("_target_"), key, (*_slot(key), *allow_targets))) or ())
+    return list(parameters_of(_checked(node.get("_target_"), key, (*_slot(key), *allow_targets))) or ())
 
 
 def _slot(key: str) -> tuple[str, ...]:
@@ -162,18 +166,23 @@ def _lacking(found: object, kind: Any) -> str:
     return f"has no {', '.join(missing)}" if missing else ""
 
 
-def _check_targets(value: object, key: str, slot: tuple[str, ...], allowed: tuple[str, ...]) -> None:
-    """Refuse a resolved config value with a target that its slot does not allow, anywhere below it."""
+def _checked_targets(
+    value: object, key: str, slot: tuple[str, ...], allowed: tuple[str, ...]
+) -> Iterator[tuple[dict[Any, Any], str, Callable[..., Any]]]:
+    """The components of a resolved config value, as node, key and target; a target that its slot does not allow is refused."""
     if isinstance(value, dict):
         name = key.rpartition(".")[2]
         slot = (_SLOTS[name],) if name in _SLOTS else slot
+        refuse_hydras(value, key)
         if "_target_" in value:
-            _refuse_unknown_keys(value, key, _checked(value["_target_"], key, (*slot, *allowed)))
+            target = _checked(value["_target_"], key, (*slot, *allowed))
+            refuse_unknown(value, key, target)
+            yield value, key, target
         for name, below in value.items():
-            _check_targets(below, f"{key}.{name}", slot, allowed)
+            yield from _checked_targets(below, f"{key}.{name}", slot, allowed)
     elif isinstance(value, list):
         for below in value:
-            _check_targets(below, key, slot, allowed)
+            yield from _checked_targets(below, key, slot, allowed)
     elif isinstance(value, str) and "${" in value:
         # An escaped interpolation would be resolved once more inside instantiate, behind this check.
         raise UserError(f"{key} holds an escaped interpolation ({value[:60]!r}): write the value itself")
@@ -223,27 +232,6 @@ def _located(target: str, key: str) -> Any:
     raise UserError(
         f"{key}._target_={target} does not exist: check the spelling, and that PYTHONPATH or the working folder has its package"
     )
-
-
-def _refuse_unknown_keys(node: Mapping[Any, Any], key: str, target: Callable[..., Any]) -> None:
-    """Raise UserError for keys that the target does not take: those of another option, if ``_target_`` alone was replaced."""
-    if (parameters := _parameters(target)) is None:
-        return
-    unknown = [name for name in node if name not in parameters and not re.fullmatch(r"_\w+_", name)]  # as _partial_
-    if unknown:
-        raise UserError(
-            f"{key}: {node['_target_']} takes no {', '.join(unknown)}, but {', '.join(parameters) or 'nothing'}. Drop what is "
-            f"left over from another option: {' '.join(f'~{key}.{name}' for name in unknown)}"
-        )
-
-
-def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
-    """What a class or function takes; None if it takes any key, or does not tell."""
-    try:
-        parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):
-        return None
-    return None if any(each.kind == each.VAR_KEYWORD for each in parameters.values()) else parameters
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------

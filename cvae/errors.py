@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -26,6 +27,16 @@ def require(valid: bool, key: str, value: object, hint: str) -> None:
     """Raise UserError unless the setting ``key`` has a valid value; ``hint`` says what to give instead."""
     if not valid:
         raise UserError(f"{key} is {value!r}: {hint}")
+
+
+def is_whole(value: object, least: int, most: float = math.inf) -> bool:
+    """Whether a value is a whole number within bounds; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def first_line(error: BaseException) -> str:

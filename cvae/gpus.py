@@ -41,6 +41,8 @@ def allotted(wanted: Sequence[int | str] | None, key: str) -> list[str]:
     seen = visible()
     if wanted is None:
         return seen
+    if isinstance(wanted, str) or not isinstance(wanted, Sequence):
+        raise UserError(f"{key} is {wanted!r}: give a list, as [0,1], or null")
     found = []
     for each in wanted:
         counted = re.fullmatch(r"\d+", str(each)) is not None

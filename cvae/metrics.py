@@ -128,7 +128,9 @@ def objectives(given: Any, metrics: Iterable[Metric], n_samples: int | None = No
         if name not in list(choices):
             which = f"after {names[0]} choose" if place else "choose"
             raise UserError(f"objective is {name!r}: {which} {', '.join(choices)}")
-        if n_samples is not None and n_samples < choices[name].samples:
+        if names.index(name) < place:
+            raise UserError(f"objective names {name} twice: leave one of them out")
+        if n_samples is not None and 0 < n_samples < choices[name].samples:
             raise UserError(f"objective={name} is computed only with several futures a sequence: n_samples=10, say")
     return tuple(directed[name] for name in names)
 

@@ -35,9 +35,10 @@ def register() -> None:
 
 
 def _settled(epochs: int, kl_schedule: DictConfig, tf_schedule: DictConfig, allow_targets: Sequence[str] = ()) -> int:
-    from cvae.schedules import Schedule, settled
+    from cvae.schedules import Schedule, checked, settled
 
-    kl, forcing = (build(node, allow_targets, Schedule) for node in (kl_schedule, tf_schedule))
+    nodes = {"kl_schedule": kl_schedule, "tf_schedule": tf_schedule}
+    kl, forcing = (checked(key, build(node, allow_targets, Schedule)) for key, node in nodes.items())
     return math.ceil(epochs * settled(kl, forcing))
 
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from typing import Any, Protocol, cast
 
-from cvae.errors import UserError, require
+from cvae.errors import UserError, first_line, require
 
 __all__ = [
     "Constant",
@@ -132,7 +133,7 @@ class Target(_Checked):
     it, where the KL is below.
     """
 
-    nats: float = _number(1.0, high=math.inf, above=True)
+    nats: float = _number(1.0, high=1e4, above=True)
     side: str = "both"
     ramp: float = _number(0.25)
     start: float | str = "forcing"
@@ -224,6 +225,28 @@ class InverseSigmoid(_Checked):
 
 # --- both -------------------------------------------------------------------------------------------------------------
 
+_TRIED = 1000  # parts of a run, at whose ends a schedule is looked at
+
+
+def checked(key: str, schedule: Schedule) -> Schedule:
+    """A schedule whose values have been looked at, over a whole run.
+
+    Raises:
+        UserError: it is none: a value is no number in [0, 1], or it raises; ``key`` is named.
+    """
+    for t in (step / _TRIED for step in range(_TRIED + 1)):
+        try:
+            value = schedule(t)
+            valid = isinstance(value, Real) and -1e-9 <= value <= 1 + 1e-9  # rounding is no fault
+        except UserError:
+            raise
+        except Exception as error:  # whatever a schedule of the user's raises
+            raised = f"{type(error).__name__}: {first_line(error)}"
+            raise UserError(f"{key}({t:g}) raises {raised}; it takes a progress in [0, 1]") from error
+        if not valid:
+            raise UserError(f"{key}({t:g}) is {value!r}: a schedule returns a number in [0, 1] for each progress in [0, 1]")
+    return schedule
+
 
 def settled(kl_schedule: Schedule, tf_schedule: Schedule) -> float:
     """The progress at which two schedules are past their middle: KL has weighed half its most, forcing is at half or less.
@@ -231,7 +254,7 @@ def settled(kl_schedule: Schedule, tf_schedule: Schedule) -> float:
     From there on runs under the same schedules can be compared while they train; before, those that will be good after the
     end of forcing look no better than others.
     """
-    grid = [step / 1000 for step in range(1001)]
+    grid = [step / _TRIED for step in range(_TRIED + 1)]
     most = max(kl_schedule(t) for t in grid)
     kl_end = next(t for t in grid if kl_schedule(t) >= most / 2)
     if isinstance(kl_schedule, Target) and not isinstance(kl_schedule.start, str):

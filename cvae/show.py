@@ -16,7 +16,7 @@ from cvae.config import build
 from cvae.console import say
 from cvae.errors import UserError
 from cvae.run_schedules import Plan, said_of
-from cvae.schedules import Schedule
+from cvae.schedules import Schedule, checked
 
 _MOST = 24  # panels of one picture
 _TRIED = 1000  # settings of a multirun that are composed
@@ -51,7 +51,7 @@ def schedules(words: Sequence[str]) -> None:
 
 
 def _plan(cfg: DictConfig) -> Plan:
-    kl, forcing = (build(cfg[key], cfg.allow_targets, Schedule) for key in ("kl_schedule", "tf_schedule"))
+    kl, forcing = (checked(key, build(cfg[key], cfg.allow_targets, Schedule)) for key in ("kl_schedule", "tf_schedule"))
     beta = cfg.beta
     if beta is None:
         from cvae.model.objective import Likelihood  # late: it needs torch

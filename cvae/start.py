@@ -99,7 +99,8 @@ def protocol_nodes(names: Sequence[str], config_dir: str | None = None) -> dict[
     choices = [name for name in files.get_group_options("protocol") if re.fullmatch(r"[\w-]+", name)]
     for name in names:
         if name not in choices:
-            raise UserError(f"evaluate names {name!r}, and there is no such protocol: choose {', '.join(choices)}")
+            own = "" if config_dir else "; one of yours needs the --config-dir of its folder"
+            raise UserError(f"evaluate names {name!r}, and there is no such protocol: choose {', '.join(choices)}{own}")
         node = files.load_configuration(f"protocol/{name}", [], RunMode.RUN).protocol
         found |= cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
     return found
@@ -123,6 +124,7 @@ def check_start(words: Sequence[str]) -> tuple[bool, Path | None]:
     except HydraException:  # without the swept words it need not compose; Hydra itself will say what is wrong
         cfg = load(args, [word for word in args.overrides if word.startswith(("hydra", "experiment="))])
         OmegaConf.update(cfg, "data", None, merge=False)
+    _warn_of_hidden(args.config_dir)
     hydra = cfg.hydra
     multirun = is_multirun(words) or hydra.mode == RunMode.MULTIRUN
     if multirun and under_torchrun():
@@ -135,6 +137,17 @@ def check_start(words: Sequence[str]) -> tuple[bool, Path | None]:
     refuse_used(folder, "*/" if multirun else "")
     fixed = not re.search(r"\$\{(now|cvae\.nonce)", str(OmegaConf.to_container(hydra.run, resolve=False)))
     return multirun, folder if fixed and not multirun else None
+
+
+def _warn_of_hidden(config_dir: str | None) -> None:
+    """Warn of files in the user's folder of configs that Hydra passes over for this package's of the same name."""
+    if config_dir is None:
+        return
+    own = expanded(config_dir, "--config-dir")
+    hidden = sorted(str(path.relative_to(own)) for path in own.glob("*/*.yaml") if (CONF / path.relative_to(own)).is_file())
+    if hidden:
+        few = ", ".join(hidden[:3]) + ", ..." * (len(hidden) > 3)
+        warn(f"{own} has {few}, and so has this package, whose files are taken: give yours other names")
 
 
 def refuse_used(folder: Path, below: str = "") -> None:
@@ -159,10 +172,11 @@ def _check_data(cfg: DictConfig, overrides: list[str]) -> None:
         build(cfg.data, cfg.allow_targets, Dataset).check()
 
 
-def resume_command(folder: Path, allow_targets: Sequence[str] = ()) -> str:
-    """The command that goes on with a run, as it can be pasted."""
+def resume_command(folder: Path, allow_targets: Sequence[str] = (), configs: str | None = None) -> str:
+    """The command that goes on with a run, as it can be pasted; ``configs`` is a folder of the user's own configs."""
     allowed = [f"allow_targets=[{','.join(allow_targets)}]"] * bool(allow_targets)
-    return shlex.join(["python", "-m", "cvae.train", f"resume={folder}", *allowed])
+    own = [] if configs is None else ["--config-dir", str(Path(configs).absolute())]
+    return shlex.join(["python", "-m", "cvae.train", *own, f"resume={folder}", *allowed])
 
 
 # --- a sweep's best settings -------------------------------------------------------------------------------------------

@@ -71,14 +71,19 @@ def train(cfg: DictConfig, folder: str | os.PathLike[str] | None = None) -> floa
         raise KeyboardInterrupt from None
 
 
-def _train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool = False) -> float | list[float]:
-    """Build a run, train it in ``folder``, close it; return the best free-running value of the objective, or of each."""
+def _train(
+    cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool = False, configs: str | None = None
+) -> float | list[float]:
+    """Build a run, train it in ``folder``, close it; return the best free-running value of the objective, or of each.
+
+    ``configs`` is the user's own folder of configs, the command's ``--config-dir``.
+    """
     from cvae.training.assembly import assemble  # late, so that --help and --cfg answer without loading torch
     from cvae.training.ending import facts, warn_of_latent
     from cvae.training.runtime import Stopped
 
     trial = current_trial()
-    protocols = _protocols(cfg)
+    protocols = _protocols(cfg, configs)
     trainer, recorder = assemble(cfg, folder, group, resumed, trial)
     was_finished = trainer.finished
     stopped, exit_code, state = None, 1, "stopped"
@@ -96,7 +101,8 @@ def _train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: boo
         return [best, *further] if further else best
     except Stopped as signalled:
         stopped, exit_code = signalled, signalled.exit_code(alone=group is None)
-        say(f"stopped by {stopped}; go on with: {start.resume_command(folder, cfg.allow_targets)}")
+        again = start.resume_command(folder, cfg.allow_targets, configs if protocols else None)
+        say(f"stopped by {stopped}; go on with: {again}")
     finally:
         recorder.finish(exit_code, state if trial.number is not None else None)
     if (mine := owner.held(folder)) is not None:
@@ -104,15 +110,13 @@ def _train(cfg: DictConfig, folder: Path, group: str | None = None, resumed: boo
     stopped.leave(exit_code)
 
 
-def _protocols(cfg: DictConfig) -> list[Protocol]:
+def _protocols(cfg: DictConfig, configs: str | None) -> list[Protocol]:
     """The protocols of ``evaluate=``, before anything is trained; UserError if there is no such one."""
     if not cfg.evaluate:
         return []
     from cvae.evaluation.protocol import protocols
 
-    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
-    own = next((source.path for source in sources if source.provider == "command-line"), None)
-    return protocols(start.protocol_nodes(list(cfg.evaluate), own))
+    return protocols(start.protocol_nodes(list(cfg.evaluate), configs))
 
 
 def _evaluated(cfg: DictConfig, folder: Path, protocols: Sequence[Protocol], only_missing: bool) -> dict[str, float]:
@@ -148,7 +152,8 @@ def _job(cfg: DictConfig) -> float | list[float]:
             again = in_trial and any((folder / name).exists() for name in ("run.json", "metrics.jsonl"))
             if again:
                 run_record.note_config(folder)
-            return _train(cfg, folder, group, resumed=again)
+            configs = next((each.path for each in job.runtime.config_sources if each.provider == "command-line"), None)
+            return _train(cfg, folder, group, resumed=again, configs=configs)
     except Exception as error:
         if not cli.is_users(error):
             raise
@@ -181,7 +186,7 @@ def _resume(words: list[str]) -> None:
     with owner.hold(folder):
         cfg, _ = resume.reopen(words)
         with _reason_left(folder, log=True):
-            _train(cfg, folder, resumed=True)
+            _train(cfg, folder, resumed=True, configs=start.parsed(words).config_dir)
 
 
 def _start(words: list[str]) -> None:

@@ -94,7 +94,7 @@ def test_each_gpu_has_so_many_slots_and_each_slot_its_part_of_the_memory(monkeyp
     assert slots(monkeypatch, tmp_path, jobs_per_gpu=2, gpus=[0])[0]["CVAE_GPU_SHARE"] == "0.25"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert slots(monkeypatch, tmp_path, sweeper_jobs=3, jobs_per_gpu=2) == [{}, {}, {}]
-    with pytest.raises(UserError, match=r"hydra\.launcher\.jobs_per_gpu is 0: give a number above 0"):
+    with pytest.raises(UserError, match=r"hydra\.launcher\.jobs_per_gpu is 0: give a whole number above 0"):
         slots(monkeypatch, tmp_path, jobs_per_gpu=0)
 
 

@@ -53,6 +53,7 @@ def run(asked: argparse.Namespace) -> None:
     """
     for key in ("n_past", "n_future"):
         require(getattr(asked, key) >= 1, "--" + key.replace("_", "-"), getattr(asked, key), "give a number of at least 1")
+    require(0.001 <= asked.sigma_scale <= 1000, "--sigma-scale", asked.sigma_scale, "give a number such as 6")
     require(asked.workers is None or asked.workers >= 1, "--workers", asked.workers, "give a number of at least 1")
     root = expanded(asked.root, "ROOT")
     if not root.is_dir():

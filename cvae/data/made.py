@@ -17,9 +17,10 @@ from cvae.data.layout import SPLITS
 from cvae.data.packed import PackedSplit
 from cvae.data.pool import map_in_processes
 from cvae.data.store import VideoData
-from cvae.errors import UserError, require
+from cvae.errors import UserError, is_whole, require
 
 PER_FOLDER = 256
+_MOST = 10**7  # sequences of a split
 
 Drawn = tuple[Iterable[NDArray[np.uint8]], NDArray[Any], NDArray[Any]]  # frames HWC, actions T4, positions T3
 
@@ -46,8 +47,10 @@ def counted(train: int, validate: int, test: int, world_seed: int) -> dict[str, 
     """The number of sequences of each split; UserError for numbers that are too small."""
     counts = dict(zip(SPLITS, (train, validate, test), strict=True))
     for name, least in (("train", 1), ("validate", 1), ("test", 0)):
-        require(counts[name] >= least, f"data.{name}", counts[name], f"give a number of sequences, at least {least}")
-    require(world_seed >= 0, "data.world_seed", world_seed, "give a whole number of at least 0")
+        require(
+            is_whole(counts[name], least, _MOST), f"data.{name}", counts[name], f"give a number of sequences, at least {least}"
+        )
+    require(is_whole(world_seed, 0, 2**63 - 1), "data.world_seed", world_seed, "give a whole number of at least 0")
     return counts
 
 

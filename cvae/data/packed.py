@@ -144,6 +144,8 @@ class PackedSplits(ABC):
         resident: str = "auto",
     ) -> None:
         require(condition in CHOICES, "data.condition", condition, f"choose {', '.join(CHOICES)}")
+        for key, value in {"normalise": normalise, "random_start": random_start}.items():
+            require(isinstance(value, bool), f"data.{key}", value, "give true or false")
         self.root, self.condition = expanded(root, "data.root"), condition
         self.normalise, self.random_start, self.resident = normalise, random_start, resident
 

@@ -19,7 +19,7 @@ from cvae.data.packed import PackedSplit, PackedSplits, fingerprint_of
 from cvae.data.packing import address, pack
 from cvae.data.sealed import Damaged
 from cvae.data.tables import chosen
-from cvae.errors import UserError, writing
+from cvae.errors import UserError, is_whole, require, writing
 
 __all__ = ["VideoData"]
 
@@ -55,6 +55,7 @@ class VideoData(PackedSplits):
         workers: int | None = None,
     ) -> None:
         super().__init__(root, condition, normalise, random_start, resident)
+        require(workers is None or is_whole(workers, 1), "data.workers", workers, "give a number of processes, or null")
         self.cache_dir, self.workers = cache_dir, workers
 
     def expect(self, fingerprint: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cvae.data.contract import Split
-from cvae.errors import UserError, require
+from cvae.errors import UserError, is_number, require
 
 METRICS = ("psnr", "ssim", "lpips", "fvd")
 KINDS = ("scores", "diagnosis")
@@ -49,7 +50,7 @@ class Protocol:
         known = all(metric in METRICS for metric in self.metrics)
         require(known and "psnr" in self.metrics, f"{key}.metrics", [*self.metrics], f"psnr, and any of {', '.join(METRICS)}")
         require(isinstance(self.fvd_context, bool), f"{key}.fvd_context", self.fvd_context, "give true or false")
-        good = self.bar is None or (isinstance(self.bar, (int, float)) and not isinstance(self.bar, bool))
+        good = self.bar is None or (is_number(self.bar) and math.isfinite(self.bar))
         require(good, f"{key}.bar", self.bar, "give a PSNR in dB, or null")
 
     def settled(self, n_past: int, n_future: int) -> Protocol:
@@ -103,5 +104,8 @@ def _protocol(name: str, keys: Any) -> Protocol:
     given = {str(key): value for key, value in keys.items()}
     if "metrics" in given:
         value = given["metrics"]
-        given["metrics"] = (value,) if isinstance(value, str) else tuple(value or ())
+        several = [value] if isinstance(value, str) else [] if value is None else value
+        if not isinstance(several, Sequence) or not all(isinstance(each, str) for each in several):
+            raise UserError(f"protocol.{name}.metrics is {value!r}: give a list of metrics, as [psnr,ssim]")
+        given["metrics"] = tuple(several)
     return Protocol(name, **given)

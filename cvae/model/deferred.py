@@ -60,6 +60,7 @@ class _Weight(Tensor):
                 return func(*args, **(kwargs or {}))
             if torch.is_autocast_enabled(kind := weight.device.type):
                 x_NCHW = x_NCHW.to(torch.get_autocast_dtype(kind))
+                bias = None if bias is None else bias.to(x_NCHW.dtype)
             return _Convolution.apply(given[1].uses, how, x_NCHW, weight, bias)
 
 

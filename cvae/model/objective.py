@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from cvae.errors import UserError, require
+from cvae.errors import UserError, is_number, require
 from cvae.model.cvae import Rollout
 
 __all__ = ["MSE", "Gaussian", "Likelihood", "Losses", "Objective", "SigmaOptimal", "kl_divergence"]
@@ -61,8 +61,8 @@ class Gaussian:
     default_beta: ClassVar[float] = 1.0
 
     def __init__(self, sigma: float | str = 0.1) -> None:
-        valid = sigma == "auto" or (isinstance(sigma, (int, float)) and not isinstance(sigma, bool) and sigma > 0)
-        require(valid, "likelihood.sigma", sigma, "give a deviation above 0, in units of pixels in [0, 1], or auto")
+        valid = sigma == "auto" or (isinstance(sigma, (int, float)) and not isinstance(sigma, bool) and 1e-6 <= sigma <= 1e6)
+        require(valid, "likelihood.sigma", sigma, "give a deviation from 1e-6 to 1e6, in units of pixels in [0, 1], or auto")
         self.auto = sigma == "auto"
         self.sigma = math.nan if self.auto else float(sigma)
 
@@ -94,7 +94,7 @@ class SigmaOptimal:
     default_beta: ClassVar[float] = 1.0
 
     def __init__(self, min_log_sigma: float = -6.0) -> None:
-        valid = _is_number(min_log_sigma) and math.isfinite(min_log_sigma)
+        valid = is_number(min_log_sigma) and math.isfinite(min_log_sigma)
         require(valid, "likelihood.min_log_sigma", min_log_sigma, "give a number, such as -6")
         self.min_log_sigma = float(min_log_sigma)
 
@@ -106,10 +106,6 @@ class SigmaOptimal:
 
     def implied_sigma(self, beta: float, dims: int) -> float | None:
         return None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ future = model.predict(past, cond, samples=5)                # as past: NumPy or
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ Array = NDArray[Any] | Tensor
 
 _FUTURES = 64  # predicted at a time: sequences x samples
 _CHECKPOINTS = ("best", "last")
+_SEEDS = 1 << 40
+_SEED = f"give a whole number from {-_SEEDS} to {_SEEDS}"
 
 
 def load(
@@ -132,7 +135,11 @@ class Predictor:
             UserError: a shape, type or value is not as said.
         """
         frames_BTCHW, single, channels_last = self._past(past)
-        require(isinstance(samples, int) and samples >= 1, "samples", samples, "give a number of futures, at least 1")
+        samples, seed = _whole("samples", samples, "give a number of futures, at least 1"), _whole("seed", seed, _SEED)
+        require(samples >= 1, "samples", samples, "give a number of futures, at least 1")
+        require(abs(seed) <= _SEEDS, "seed", seed, _SEED)
+        if n_future is not None:
+            n_future = _whole("n_future", n_future, "give a number of frames to predict, at least 1, or None")
         cond_BTA = self._cond(cond, len(frames_BTCHW), single)
         if n_future is None:
             n_future = cond_BTA.shape[1] - self.n_past if self.conditions else self.n_future
@@ -231,3 +238,14 @@ def _tensor(name: str, values: Array) -> Tensor:
 def to_bytes(frames: Tensor) -> Tensor:
     """Images in [0, 1] as bytes, rounded."""
     return (frames * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _whole(key: str, value: Any, hint: str) -> int:
+    """A whole number of Python, NumPy or torch; true and false are none."""
+    try:
+        whole = None if isinstance(value, bool) else operator.index(value)
+    except (TypeError, RuntimeError):
+        whole = None
+    if whole is None:
+        raise UserError(f"{key} is {value!r}: {hint}")
+    return whole

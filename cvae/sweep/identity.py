@@ -38,6 +38,7 @@ def read_identity(
         what["seeds_per_trial"] = seeds
     if cases:
         what["cases"] = {name: [word for word in words if not _is_place(word)] for name, words in cases.items()}
+        what["order_of_cases"] = list(cases)  # a trial keeps the values of its finished jobs by their places
     return what
 
 

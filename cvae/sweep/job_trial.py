@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from statistics import mean
 from typing import Any
 
@@ -118,6 +119,9 @@ class JobTrial(NoTrial):
         return self.pruned
 
     def record(self, facts: Mapping[str, float]) -> None:
+        for key, value in facts.items():
+            if not isinstance(value, Real):
+                raise UserError(f"a trial records numbers, and its fact {key} is {value!r}: record a number")
         self._facts |= facts
 
     @patient

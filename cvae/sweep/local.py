@@ -7,6 +7,7 @@ Each process has its own session and outlives this process: the job tells its st
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import pickle
 import queue
@@ -27,10 +28,11 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from cvae.errors import UserError, whole
+from cvae.errors import UserError, is_number, is_whole, whole
 from cvae.gpus import SHARE, allotted, share
 
 _composing = threading.Lock()  # Hydra's loader does not support several threads
+_MOST = 1000  # jobs at a time, or threads
 _GRACE = 10.0  # seconds that a job has to save after its time limit
 
 
@@ -65,11 +67,12 @@ class Pool:
         threads: int | None,
         timeout_min: float | None,
     ) -> None:
+        for name, value in {"n_jobs": n_jobs, "jobs_per_gpu": jobs_per_gpu, "threads": threads}.items():
+            if value is not None and not is_whole(value, 1, _MOST):
+                raise UserError(f"hydra.launcher.{name} is {value!r}: give a whole number above 0, at most {_MOST}, or null")
+        if timeout_min is not None and not (is_number(timeout_min) and 0 < timeout_min < math.inf):
+            raise UserError(f"hydra.launcher.timeout_min is {timeout_min!r}: give a number above 0, or null")
         found = allotted(gpus, "hydra.launcher.gpus")
-        given = {"n_jobs": n_jobs, "jobs_per_gpu": jobs_per_gpu, "threads": threads, "timeout_min": timeout_min}
-        for name, value in given.items():
-            if value is not None and not value > 0:
-                raise UserError(f"hydra.launcher.{name} is {value}: give a number above 0, or null")
         most = len(found) * (jobs_per_gpu or 1)
         if found and n_jobs and jobs_per_gpu and n_jobs > most:
             raise UserError(

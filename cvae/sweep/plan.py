@@ -158,6 +158,8 @@ def _refuse_unfit(plan: Plan, app: Declared, seedable: bool) -> None:
     """Refuse settings that do not go together."""
     if (plan.seeds_per_trial > 1 or plan.top_k) and not seedable:
         raise UserError("hydra.sweeper.seeds_per_trial and top_k set `seed`: the app needs such a key, and no sweep of it")
+    if (plan.seeds_per_trial > 1 or plan.top_k) and (own := [name for name, words in plan.cases.items() if _sets_seed(words)]):
+        raise UserError(f"hydra.sweeper.cases.{own[0]} sets seed, as seeds_per_trial and top_k do: leave one of them out")
     several = len(plan.directions) > 1
     if plan.top_k and several:
         raise UserError("hydra.sweeper.top_k needs one objective: with several there is no best: hydra.sweeper.top_k=0")
@@ -167,9 +169,13 @@ def _refuse_unfit(plan: Plan, app: Declared, seedable: bool) -> None:
         raise UserError("hydra.sweeper.pruner: Optuna prunes for one objective only: hydra/sweeper/pruner=none")
     if isinstance(plan.pruner, optuna.pruners.WilcoxonPruner):
         if len(plan.jobs) < 2:
-            raise UserError("hydra.sweeper.pruner: Wilcoxon's compares seeds: give several, as hydra.sweeper.seeds_per_trial=5")
+            raise UserError("hydra.sweeper.pruner: Wilcoxon's needs several seeds or cases, as hydra.sweeper.seeds_per_trial=5")
     elif len(plan.jobs) > 1 and app.steps is None:
         raise UserError("hydra.sweeper.seeds_per_trial and cases with a pruner: the app's config must declare trial.steps")
+
+
+def _sets_seed(words: Sequence[str]) -> bool:
+    return any(word.lstrip("+").startswith("seed=") for word in words)
 
 
 # --- the space --------------------------------------------------------------------------------------------------------
@@ -237,6 +243,12 @@ def _enqueued(points: Sequence[Any], space: Space) -> list[dict[str, Value]]:
             if distribution is None:
                 known = ", ".join(space.distributions)
                 raise UserError(f"hydra.sweeper.enqueue[{index}]: this sweep does not search {key}; it searches {known}")
-            if not inside(distribution, as_searched(distribution, value)):
+            numeric = not isinstance(distribution, optuna.distributions.CategoricalDistribution)
+            if (numeric and isinstance(value, bool)) or not inside(distribution, as_searched(distribution, value)):
                 raise UserError(f"hydra.sweeper.enqueue[{index}]: {key}={value} is outside of what is searched")
+            other, wanted = space.conditions.get(key, ("", ""))
+            if other in point and str(point[other]) != wanted:
+                raise UserError(
+                    f"hydra.sweeper.enqueue[{index}]: {key} is searched where {other}={wanted} only, not {point[other]}"
+                )
     return [{key: as_searched(space.distributions[key], value) for key, value in point.items()} for point in points]

@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 from omegaconf import DictConfig, ListConfig
 
-from cvae.errors import UserError
+from cvae.errors import UserError, is_number
 from cvae.sweep.trials import Limits
 
 Extend = Callable[[DictConfig, optuna.Trial], None]
@@ -25,7 +25,7 @@ _SHAPES: dict[str, tuple[type, str]] = {
     "search_space": (type(None), "hydra.sweeper.params={lr: 'interval(1e-4, 1e-3)'}"),  # the form before params
     "conditions": (dict, "{optim.momentum: optim=sgd}"),
     "constraints": (dict, "{peak_memory: 8e9}"),
-    "cases": (dict, "{a: [data.world_seed=1], b: [data.world_seed=2]}"),
+    "cases": (dict, "{a: ['data.world_seed=1'], b: ['data.world_seed=2']}"),
     "sampler": (dict, "hydra/sweeper/sampler=tpe"),
     "pruner": (dict, "hydra/sweeper/pruner=median"),
     "enqueue": (list, "[{lr: 1e-3}]"),
@@ -70,11 +70,14 @@ def read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _limits(key: Any, value: Any) -> Limits:
     given = value if isinstance(value, dict) else {"most": value}
-    if not given or not given.keys() <= {"least", "most"} or not all(map(_is_number, given.values())):
+    if not given or not given.keys() <= {"least", "most"} or not all(map(is_number, given.values())):
         raise UserError(
             f"hydra.sweeper.constraints.{key} is {value!r}: give the largest allowed {key}, a number, or {{least: NUMBER}}"
         )
-    return Limits(float(given.get("least", -math.inf)), float(given.get("most", math.inf)))
+    limits = Limits(float(given.get("least", -math.inf)), float(given.get("most", math.inf)))
+    if any(math.isnan(limit) for limit in (limits.least, limits.most)) or not limits.least <= limits.most:
+        raise UserError(f"hydra.sweeper.constraints.{key} is {value!r}: nothing can keep it; give numbers, least up to most")
+    return limits
 
 
 def _cases(given: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -86,7 +89,7 @@ def _cases(given: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
             raise UserError(f"{key}: a case is named by letters, digits, - and _, at most 40")
         several = [words] if isinstance(words, str) else words
         if not (isinstance(several, list) and several and all(isinstance(word, str) for word in several)):
-            raise UserError(f"{key} is {words!r}: give a list of overrides, as [data.world_seed=1]")
+            raise UserError(f"{key} is {words!r}: give a list of overrides, as ['data.world_seed=1']")
         if unfit := [word for word in several if not re.match(r"\+{0,2}[\w./@]+=", word) or "hydra" in word.split("=")[0]]:
             raise UserError(f"{key}: {unfit[0]} is no override of the app's: write key=value")
         found[str(name)] = tuple(several)
@@ -106,7 +109,7 @@ def _max_failures(settings: Mapping[str, Any]) -> int | None:
 def _optional(settings: Mapping[str, Any], key: str, fits: Callable[[float], bool], wanted: str) -> float | None:
     """A setting that is a number or null."""
     value = settings.get(key)
-    if value is not None and not (_is_number(value) and fits(value)):
+    if value is not None and not (is_number(value) and fits(value)):
         raise UserError(f"hydra.sweeper.{key} is {value!r}: give {wanted}, or null")
     return None if value is None else float(value)
 
@@ -123,10 +126,6 @@ def _extension(path: str | None) -> Extend | None:
     if not callable(found):
         raise UserError(f"hydra.sweeper.custom_search_space={path} is no function: give a function of (cfg, trial)")
     return found
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 # --- what an app declares ----------------------------------------------------------------------------------------------

@@ -25,7 +25,21 @@ from cvae.errors import UserError
 from cvae.process import Process
 from cvae.sweep.locks import JOB, SWEEPER, lease_of, lives, locked, owned
 from cvae.sweep.storage import absolute, file_of, hidden, open_storage, patient
-from cvae.sweep.trials import ATTEMPTS, CLAIM, FAILURE, SEEDS, STOP, STUDY_DATA, again, counted, recorded_data, retried, tied
+from cvae.sweep.trials import (
+    ATTEMPTS,
+    BEFORE,
+    CLAIM,
+    FAILURE,
+    FIXED,
+    SEEDS,
+    STOP,
+    STUDY_DATA,
+    again,
+    counted,
+    recorded_data,
+    retried,
+    tied,
+)
 
 _IDENTITY = "cvae:identity"
 _STARTS = "cvae:starts"  # how many sweepers have begun to sample for it
@@ -150,17 +164,19 @@ class SweepStudy:
             return len(new)
 
     def enqueue(self, points: Sequence[dict[str, Any]], **attributes: Sequence[Any]) -> None:
-        """Queue trials with given parameters and attributes. Each is queued once, also if several sweepers ask for it.
+        """Queue trials with given parameters and attributes. Each is queued once, whoever asks for it.
 
         A point that a trial from elsewhere has tried is not queued.
         """
         with self._locked():
             tried = [trial.params.items() for trial in self.trials if _TAKEN_OVER in trial.user_attrs]
+            first = [trial for trial in self.trials if _QUEUED in trial.user_attrs and BEFORE not in trial.system_attrs]
+            queued = [trial.system_attrs.get(FIXED) for trial in first]
             for index, point in enumerate(points):
                 own = {key: values[index] for key, values in attributes.items()}
                 if point and any(point.items() <= params for params in tried):
                     continue
-                if not any(trial.user_attrs.get(_QUEUED) == index for trial in self.trials):
+                if queued.count(point) <= points[:index].count(point):  # a point may stand there several times
                     self.study.enqueue_trial(point, user_attrs={_QUEUED: index, **own})
 
     def lease(self, trial_id: int, role: str, owner: Process | None = None) -> None:

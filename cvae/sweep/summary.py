@@ -13,7 +13,7 @@ import optuna
 from hydra._internal.utils import get_args_parser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from cvae import integrity
 from cvae.config import flat
@@ -25,7 +25,7 @@ from cvae.sweep.folders import is_of
 from cvae.sweep.plan import Plan
 from cvae.sweep.storage import hidden
 from cvae.sweep.top import Top
-from cvae.sweep.trials import ATTEMPTS, DATA, FACTS, FAILURE, FOLDER, PLACE, SEEDS, counted, ranked, retried
+from cvae.sweep.trials import ATTEMPTS, DATA, FACTS, FAILURE, FOLDER, PLACE, SEEDS, counted, front, ranked, retried
 
 # What best.yaml leaves to the command that uses it: where a run is shown, and whose packages may run.
 _NOT_OF_A_RUN = ("hydra", "experiment", "trial", "logger", "allow_targets")
@@ -43,13 +43,15 @@ class Summary:
         """Say the outcome, and write it into the sweep's folder: the one that holds its last trial."""
         trials = self.study.get_trials(deepcopy=False)
         # With several objectives the best are those that no other trial beats in all.
-        best = ranked(self.study)[:1] if len(self.study.directions) == 1 else self.study.best_trials
+        best = ranked(self.study)[:1] if len(self.study.directions) == 1 else front(self.study)
         importances = _importances(self.study)
         say("")
         done = sum(trial.state.is_finished() for trial in counted(trials))
         say(f"trials     {done} of {self.plan.n_trials} done: {counts(trials)}")
         for trial in best[:8]:
             say(f"best       trial {trial.number}: {self.plan.objective} {numbers(trial.values)}")
+        if not best and self.plan.constraints and any(trial.state == TrialState.COMPLETE for trial in trials):
+            say(f"best       none: no complete trial keeps hydra.sweeper.constraints ({', '.join(self.plan.constraints)})")
         for line in top.lines(self.plan.objective) if top else []:
             say(line)
         for line in _several_data(ranked(self.study) or best):

@@ -30,6 +30,7 @@ from cvae.sweep.storage import hide
 from cvae.sweep.study import SweepStudy
 from cvae.sweep.summary import Summary
 from cvae.sweep.top import run_top
+from cvae.sweep.trials import hold_to
 from cvae.sweep.warm_start import finished_trials
 
 
@@ -72,6 +73,7 @@ def sweep(
 
     with _damage_in_a_line(shown), _ended_in_order():
         study = open_study(plan, finished_trials(plan))
+        hold_to(study.study, plan.constraints)
         refuse_unknown(study, plan.space.distributions, Path(config.hydra.sweep.dir).absolute())
         summary = Summary(plan, study.study, config, loader)
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ FOLDER, FAILURE, FACTS = "folder", "failure", "facts"
 DATA = "data"  # the fingerprint of the data that it ran on
 OF = "of"  # the number of the trial that this one repeats
 
+CONSTRAINTS = "cvae:constraints"  # of a study, the user's: what its last start asked of recorded facts
 STUDY_DATA = "cvae:data"  # of a study, the user's: the fingerprint of the data that all its trials ran on
 
-_FIXED = "fixed_params"  # Optuna's: of a trial that was enqueued
+FIXED = "fixed_params"  # Optuna's: of a trial that was enqueued
 _RECORD = 10_000_000  # bytes; a run.json has some thousand
 _GRID = ("grid_id", "search_space")  # Optuna's: the point of a grid
 
@@ -38,8 +40,8 @@ class Limits:
     most: float
 
     def excess(self, fact: float) -> float:
-        """How far a fact is out of its limits; zero or less if it keeps them."""
-        return max(self.least - fact, fact - self.most)
+        """How far a fact is out of its limits; zero or less if it keeps them. NaN keeps none."""
+        return 1e300 if math.isnan(fact) else max(self.least - fact, fact - self.most)
 
 
 def retried(trials: Sequence[FrozenTrial]) -> dict[int, int]:
@@ -59,14 +61,14 @@ def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 def again(trial: FrozenTrial) -> FrozenTrial:
     """A trial to queue in place of a failed one: with its parameters, in its folder, with the seeds that it had finished."""
     known = {key: trial.system_attrs[key] for key in (PLACE, SEEDS, *_GRID) if key in trial.system_attrs}
-    fixed = {**trial.system_attrs.get(_FIXED, {}), **trial.params}
+    fixed = {**trial.system_attrs.get(FIXED, {}), **trial.params}
     own: dict[str, Any] = {key: value for key, value in trial.user_attrs.items() if key not in (FAILURE, FACTS, DATA)}
     return create_trial(
         state=TrialState.WAITING,
         user_attrs=own,
         system_attrs={
             **known,
-            **({_FIXED: fixed} if fixed else {}),
+            **({FIXED: fixed} if fixed else {}),
             FIRST: trial.system_attrs.get(FIRST, trial.number),
             BEFORE: [*trial.system_attrs.get(BEFORE, []), trial.number],
         },
@@ -94,13 +96,49 @@ def recorded_data(study: str, trials: Iterable[FrozenTrial]) -> str | None:
     return None
 
 
+def hold_to(study: optuna.Study, constraints: Mapping[str, Limits]) -> None:
+    """Keep with a study what its present start asks of recorded facts: its finished trials are held to it too."""
+    asked = {key: [str(limits.least), str(limits.most)] for key, limits in constraints.items()}
+    if study.user_attrs.get(CONSTRAINTS) != asked:
+        study.set_user_attr(CONSTRAINTS, asked)
+
+
+def limits_of(study: optuna.Study) -> dict[str, Limits] | None:
+    """The constraints of a study's last start; None of a study of before they were kept."""
+    kept = study.user_attrs.get(CONSTRAINTS)
+    return None if kept is None else {key: Limits(float(least), float(most)) for key, (least, most) in kept.items()}
+
+
+def _keeps(trial: FrozenTrial, constraints: Mapping[str, Limits] | None) -> bool:
+    """Whether a trial keeps constraints; where none are known those of its own time."""
+    if constraints is None:
+        return all(value <= 0 for value in trial.constraints.values())
+    facts = trial.user_attrs.get(FACTS) or {}
+    return all(key in facts and limits.excess(facts[key]) <= 0 for key, limits in constraints.items())
+
+
+def feasible(study: optuna.Study) -> list[FrozenTrial]:
+    """The complete trials that keep all constraints."""
+    complete, limits = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), limits_of(study)
+    return [trial for trial in complete if _keeps(trial, limits)]
+
+
 def ranked(study: optuna.Study) -> list[FrozenTrial]:
-    """The complete trials that keep all constraints, best first; none of a study with several objectives."""
+    """The feasible trials, best first; none of a study with several objectives."""
     if len(study.directions) > 1:
         return []
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    feasible = [trial for trial in complete if all(value <= 0 for value in trial.constraints.values())]
-    return sorted(feasible, key=lambda trial: trial.values[0], reverse=study.direction == StudyDirection.MAXIMIZE)
+    return sorted(feasible(study), key=lambda trial: trial.values[0], reverse=study.direction == StudyDirection.MAXIMIZE)
+
+
+def front(study: optuna.Study) -> list[FrozenTrial]:
+    """The feasible trials that no other one beats in an objective without losing in another (the Pareto front)."""
+    signs = [-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in study.directions]
+    losses = [(trial, [sign * value for sign, value in zip(signs, trial.values, strict=True)]) for trial in feasible(study)]
+
+    def beaten(own: list[float]) -> bool:
+        return any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for _, other in losses)
+
+    return [trial for trial, own in losses if not beaten(own)]
 
 
 def failure(trial: FrozenTrial) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ def _refuse_other(plan: Plan, record: Mapping[str, Any], where: str) -> None:
         if ours.get(key) != theirs.get(key):
             both = f"{key}: {theirs.get(key)} there, {ours.get(key)} here"
             raise UserError(f"{where} is of another search ({both}): give one of this search, or null")
+    there, here = list(theirs.get("cases") or {}), list(ours.get("cases") or {})
+    if there != here:  # the values of a trial's jobs are kept by their places
+        raise UserError(f"{where} has its cases in another order ({', '.join(there)}): write yours in that order, or null")
 
 
 def _trial(plan: Plan, entry: Mapping[str, Any]) -> FrozenTrial:
@@ -61,12 +65,19 @@ def _trial(plan: Plan, entry: Mapping[str, Any]) -> FrozenTrial:
     params = {key: as_searched(distributions[key], value) for key, value in given.items()}
     if unfit := [key for key, value in params.items() if not inside(distributions[key], value)]:
         raise ValueError(f"trial {entry['number']}: {unfit[0]} is outside of what is searched")
+    if lacking := [key for key in plan.space.distributions if key not in given and key not in plan.space.conditions]:
+        raise ValueError(f"trial {entry['number']}: it has no {lacking[0]}")
+    if wrong := [key for key, value in given.items() if isinstance(value, bool) and not _takes_any(distributions[key])]:
+        raise ValueError(f"trial {entry['number']}: {wrong[0]} is no number")
+    values = [float(value) for value in entry["values"]] if entry["state"] == "complete" else None
+    if values is not None and not (len(values) == len(plan.directions) and all(map(math.isfinite, values))):
+        raise ValueError(f"trial {entry['number']}: its values are {values}")
     facts = {str(key): float(value) for key, value in (entry.get("facts") or {}).items()}
     jobs = {str(int(index)): [float(value) for value in values] for index, values in (entry.get("jobs") or {}).items()}
     by_job = isinstance(plan.pruner, optuna.pruners.WilcoxonPruner)
     return create_trial(
         state=_STATES[entry["state"]],
-        values=None if entry["state"] == "pruned" else [float(value) for value in entry["values"]],
+        values=values,
         params=params,
         distributions=distributions,
         user_attrs={FACTS: facts},
@@ -74,3 +85,7 @@ def _trial(plan: Plan, entry: Mapping[str, Any]) -> FrozenTrial:
         intermediate_values={int(index): values[0] for index, values in jobs.items()} if by_job else {},
         constraints={key: limits.excess(facts[key]) for key, limits in plan.constraints.items() if key in facts},
     )
+
+
+def _takes_any(distribution: optuna.distributions.BaseDistribution) -> bool:
+    return isinstance(distribution, optuna.distributions.CategoricalDistribution)

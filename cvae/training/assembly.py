@@ -30,6 +30,7 @@ from cvae.options import chosen
 from cvae.resume import recorded_config
 from cvae.run_schedules import Plan, said_of
 from cvae.schedules import LearningRate, Schedule, Target
+from cvae.schedules import checked as checked_schedule
 from cvae.training import checkpoint
 from cvae.training.content import describe, note_data, open_data
 from cvae.training.control import refuse_unfit
@@ -111,7 +112,9 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     metrics = table(cfg.metrics)
     settings = _settings(cfg, likelihood.default_beta if cfg.beta is None else cfg.beta, metrics)
     frame_metrics = _frame_metrics(cfg)
-    kl_schedule, tf_schedule = (build(cfg[key], cfg.allow_targets, Schedule) for key in ("kl_schedule", "tf_schedule"))
+    kl_schedule, tf_schedule = (
+        checked_schedule(key, build(cfg[key], cfg.allow_targets, Schedule)) for key in ("kl_schedule", "tf_schedule")
+    )
     objective = Objective(likelihood, cfg.free_bits, cfg.kl_balance, processes.mean)
     plan = Plan(kl_schedule, tf_schedule, settings.beta, settings.tfr, settings.epochs, settings.schedule_step)
     switch = None if plan.forcing_ends is None else plan.forcing_ends / settings.epochs
@@ -194,6 +197,7 @@ def load_model(
 
 def _model(cfg: DictConfig, data: Dataset) -> CVAE:
     model: CVAE = build(cfg.model, cfg.allow_targets, CVAE, cond_dim=data.train.cond_NA.shape[1])
+    require(model.n_past == cfg.n_past, "model.n_past", model.n_past, f"leave it out: it is n_past, {cfg.n_past} here")
     mean_A, std_A = condition_statistics(data)
     model.normalise_conditions(torch.from_numpy(mean_A), torch.from_numpy(std_A))
     return model

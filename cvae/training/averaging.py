@@ -13,6 +13,7 @@ from cvae.errors import require
 
 __all__ = ["Average"]
 
+LEAST = 0.001
 WIDEST = 0.28  # just under 1 / sqrt(12), a plain mean over all steps
 
 
@@ -74,8 +75,8 @@ class Average:
 
 def checked_width(width: float) -> float:
     """The value of the key ``average``; UserError if it is none."""
-    valid = isinstance(width, (int, float)) and not isinstance(width, bool) and 0 <= width <= WIDEST
-    require(valid, "average", width, f"give a width in (0, {WIDEST}], as 0.05, or 0 for none")
+    valid = isinstance(width, (int, float)) and not isinstance(width, bool) and (width == 0 or LEAST <= width <= WIDEST)
+    require(valid, "average", width, f"give a width in [{LEAST}, {WIDEST}], as 0.05, or 0 for none")
     return float(width)
 
 

@@ -12,6 +12,8 @@ from cvae.errors import require
 from cvae.metrics import Metric
 from cvae.training.averaging import checked_width
 
+_LARGEST, _LARGEST_SEED = 10**9, 2**63 - 1
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -46,12 +48,14 @@ class Settings:
     def __post_init__(self) -> None:
         counts = dict.fromkeys(("epochs", "epoch_size", "batch_size", "n_past", "n_future", "n_samples", "validate_every"), 1)
         for name, least in {**counts, "sample_every": 0, "seed": 0, "n_eval": self.n_past + 1}.items():
-            require(getattr(self, name) >= least, name, getattr(self, name), f"give a whole number of at least {least}")
+            value, most = getattr(self, name), _LARGEST_SEED if name == "seed" else _LARGEST
+            hint = f"give a whole number of at least {least}" if value < least else f"give a whole number of at most {most}"
+            require(least <= value <= most, name, value, hint)
         for name, valid, hint in (
             ("tfr", 0 <= self.tfr <= 1, "give a teacher-forcing ratio in [0, 1]"),
             ("lr", 0 < self.lr < math.inf, "give a learning rate above 0"),
             ("beta", 0 <= self.beta < math.inf, "give a weight of at least 0, or null for the likelihood's default"),
-            ("sigma_scale", 0 < self.sigma_scale < math.inf, "give how many times the data's error sigma=auto is, such as 6"),
+            ("sigma_scale", 0.001 <= self.sigma_scale <= 1000, "give how many times the data's error sigma=auto is, such as 6"),
             ("grad_clip", self.grad_clip is None or self.grad_clip > 0, "give a largest norm above 0, or null for none"),
             ("window_growth", 0 <= self.window_growth <= 1, "give a share of the run in [0, 1], 0 for whole windows at once"),
             ("coin", self.coin in ("per_sequence", "per_step", "per_sample"), "choose per_sequence, per_step, per_sample"),

@@ -199,6 +199,19 @@ def test_training_ends_with_protocols(train, drawn: Path) -> None:
     assert one == other
 
 
+def test_a_run_with_a_protocol_of_ones_own_goes_on(train, drawn: Path) -> None:
+    Path("own/protocol").mkdir(parents=True)
+    Path("own/protocol/mine.yaml").write_text("# @package protocol.mine\nn_past: 1\nn_future: 3\n")
+    Path("own/protocol/course.yaml").write_text("# @package protocol.course\nn_past: 1\n")
+    done = train("--config-dir", "own", *tiny(drawn, "epochs=1", "hydra.run.dir=T", "evaluate=[mine]"))
+    assert done.code == 0, done.err
+    assert "has protocol/course.yaml, and so has this package, whose files are taken" in " ".join(done.out.split())
+    assert evaluated(Path("T"), "mine")["protocol"]["n_future"] == 3
+    assert "one of yours needs the --config-dir of its folder" in train("resume=T").err
+    again = train("--config-dir", "own", "resume=T")
+    assert (again.code, "this run is finished" in again.out) == (0, True)
+
+
 @pytest.mark.slow
 def test_in_a_sweep_only_the_best_once_more_are_evaluated(train, drawn: Path) -> None:
     sweep = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.top_k=1", "hydra.sweeper.top_k_seeds=2"]

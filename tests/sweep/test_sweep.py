@@ -227,6 +227,59 @@ def test_constraints(app: App) -> None:
     assert OmegaConf.load(app.folders()[-1] / "optimization_results.yaml").best_params == {"x": 0.5}
 
 
+RECORDS = """
+from cvae.trial import current_trial
+current_trial().record({"memory": 10 - cfg.x})
+return cfg.x
+"""
+
+
+def test_constraints_that_are_given_later_hold_for_finished_trials_too(app: App) -> None:
+    points = "hydra.sweeper.enqueue=[{x: -1.0}, {x: 0.5}, {x: 0.75}]"
+    app.write(RECORDS)
+    assert app(*NAMED, points).code == 0
+    assert app.record()["best"] == [0]
+    assert app(*NAMED, "hydra.sweeper.constraints={memory: 9.5}").code == 0
+    assert app.record()["best"] == [1]
+    none = app(*NAMED, "hydra.sweeper.constraints={memory: 9.0}")
+    assert "no complete trial keeps hydra.sweeper.constraints (memory)" in none.out
+    assert app.record()["best"] == []
+    assert app(*NAMED).code == 0
+    assert app.record()["best"] == [0]
+
+
+def test_of_several_objectives_the_best_keep_the_constraints_and_are_not_beaten(app: App) -> None:
+    body = RECORDS.replace("return cfg.x", "return cfg.x, -cfg.x if cfg.x < 0.7 else 5")
+    two = "hydra.sweeper.direction=[minimize,minimize]"
+    points = "hydra.sweeper.enqueue=[{x: -1.0}, {x: 0.5}, {x: 0.75}]"
+    assert app.write(body)(*NAMED, two, points).code == 0
+    assert app.record()["best"] == [0, 1]
+    assert app(*NAMED, two, "hydra.sweeper.constraints={memory: 9.5}").code == 0
+    assert app.record()["best"] == [1]
+
+
+def test_points_are_queued_once_each_also_those_of_a_later_start(app: App) -> None:
+    app.write()
+    assert app(*NAMED, "hydra.sweeper.enqueue=[{x: 0.5}, {x: 0.5}]", "hydra.sweeper.n_trials=2").code == 0
+    assert app(*NAMED, "hydra.sweeper.enqueue=[{x: 0.25}, {x: 0.5}, {x: 0.5}]", "hydra.sweeper.n_trials=3").code == 0
+    assert [trial["params"]["x"] for trial in app.record()["trials"]] == [0.5, 0.5, 0.25]
+
+
+def test_cases_in_another_order_are_another_search(app: App) -> None:
+    """A trial keeps the values of its finished jobs by their places."""
+    app.write("return cfg.x + cfg.extra", "extra: 0")
+    assert app(*NAMED, "hydra.sweeper.n_trials=1", "hydra.sweeper.cases={low: ['extra=1'], high: ['extra=10']}").code == 0
+    other = app(*NAMED, "hydra.sweeper.n_trials=2", "hydra.sweeper.cases={high: ['extra=10'], low: ['extra=1']}")
+    assert (other.code, other.err.count("\n")) == (1, 1)
+    assert "order_of_cases" in other.err
+
+
+def test_a_fact_is_a_number(app: App) -> None:
+    app.write("from cvae.trial import current_trial\ncurrent_trial().record({'memory': 'much'})\nreturn cfg.x")
+    done = app(*NAMED, "hydra.sweeper.n_trials=1", "hydra.sweeper.retry=0")
+    assert "its fact memory is 'much'" in done.out + done.err + str(app.record())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "worst"), [("3", 9.0), ("{most: 3}", 9.0), ("{least: 3}", 1.0), ("{least: 0, most: 8}", 9.0)]

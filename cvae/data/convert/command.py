@@ -7,6 +7,8 @@ import contextlib
 import hashlib
 import json
 import math
+import re
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -233,4 +235,7 @@ def _say_what_came_out(target: Path, record: dict[str, Any], to: str) -> None:
         say(f"{name}: {counts['sequences']} sequences, {counts['frames']} frames{left_out}")
     if record["left_out"]:
         warn(f"{len(record['left_out'])} parts of the source could not be read: {short(target / 'dataset.json')} names them")
-    say(f"train on it: python -m cvae.train data={'packed' if to == 'packed' else 'course'} data.root={short(target)}")
+    place = short(target)
+    plain = re.fullmatch(r"[\w./~-]+", place, re.ASCII)  # else in quotes for Hydra, and the whole in quotes for the shell
+    root = f"data.root={place}" if plain else shlex.quote("data.root='{}'".format(place.replace("'", "\\'")))
+    say(f"train on it: python -m cvae.train data={'packed' if to == 'packed' else 'course'} {root}")

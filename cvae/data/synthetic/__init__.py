@@ -9,7 +9,7 @@ from cvae.data.made import Drawn, MadeData, Maker, counted, place_for, write_mad
 from cvae.data.store import VideoData
 from cvae.data.synthetic.drawing import render
 from cvae.data.synthetic.world import play
-from cvae.errors import require
+from cvae.errors import is_whole, require
 
 __all__ = ["synthetic_push"]
 
@@ -40,7 +40,7 @@ def synthetic_push(
         UserError: a number is bad; when data are used: the world cannot be written.
     """
     counts = counted(train, validate, test, world_seed)
-    require(world in WORLDS, "data.world", world, f"choose {' or '.join(map(str, WORLDS))}")
+    require(is_whole(world, min(WORLDS), max(WORLDS)), "data.world", world, f"choose {' or '.join(map(str, WORLDS))}")
     name = f"push-v{world}-seed{world_seed}-{train}-{validate}-{test}"
     root = place_for("synthetic", name, cache_dir) if root is None else root
     return MadeData(counts, _maker(world, world_seed), root, cache_dir=cache_dir, **others)

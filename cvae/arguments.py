@@ -1,0 +1,82 @@
+"""A component's arguments in a config, against what the component says of them: their names, and the types of plain values."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cvae.errors import UserError
+
+_WANTED = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", type(None): "null"}
+_HYDRAS = ("_target_", "_partial_")  # what a node may tell Hydra; ``_args_`` would pass values by every check of their names
+
+
+def parameters_of(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    """What a class or function takes; None if it takes any key, or does not tell."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return None
+    return None if any(each.kind == each.VAR_KEYWORD for each in parameters.values()) else parameters
+
+
+def refuse_hydras(node: Mapping[Any, Any], key: str) -> None:
+    """Raise UserError for words to Hydra that no config here needs."""
+    for name in node:
+        if str(name).startswith("_") and str(name).endswith("_") and name not in _HYDRAS:
+            raise UserError(f"{key}.{name} is not allowed: give each argument by its own name")
+
+
+def refuse_unknown(node: Mapping[Any, Any], key: str, target: Callable[..., Any]) -> None:
+    """Raise UserError for keys that the target does not take: those of another option, if ``_target_`` alone was replaced."""
+    if (parameters := parameters_of(target)) is None:
+        return
+    unknown = [name for name in node if name not in parameters and name not in _HYDRAS]
+    if unknown:
+        raise UserError(
+            f"{key}: {node['_target_']} takes no {', '.join(unknown)}, but {', '.join(parameters) or 'nothing'}. Drop what is "
+            f"left over from another option: {' '.join(f'~{key}.{name}' for name in unknown)}"
+        )
+
+
+def refuse_unfit(node: Mapping[Any, Any], key: str, target: Callable[..., Any]) -> None:
+    """Raise UserError for a value of another type than the target's annotation names: ``no`` is a text, and a text is true.
+
+    Only plain types are compared (bool, int, float, str, None, a literal, and unions of them). The default always fits.
+    """
+    try:
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        parameters = inspect.signature(target).parameters
+    except Exception:  # whatever somebody's annotations raise: they need not exist when the program runs
+        return
+    for name, value in node.items():
+        if name not in hints or name not in parameters or (isinstance(value, dict) and "_target_" in value):
+            continue
+        kinds, default = _members(hints[name]), parameters[name].default
+        plain = all(kind in _WANTED or not isinstance(kind, type) for kind in kinds)
+        if not plain or any(_fits(value, kind) for kind in kinds) or (type(value) is type(default) and value == default):
+            continue
+        wanted = " or ".join(dict.fromkeys(_WANTED[kind] if isinstance(kind, type) else str(kind) for kind in kinds))
+        raise UserError(f"{key}.{name} is {value!r}: give {wanted}")
+
+
+def _members(hint: Any) -> list[Any]:
+    """The types of a union, or the values of a literal; else the hint itself, in a list."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return [member for part in typing.get_args(hint) for member in _members(part)]
+    if origin is typing.Literal:
+        return list(typing.get_args(hint))
+    return [hint if isinstance(hint, type) and origin is None else object]
+
+
+def _fits(value: object, kind: Any) -> bool:
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind) if isinstance(kind, type) else value == kind
