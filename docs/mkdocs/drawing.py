@@ -22,8 +22,8 @@ FLOORS = [
     ("settings into objects", [("config.py", GREY), ("charts.py", GREY), ("run_schedules.py", GREY)]),
     ("frames; pure functions", [("data/", BATCH[0]), ("schedules.py", GREY), ("metrics.py", GREY)]),
     ("a run's folder, its GPUs", [("owner.py", GREY), ("options.py", GREY), ("gpus.py", GREY), ("pictures.py", GREY)]),
-    ("small things", [("console.py", GREY), ("trial.py", GREY), ("process.py", GREY), ("integrity.py", GREY), ("arguments.py", GREY)]),
-    ("bad input", [("errors.py", GREY), ("files.py", GREY)]),
+    ("small things", [("console.py", GREY), ("trial.py", GREY), ("process.py", GREY), ("integrity.py", GREY)]),
+    ("bad input", [("arguments.py", GREY), ("errors.py", GREY), ("files.py", GREY)]),
 ]
 WALKS = [
     ("A batch", [("store", BATCH[0]), ("feed", BATCH[1]), ("trainer", BATCH[1]), ("model", BATCH[2]), ("objective", BATCH[2])]),
