@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -207,11 +207,24 @@ def unfold(arguments: Sequence[str]) -> list[str]:
     values = {key: each for key, each in values.items() if key not in left_out}
     _check_values(values, arguments, where)
     words = [choice for choice in choices if choice not in left_out]
-    words += [f"{key}={_as_word(each)}" for key, each in values.items()]
     rest = [word for word in arguments if not word.startswith("experiment=")]
+    new = _new_keys(values, rest, words)
+    words += [f"{'+' * (key in new)}{key}={_as_word(each)}" for key, each in values.items()]
     # Before the user's own, and beside them: Hydra wants all overrides in one row, not parted by flags.
     first = arguments.index(parsed(arguments).overrides[0])
     return [*rest[:first], *words, *rest[first:]]
+
+
+def _new_keys(values: Mapping[str, Any], arguments: Sequence[str], choices: Sequence[str]) -> set[str]:
+    """Keys below a group that its option does not have, as a metric of the user's: their words add them."""
+    args = parsed(arguments)
+    try:
+        base = load(args, [*choices, *args.overrides])
+    except (HydraException, OmegaConfBaseException, UserError):  # the whole command says what is wrong
+        return set()
+    absent = object()
+    missing = [key for key in values if "." in key and OmegaConf.select(base, key, default=absent) is absent]
+    return {key for key in missing if key.partition(".")[0] in base}
 
 
 def _file_of_settings(path: Path, where: str) -> dict[Any, Any]:

@@ -166,6 +166,16 @@ def test_a_file_of_settings_becomes_overrides():
     ]
 
 
+def test_keys_that_a_group_s_option_lacks_are_added():
+    assert unfolded("lr: 1e-3\noptim: {eps: 1e-7, fused: true}\nmetrics: {mae: {_target_: mine.mae}}\n") == [
+        "lr=0.001",
+        "+optim.eps=1e-07",
+        "optim.fused=true",
+        "+metrics.mae._target_='mine.mae'",
+        "seed=2",
+    ]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -228,7 +238,10 @@ def test_what_only_a_command_may_set_is_left_out_of_a_file(capfd):
         in capfd.readouterr().out
     )
     assert unfolded("defaults: [override /logger: none, /logger@model.x: none]") == ["seed=2"]
-    assert unfolded("data: {cache_dir: /elsewhere, x: [{cache_dir: /elsewhere}]}") == ['data.x=[{"cache_dir": null}]', "seed=2"]
+    assert unfolded("data: {cache_dir: /elsewhere, x: [{cache_dir: /elsewhere}]}") == [
+        '+data.x=[{"cache_dir": null}]',
+        "seed=2",
+    ]
     assert "left out data.cache_dir, which" in capfd.readouterr().out
 
 
