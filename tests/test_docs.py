@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import course_study
+import forcing_end
 import numpy as np
 import pytest
 import yaml
@@ -360,6 +361,20 @@ def test_the_study_is_what_its_script_makes_of_the_runs_beside_it(monkeypatch: p
     runs = course_study.judged(kept_runs(jobs, ROOT / "docs/study_files/runs"))
     page = course_study.page(runs, bair=False, planned=len(jobs))
     assert (ROOT / "docs/study.md").read_text() == to_markdown(page, "study_files/")
+
+
+@pytest.mark.slow
+def test_why_psnr_falls_is_what_its_script_makes_of_the_runs_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("kept_runs.process", lambda *words: pytest.fail(f"it would run {words}"))
+    monkeypatch.setattr(forcing_end, "_curves", lambda measured: b"")
+    monkeypatch.setattr(
+        forcing_end, "write_markdown", lambda blocks, out: made.append(to_markdown(blocks, f"{out.stem}_files/"))
+    )
+    monkeypatch.setattr(sys, "argv", ["scripts/forcing_end.py", "--out", "docs/forcing_end.md"])
+    forcing_end.main()
+    assert made == [(ROOT / "docs/forcing_end.md").read_text()]
 
 
 @pytest.mark.parametrize("name", ["install_requires", "test"])
