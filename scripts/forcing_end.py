@@ -10,6 +10,7 @@ every run, as for the study.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from typing import Any
 import around_the_end
 import course_study
 import kept_runs
+import numpy as np
 from around_the_end import Measured
 from kept_runs import Job
 from matplotlib.figure import Figure
@@ -36,6 +38,7 @@ from cvae.study.course import MARGIN, WINDOW, at_end, fall, forced_iterations
 
 FIRST = 20  # iterations after the end whose updates are compared with those before
 _REWARM = 0.03  # of the run
+_FEW = 9  # runs at most, of which all orders are looked at
 _WORK = Path("multirun/forcing_end")
 
 
@@ -45,6 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("forcing_end.md"), help="the page to write (forcing_end.md)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds a cell (3)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (2)")
+    parser.add_argument("--so-far", action="store_true", help="run nothing: write the page of what is kept")
     asked, overrides = parser.parse_known_args()
     try:
         _page(asked, overrides)
@@ -65,7 +69,8 @@ def _page(asked: argparse.Namespace, overrides: list[str]) -> None:
     if any(len(runs) < asked.seeds for runs in plain.values()):
         raise UserError(f"{short(kept)} lacks runs of the study's first part: run scripts/course_study.py first")
     lr = max(course_study.LRS, key=lambda lr: mean(map(_fall, plain[lr, "step"])))
-    measured = _measurements([job for lr in course_study.LRS for job in jobs[lr, "step"]], kept.parent / "measured", asked.jobs)
+    sudden = [job for lr in course_study.LRS for job in jobs[lr, "step"]]
+    measured = _measurements(sudden, kept.parent / "measured", 0 if asked.so_far else asked.jobs)
     usual = mean(mean(_before(each, "gradient")) for name, each in measured.items() if f"lr{lr:g}_" in name)
     cures = {"none": []} | cure_words(float(f"{usual:.1g}"))
     wanted = {
@@ -75,11 +80,16 @@ def _page(asked: argparse.Namespace, overrides: list[str]) -> None:
         ]
         for name, words in cures.items()
     }
-    kept_runs.finish([job for own in wanted.values() for job in own], kept, _WORK, asked.jobs)
-    found = {name: kept_runs.kept_runs(own, kept) for name, own in wanted.items()}
+    every = [job for own in wanted.values() for job in own]
+    if not asked.so_far:
+        kept_runs.finish(every, kept, _WORK, asked.jobs)
+    found = {name: runs for name, own in wanted.items() if (runs := kept_runs.kept_runs(own, kept))}
+    if "none" not in found:
+        raise UserError(f"{short(kept)} has no run without a cure yet: leave --so-far out")
+    missing = len(every) - sum(map(len, found.values()))
     study = {"none, in the study": plain[lr, "step"], "linear end, in the study": plain[lr, "linear"]}
     told = {name: " ".join(words) for name, words in cures.items()} | {"linear end, in the study": "tf_schedule=linear"}
-    write_markdown(page(measured, [found, study], told), asked.out)
+    write_markdown(page(measured, [found, study], told, missing), asked.out)
     say(f"page       {short(asked.out)}")
 
 
@@ -94,7 +104,7 @@ def cure_words(norm: float) -> dict[str, list[str]]:
 
 
 def _measurements(jobs: Sequence[Job], place: Path, at_once: int) -> dict[str, Measured]:
-    """What was measured of each run, by its name; measured now where it is not kept."""
+    """What was measured of each run, by its name; measured now where it is not kept, so many ``at_once``, or refused with 0."""
     files = {job.name: place / f"{job.name.replace('/', '_')}.json" for job in jobs}
     place.mkdir(parents=True, exist_ok=True)
 
@@ -109,7 +119,10 @@ def _measurements(jobs: Sequence[Job], place: Path, at_once: int) -> dict[str, M
         with log.open("ab") as file:
             return kept_runs.process([sys.executable, around_the_end.__file__, str(files[job.name]), *job.words], file), log
 
-    kept_runs.together([job for job in jobs if not known(job)], start, lambda job: None, at_once)
+    unknown = [job for job in jobs if not known(job)]
+    if unknown and not at_once:
+        raise UserError(f"{short(place)} lacks {unknown[0].name}, which is not measured yet: leave --so-far out")
+    kept_runs.together(unknown, start, lambda job: None, at_once)
     return {name: json.loads(path.read_text()) for name, path in files.items()}
 
 
@@ -157,13 +170,16 @@ def verdict(falls: Sequence[float], gains: Sequence[float]) -> str:
     return "no: it ends lower" if high < 0 else "no fall; undecided whether it ends lower"
 
 
-def page(measured: dict[str, Measured], cures: Sequence[dict[str, list[Run]]], words: dict[str, str]) -> list[Block]:
+def page(
+    measured: dict[str, Measured], cures: Sequence[dict[str, list[Run]]], words: dict[str, str], missing: int = 0
+) -> list[Block]:
     """The page: what was measured, what goes with the fall, and which cures hold.
 
     Args:
         measured: of each run, by its name.
         cures: the runs of each cure, by its name; one or several such groups, the first of a group being the runs without any.
         words: of a cure, by its name.
+        missing: how many runs with cures are still to be made.
     """
     names = [*_STEPS, *_LOOKS]
     rows, ratios = [], []
@@ -179,7 +195,12 @@ def page(measured: dict[str, Measured], cures: Sequence[dict[str, list[Run]]], w
             f"{sum(map(len, cures)) - len(cures)} cures. "
             "This command measures, trains what is missing, and writes every number and picture of the page:"
         ),
-        Code(command()),
+        *(
+            [Text(f"Not complete: {missing} runs with cures are missing, and the command goes on with them.")]
+            if missing
+            else []
+        ),
+        Code(command().replace(" --so-far", "")),
         Heading(2, "Before and after the end"),
         Text(
             f"Mean of the {WINDOW} iterations before the end, to mean of the {FIRST} after it. The batch is one that is not "
@@ -191,7 +212,8 @@ def page(measured: dict[str, Measured], cures: Sequence[dict[str, list[Run]]], w
         Picture("around_the_end.png", _curves(measured), "PSNR, gradient norm, second moment and update around the end"),
         Heading(2, "What goes with the fall"),
         Text(
-            "Spearman's rank correlation over the runs, with its p-value; of so few runs only a strong one is more than chance."
+            "Spearman's rank correlation over the runs, with its p-value over all orders; of so few runs only a strong one is more "
+            "than chance."
         ),
         Table(["quantity", "its value before", "after / before"], _correlations(names, ratios)),
         Heading(2, "Cures"),
@@ -209,14 +231,22 @@ def page(measured: dict[str, Measured], cures: Sequence[dict[str, list[Run]]], w
     ]
 
 
+def spearman(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """Spearman's rank correlation, and its p-value over all orders of so few values."""
+    ours, theirs = ((ranks := stats.rankdata(each)) - ranks.mean() for each in (one, other))
+    scale = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
+    found = float(ours @ theirs) / scale
+    orders = np.array([*itertools.permutations(theirs)]) @ ours / scale
+    return found, float(np.mean(np.abs(orders) >= abs(found) - 1e-9))
+
+
 def _correlations(names: Sequence[str], ratios: Sequence[Sequence[Any]]) -> list[list[str]]:
     falls = [each[-1] for each in ratios]
 
     def told(values: Sequence[float]) -> str:
-        if len(values) < 4 or len(set(values)) < 2 or len(set(falls)) < 2:
+        if not 4 <= len(values) <= _FEW or len(set(values)) < 2 or len(set(falls)) < 2:
             return "—"
-        found = stats.spearmanr(values, falls)
-        return f"{found.statistic:+.2f} (p {found.pvalue:.2g})"
+        return "{:+.2f} (p {:.2g})".format(*spearman(values, falls))
 
     pairs = [[each[index] for each in ratios] for index in range(len(names))]
     return [

@@ -61,6 +61,11 @@ def test_the_page_tells_what_goes_with_the_fall_and_which_cures_hold(tmp_path) -
     assert "+0.50 [+0.50, +0.50] dB" in rows["good"]
 
 
+def test_a_correlation_has_its_exact_p_value() -> None:
+    assert forcing_end.spearman([1, 2, 3, 4, 5, 6], [60, 50, 40, 30, 20, 10]) == pytest.approx((-1, 2 / 720))
+    assert forcing_end.spearman([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx((0.8, 8 / 24))
+
+
 def test_a_fall_is_measured_as_the_study_has_it() -> None:
     assert forcing_end.fall_measured(measured(0.7, 2)) == pytest.approx(0.7)
 

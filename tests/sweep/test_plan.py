@@ -100,7 +100,7 @@ BAD = [
         ("top_k", "one objective", "top_k=0"),
     ),
     (["hydra.sweeper.constraints={memory:much}"], ("hydra.sweeper.constraints.memory is 'much'", "number")),
-    (["hydra.sweeper.constraints={memory: .nan}"], ("hydra.sweeper.constraints.memory is nan", "nothing can keep it")),
+    (["hydra.sweeper.constraints={memory: nan}"], ("hydra.sweeper.constraints.memory is nan", "nothing can keep it")),
     (["hydra.sweeper.constraints={memory:{least: 3, most: 1}}"], ("hydra.sweeper.constraints.memory", "least up to most")),
     (["hydra.sweeper.enqueue=[{x: true}]"], ("hydra.sweeper.enqueue[0]: x=True is outside",)),
     (["hydra.sweeper.constraints={memory:{at:3}}"], ("hydra.sweeper.constraints.memory is {'at': 3}", "{least: NUMBER}")),
