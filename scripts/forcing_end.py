@@ -192,14 +192,10 @@ def page(
         Heading(1, "Why PSNR falls at the end of teacher forcing"),
         Text(
             f"{len(measured)} runs of the course study with a sudden end, trained once more, and "
-            f"{sum(map(len, cures)) - len(cures)} cures. "
-            "This command measures, trains what is missing, and writes every number and picture of the page:"
+            f"{sum(map(len, cures)) - len(cures)} cures."
         ),
-        *(
-            [Text(f"Not complete: {missing} runs with cures are missing, and the command goes on with them.")]
-            if missing
-            else []
-        ),
+        *([Text(f"Not complete: {missing} runs with cures are missing; the command goes on with them.")] if missing else []),
+        Text("This command measures, trains what is missing, and writes every number and picture of the page:"),
         Code(command().replace(" --so-far", "")),
         Heading(2, "Before and after the end"),
         Text(
@@ -212,8 +208,8 @@ def page(
         Picture("around_the_end.png", _curves(measured), "PSNR, gradient norm, second moment and update around the end"),
         Heading(2, "What goes with the fall"),
         Text(
-            "Spearman's rank correlation over the runs, with its p-value over all orders; of so few runs only a strong one is more "
-            "than chance."
+            "Spearman's rank correlation over the runs, with its p-value over all orders; of so few runs only a strong one is "
+            "more than chance."
         ),
         Table(["quantity", "its value before", "after / before"], _correlations(names, ratios)),
         Heading(2, "Cures"),

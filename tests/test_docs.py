@@ -372,7 +372,7 @@ def test_why_psnr_falls_is_what_its_script_makes_of_the_runs_beside_it(monkeypat
     monkeypatch.setattr(
         forcing_end, "write_markdown", lambda blocks, out: made.append(to_markdown(blocks, f"{out.stem}_files/"))
     )
-    monkeypatch.setattr(sys, "argv", ["scripts/forcing_end.py", "--out", "docs/forcing_end.md"])
+    monkeypatch.setattr(sys, "argv", ["scripts/forcing_end.py", "--so-far", "--out", "docs/forcing_end.md"])
     forcing_end.main()
     assert made == [(ROOT / "docs/forcing_end.md").read_text()]
 
