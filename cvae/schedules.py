@@ -225,7 +225,7 @@ class InverseSigmoid(_Checked):
 
 # --- both -------------------------------------------------------------------------------------------------------------
 
-_TRIED = 1000  # parts of a run, at whose ends a schedule is looked at
+_GRID = [step / 1000 for step in range(1001)]  # where a schedule is looked at
 
 
 def checked(key: str, schedule: Schedule) -> Schedule:
@@ -234,12 +234,10 @@ def checked(key: str, schedule: Schedule) -> Schedule:
     Raises:
         UserError: it is none: a value is no number in [0, 1], or it raises; ``key`` is named.
     """
-    for t in (step / _TRIED for step in range(_TRIED + 1)):
+    for t in _GRID:
         try:
             value = schedule(t)
             valid = isinstance(value, Real) and -1e-9 <= value <= 1 + 1e-9  # rounding is no fault
-        except UserError:
-            raise
         except Exception as error:  # whatever a schedule of the user's raises
             raised = f"{type(error).__name__}: {first_line(error)}"
             raise UserError(f"{key}({t:g}) raises {raised}; it takes a progress in [0, 1]") from error
@@ -254,15 +252,14 @@ def settled(kl_schedule: Schedule, tf_schedule: Schedule) -> float:
     From there on runs under the same schedules can be compared while they train; before, those that will be good after the
     end of forcing look no better than others.
     """
-    grid = [step / _TRIED for step in range(_TRIED + 1)]
-    most = max(kl_schedule(t) for t in grid)
-    kl_end = next(t for t in grid if kl_schedule(t) >= most / 2)
+    most = max(kl_schedule(t) for t in _GRID)
+    kl_end = next(t for t in _GRID if kl_schedule(t) >= most / 2)
     if isinstance(kl_schedule, Target) and not isinstance(kl_schedule.start, str):
         kl_end = max(kl_end, kl_schedule.start)
-    ratios = [tf_schedule(t) for t in grid]
+    ratios = [tf_schedule(t) for t in _GRID]
     if min(ratios) > max(ratios) / 2:
         return kl_end  # forcing does not end
-    return max(kl_end, next(t for t, ratio in zip(grid, ratios, strict=True) if ratio <= max(ratios) / 2))
+    return max(kl_end, next(t for t, ratio in zip(_GRID, ratios, strict=True) if ratio <= max(ratios) / 2))
 
 
 def follows_from(target: Target, tf_schedule: Schedule) -> float:

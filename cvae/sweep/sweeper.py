@@ -26,7 +26,7 @@ from cvae.sweep.folders import refuse_unknown
 from cvae.sweep.job import run_trial
 from cvae.sweep.job_trial import Job
 from cvae.sweep.plan import Plan, begin, open_study, read_plan
-from cvae.sweep.storage import hide
+from cvae.sweep.storage import hide, patient
 from cvae.sweep.study import SweepStudy
 from cvae.sweep.summary import Summary
 from cvae.sweep.top import run_top
@@ -73,7 +73,7 @@ def sweep(
 
     with _damage_in_a_line(shown), _ended_in_order():
         study = open_study(plan, finished_trials(plan))
-        hold_to(study.study, plan.constraints)
+        patient(hold_to)(study.study, plan.constraints)
         refuse_unknown(study, plan.space.distributions, Path(config.hydra.sweep.dir).absolute())
         summary = Summary(plan, study.study, config, loader)
         try:
