@@ -11,7 +11,14 @@ from typing import Any
 
 from cvae.errors import UserError
 
-_WANTED = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", type(None): "null"}
+_WANTED = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "a text",
+    list: "a list",
+    type(None): "null",
+}
 _HYDRAS = ("_target_", "_partial_")  # what a node may tell Hydra; ``_args_`` would pass values by every check of their names
 
 
@@ -46,7 +53,7 @@ def refuse_unknown(node: Mapping[Any, Any], key: str, target: Callable[..., Any]
 def refuse_unfit(node: Mapping[Any, Any], key: str, target: Callable[..., Any]) -> None:
     """Raise UserError for a value of another type than the target's annotation names: ``no`` is a text, and a text is true.
 
-    Only plain types are compared (bool, int, float, str, None, a literal, and unions of them). The default always fits.
+    Only plain types are compared (bool, int, float, str, list, None, a literal, and unions of them). The default always fits.
     """
     try:
         hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
@@ -71,6 +78,8 @@ def _members(hint: Any) -> list[Any]:
         return [member for part in typing.get_args(hint) for member in _members(part)]
     if origin is typing.Literal:
         return list(typing.get_args(hint))
+    if hint in (list, tuple) or origin in (list, tuple):  # a config has lists alone
+        return [list]
     return [hint if isinstance(hint, type) and origin is None else object]
 
 

@@ -35,7 +35,7 @@ class Told:
     "values",
     [
         {"on": False, "count": None, "size": 2, "name": "b", "kind": "y", "wrong": "default"},
-        {"count": 3, "several": "what else checks", "anything": [1, {"a": 2}]},
+        {"count": 3, "several": [1], "anything": [1, {"a": 2}]},
         {"size": {"_target_": "another.component"}},
     ],
 )
@@ -56,6 +56,7 @@ def test_what_fits_is_taken(values) -> None:
         ("size", float("inf"), "give a finite number"),
         ("name", 5, "give a text"),
         ("kind", "z", "give x or y"),
+        ("several", "no", "give a list or null"),
     ],
 )
 def test_what_does_not_is_named_with_what_does(name, value, wanted) -> None:
