@@ -73,8 +73,10 @@ def _unfinished(trial: JobTrial, error: BaseException) -> dict[str, Any]:
     if isinstance(error, UserError):
         trial.tell(TrialState.FAIL, reason=str(error))
     elif isinstance(error, Exception):
-        # The last line is what people are shown, and OmegaConf's own says nothing.
+        # The last line is what people are shown: OmegaConf's own says nothing, and that of a long message may be its detail.
         last = explain(error) if is_users(error) else ""
+        if not last and "\n" in str(error).strip():
+            last = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         trial.release(queue=False, reason=traceback.format_exc(limit=-8) + last)
     else:  # Ctrl-C
         trial.release(queue=True)

@@ -129,6 +129,8 @@ class Summary:
         lines = [
             f"# Trial {trial.number} of {self.study.study_name}: {self.plan.objective} {numbers(trial.values)}",
         ]
+        if gone := [word for word in self.config.hydra.overrides.task if word.startswith("~")]:  # no file can take a key away
+            lines.append(f"# The sweep ran without some keys; give to the command as well: {shlex.join(gone)}")
         if chosen:
             verbs = {group: "" if group in further else "override " for group in chosen}
             lines += ["defaults:", *(f"  - {verbs[group]}/{group}: {option}" for group, option in chosen.items()), ""]

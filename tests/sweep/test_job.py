@@ -20,7 +20,7 @@ from cvae.sweep.job_trial import Job
 from cvae.sweep.locks import JOB, SWEEPER
 from cvae.sweep.storage import absolute
 from cvae.sweep.study import SweepStudy
-from cvae.sweep.trials import CLAIM
+from cvae.sweep.trials import CLAIM, failure
 from cvae.trial import current_trial
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -117,6 +117,16 @@ def test_the_last_line_of_a_failure_says_what_is_wrong(study: SweepStudy) -> Non
         run_trial(Job(task), place(study, study.claim(9)))
     (trial,) = study.study.trials
     assert trial.user_attrs["failure"].splitlines()[-1] == "data.root must be given: add data.root=... to the command"
+
+
+def test_a_message_of_several_lines_is_shown_as_one(study: SweepStudy) -> None:
+    def task(cfg: DictConfig) -> float:
+        raise RuntimeError("Error(s) in loading state_dict:\n\tMissing key(s): a\n\tsize mismatch for b")
+
+    with pytest.raises(RuntimeError):
+        run_trial(Job(task), place(study, study.claim(9)))
+    (trial,) = study.study.trials
+    assert failure(trial) == "RuntimeError: Error(s) in loading state_dict: Missing key(s): a size mismatch for b"
 
 
 # --- its end ----------------------------------------------------------------------------------------------------------

@@ -514,6 +514,13 @@ def test_no_file_holds_the_storage_s_password(app: App, monkeypatch: pytest.Monk
     assert "postgresql://bob:***@db.example/studies" in done.out
 
 
+def test_best_yaml_names_the_keys_that_the_command_took_away(app: App) -> None:
+    """An experiment file cannot take a key away: the command that runs it has to."""
+    done = app.write("return cfg.x", config="noise: {size: 1}\nname: a")(*NAMED, "hydra.sweeper.n_trials=1", "~noise", "~name")
+    assert done.code == 0, done.err
+    assert "give to the command as well: '~noise' '~name'" in (app.folders()[-1] / "best.yaml").read_text()
+
+
 # --- best.yaml --------------------------------------------------------------------------------------------------------
 
 
