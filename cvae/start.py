@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.conf import HydraConf
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import setup_globals
@@ -76,8 +77,8 @@ def load(args: argparse.Namespace, overrides: list[str]) -> DictConfig:
     return found.load_configuration(args.config_name or "config", overrides, RunMode.MULTIRUN)
 
 
-def loader(config_path: str | None = None, config_dir: str | None = None) -> ConfigLoaderImpl:
-    """What composes configs, from this package's folder and, before it, from the user's."""
+def loader(config_path: str | None = None, config_dir: str | None = None, further: Sequence[str] = ()) -> ConfigLoaderImpl:
+    """What composes configs, from this package's folder, before it from the user's, and from ``further`` ones."""
     setup_globals()
     search_path = create_config_search_path(config_path or str(CONF))
     if config_dir is not None:
@@ -85,21 +86,35 @@ def loader(config_path: str | None = None, config_dir: str | None = None) -> Con
         if not folder.is_dir():
             raise UserError(f"--config-dir={folder} is not a folder: check the path")
         search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))  # as Hydra does
+    for source in further:
+        search_path.append("command-line", source)
     return ConfigLoaderImpl(search_path)
 
 
-def protocol_nodes(names: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
-    """The files of protocols, of this package or of the folder of the command's ``--config-dir``, by their names.
+def own_configs(hydra: HydraConf | DictConfig) -> list[str]:
+    """Where the command says that further configs are, by ``--config-dir`` and ``hydra.searchpath``: ``schema://path`` each."""
+    sources = [(each.schema, each.path) for each in hydra.runtime.config_sources if "command-line" in each.provider]
+    return [f"{schema}://{Path(hydra.runtime.cwd, path) if schema == 'file' else path}" for schema, path in sources]
+
+
+def own_configs_of(words: Sequence[str]) -> list[str]:
+    """The same of a command that Hydra does not run, as one with ``resume=``."""
+    args = parsed(words)
+    return own_configs(load(args, [word for word in args.overrides if word.lstrip("+").startswith("hydra.searchpath=")]).hydra)
+
+
+def protocol_nodes(names: Sequence[str], configs: Sequence[str] = ()) -> dict[str, Any]:
+    """The files of protocols, of this package or of the command's ``own_configs``, by their names.
 
     Raises:
         UserError: there is no such protocol.
     """
     found: dict[str, Any] = {}
-    files = loader(config_dir=config_dir)
+    files = loader(further=configs)
     choices = [name for name in files.get_group_options("protocol") if re.fullmatch(r"[\w-]+", name)]
     for name in names:
         if name not in choices:
-            own = "" if config_dir else "; one of yours needs the --config-dir of its folder"
+            own = "" if configs else "; one of yours needs the --config-dir of its folder"
             raise UserError(f"evaluate names {name!r}, and there is no such protocol: choose {', '.join(choices)}{own}")
         node = files.load_configuration(f"protocol/{name}", [], RunMode.RUN).protocol
         found |= cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
@@ -172,11 +187,11 @@ def _check_data(cfg: DictConfig, overrides: list[str]) -> None:
         build(cfg.data, cfg.allow_targets, Dataset).check()
 
 
-def resume_command(folder: Path, allow_targets: Sequence[str] = (), configs: str | None = None) -> str:
-    """The command that goes on with a run, as it can be pasted; ``configs`` is a folder of the user's own configs."""
+def resume_command(folder: Path, allow_targets: Sequence[str] = (), configs: Sequence[str] = ()) -> str:
+    """The command that goes on with a run, as it can be pasted, with the ``own_configs`` of the one that began it."""
     allowed = [f"allow_targets=[{','.join(allow_targets)}]"] * bool(allow_targets)
-    own = [] if configs is None else ["--config-dir", str(Path(configs).absolute())]
-    return shlex.join(["python", "-m", "cvae.train", *own, f"resume={folder}", *allowed])
+    own = [f"hydra.searchpath=[{','.join(map(quoted, configs))}]"] * bool(configs)
+    return shlex.join(["python", "-m", "cvae.train", f"resume={folder}", *allowed, *own])
 
 
 # --- a sweep's best settings -------------------------------------------------------------------------------------------

@@ -72,11 +72,11 @@ def train(cfg: DictConfig, folder: str | os.PathLike[str] | None = None) -> floa
 
 
 def _train(
-    cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool = False, configs: str | None = None
+    cfg: DictConfig, folder: Path, group: str | None = None, resumed: bool = False, configs: Sequence[str] = ()
 ) -> float | list[float]:
     """Build a run, train it in ``folder``, close it; return the best free-running value of the objective, or of each.
 
-    ``configs`` is the user's own folder of configs, the command's ``--config-dir``.
+    ``configs`` are those that the command says where to find: ``start.own_configs``.
     """
     from cvae.training.assembly import assemble  # late, so that --help and --cfg answer without loading torch
     from cvae.training.ending import facts, warn_of_latent
@@ -101,7 +101,7 @@ def _train(
         return [best, *further] if further else best
     except Stopped as signalled:
         stopped, exit_code = signalled, signalled.exit_code(alone=group is None)
-        again = start.resume_command(folder, cfg.allow_targets, configs if protocols else None)
+        again = start.resume_command(folder, cfg.allow_targets, configs if protocols else ())
         say(f"stopped by {stopped}; go on with: {again}")
     finally:
         recorder.finish(exit_code, state if trial.number is not None else None)
@@ -110,7 +110,7 @@ def _train(
     stopped.leave(exit_code)
 
 
-def _protocols(cfg: DictConfig, configs: str | None) -> list[Protocol]:
+def _protocols(cfg: DictConfig, configs: Sequence[str]) -> list[Protocol]:
     """The protocols of ``evaluate=``, before anything is trained; UserError if there is no such one."""
     if not cfg.evaluate:
         return []
@@ -152,8 +152,7 @@ def _job(cfg: DictConfig) -> float | list[float]:
             again = in_trial and any((folder / name).exists() for name in ("run.json", "metrics.jsonl"))
             if again:
                 run_record.note_config(folder)
-            configs = next((each.path for each in job.runtime.config_sources if each.provider == "command-line"), None)
-            return _train(cfg, folder, group, resumed=again, configs=configs)
+            return _train(cfg, folder, group, resumed=again, configs=start.own_configs(job))
     except Exception as error:
         if not cli.is_users(error):
             raise
@@ -186,7 +185,7 @@ def _resume(words: list[str]) -> None:
     with owner.hold(folder):
         cfg, _ = resume.reopen(words)
         with _reason_left(folder, log=True):
-            _train(cfg, folder, resumed=True, configs=start.parsed(words).config_dir)
+            _train(cfg, folder, resumed=True, configs=start.own_configs_of(words))
 
 
 def _start(words: list[str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 from hydra.core.utils import JobStatus, configure_log
 from omegaconf import DictConfig
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, TrialState
 
 from cvae.console import command, say, warn
@@ -25,7 +25,7 @@ from cvae.sweep.plan import Plan
 from cvae.sweep.slot import Place, Slot, job_overrides, suggested
 from cvae.sweep.strategies import unpickles
 from cvae.sweep.study import SweepStudy
-from cvae.sweep.trials import CLAIM, FIRST, SEEDS, failure
+from cvae.sweep.trials import CLAIM, FIRST, RECORDED, SEEDS, failure
 
 _POLL = 0.5  # seconds between two looks at the jobs of this sweeper
 _POLL_OTHERS = 2.0  # and at those of other sweepers
@@ -74,8 +74,8 @@ class Engine:
     def _keep_leases(self) -> None:
         while not self.over.wait(LEASE / 4):
             for slot in list(self.slots.values()):
-                # A full disk may be repaired before the lease ends.
-                with contextlib.suppress(UpdateFinishedTrialError, OSError, UserError):
+                # A full disk may be repaired before the lease ends, and a database come back.
+                with contextlib.suppress(OptunaError, OSError, UserError):
                     self.study.lease(slot.trial._trial_id, SWEEPER)
 
     def _done(self) -> bool:
@@ -194,9 +194,7 @@ class Engine:
         """Run a trial's jobs, one a seed and case; return the last one's JobReturn."""
         outcome: Any = None
         number = slot.trial.number
-        for index in range(len(self.plan.jobs)):
-            if str(index) in self.study.storage.get_trial_system_attrs(slot.trial._trial_id).get(SEEDS, {}):
-                continue
+        for index in self._jobs_left(slot):
             if self.stop is not None:  # asked while this trial was claimed: its job was not told
                 break
             words = job_overrides(self.plan, slot, index, self.config)
@@ -204,6 +202,22 @@ class Engine:
             if outcome.status == JobStatus.FAILED or self.study.trials[number].state != TrialState.RUNNING:
                 break
         return outcome
+
+    def _jobs_left(self, slot: Slot) -> list[int]:
+        """The jobs of a trial that are still to run: those without values.
+
+        If all have theirs, and the study was not told, the last job runs once more, and tells it. If a constraint asks for what
+        no finished job recorded, all run: they may record it now.
+        """
+        attributes = self.study.storage.get_trial_system_attrs(slot.trial._trial_id)
+        values, recorded = attributes.get(SEEDS) or {}, attributes.get(RECORDED) or {}
+        every = list(range(len(self.plan.jobs)))
+        left = [index for index in every if str(index) not in values]
+        lacking = self.plan.constraints.keys() - {key for facts in recorded.values() for key in facts}
+        if values and lacking and not (left and recorded):  # an earlier version did not keep what each job recorded
+            self.study.storage.set_trial_system_attr(slot.trial._trial_id, SEEDS, {})
+            return every
+        return left or every[-1:]
 
     def _settle(self, slot: Slot, outcome: Any) -> None:
         """Free the slot of a trial whose job is over, and queue the trial again if its job did not tell the study."""

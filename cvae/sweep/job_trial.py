@@ -21,7 +21,7 @@ from cvae.errors import UserError
 from cvae.process import Process
 from cvae.sweep.locks import JOB, LEASE, SWEEPER, lease_of, locked, owned
 from cvae.sweep.storage import absolute, open_storage, patient, revealed
-from cvae.sweep.trials import CLAIM, DATA, FACTS, FAILURE, OF, SEEDS, STOP, STUDY_DATA, Limits, tied
+from cvae.sweep.trials import CLAIM, DATA, FACTS, FAILURE, OF, RECORDED, SEEDS, STOP, STUDY_DATA, Limits, tied, together
 from cvae.trial import NoTrial
 
 _POLL = 2.0  # seconds between two looks for a request to stop
@@ -171,25 +171,39 @@ class JobTrial(NoTrial):
         return self._one_of_several(numbers) if self.job.jobs > 1 else self.tell(state, numbers)
 
     def _one_of_several(self, numbers: list[float]) -> dict[str, Any]:
-        told = {**self._storage.get_trial_system_attrs(self._id).get(SEEDS, {}), str(self.index): numbers}
-        self._storage.set_trial_system_attr(self._id, SEEDS, told)
-        before = self._storage.get_trial(self._id).user_attrs.get(FACTS) or {}
-        if self.case is not None:
-            self._facts |= {f"{self.case}/{key}": value for key, value in self._facts.items()}
-        for key, limits in self.job.constraints.items():  # each job has to keep them
-            if key in before and key in self._facts:
-                self._facts[key] = max(before[key], self._facts[key], key=limits.excess)
-        if self.case is not None:
-            self._facts = before | self._facts  # those of the other cases stay
-        self.note(FACTS, self._facts)
-        if self._by_seed:
-            self._report(self.index, numbers[0])
+        told = self._keep_result(numbers)
+        if told is None:
+            return {"state": "taken over", "value": None}
         if len(told) == self.job.jobs:
             return self.tell(TrialState.COMPLETE, [mean(column) for column in zip(*told.values(), strict=True)])
         if self._by_seed and self._trial.should_prune():
             return self.tell(TrialState.PRUNED)
-        self._storage.set_trial_system_attr(self._id, JOB, None)
+        self.release(queue=False)
         return {"state": "running", "value": numbers[0] if len(numbers) == 1 else numbers}
+
+    @patient
+    def _keep_result(self, numbers: list[float]) -> dict[str, list[float]] | None:
+        """Keep what one of several jobs recorded and returned; the values of all finished ones, None if it was taken over.
+
+        Its values come last: without them it runs again, and nothing of it is missing.
+        """
+        with self._ours() as ours:
+            trial = self._storage.get_trial(self._id)
+            if not ours or trial.state.is_finished():
+                return None
+            own = dict(self._facts)
+            if self.case is not None:
+                own |= {f"{self.case}/{key}": value for key, value in own.items()}
+            recorded = {**trial.system_attrs.get(RECORDED, {}), str(self.index): own}
+            self._storage.set_trial_system_attr(self._id, RECORDED, recorded)
+            facts = together(recorded, self.job.constraints)
+            self.note(FACTS, facts)
+            if self._by_seed:
+                self._report(self.index, numbers[0])
+            told = {**trial.system_attrs.get(SEEDS, {}), str(self.index): numbers}
+            self._storage.set_trial_system_attr(self._id, SEEDS, told)
+        self._facts = facts
+        return told
 
     @patient
     def tell(self, state: TrialState, values: Sequence[float] | None = None, reason: str | None = None) -> dict[str, Any]:
@@ -257,7 +271,10 @@ class JobTrial(NoTrial):
         renewed = time.monotonic()
         while not self._closed.wait(_POLL):
             try:
-                if self._storage.get_trial_system_attrs(self._id).get(STOP):
+                attributes = self._storage.get_trial_system_attrs(self._id)
+                if attributes.get(CLAIM) != self._claim:  # this host slept, say, and another one runs the trial
+                    return self.stop()
+                if attributes.get(STOP):
                     self.stop()
                 if time.monotonic() - renewed > LEASE / 4 and not self._closed.is_set():
                     self._renew()

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 # Attributes of a trial, the system's:
 CLAIM, STOP, ATTEMPTS = "cvae:claim", "cvae:stop", "cvae:attempts"
 SEEDS = "cvae:seeds"  # the values of its finished jobs (seeds, cases), by index
+RECORDED = "cvae:recorded"  # and the facts that each of them recorded
 PLACE = "cvae:sweep_dir"  # the folder that holds its jobs' folders
 FIRST, BEFORE = "failed_trial", "retry_history"  # of one that retries others: the first and all of them, as Optuna names them
 # and the user's:
@@ -59,8 +60,8 @@ def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def again(trial: FrozenTrial) -> FrozenTrial:
-    """A trial to queue in place of a failed one: with its parameters, in its folder, with the seeds that it had finished."""
-    known = {key: trial.system_attrs[key] for key in (PLACE, SEEDS, *_GRID) if key in trial.system_attrs}
+    """A trial to queue in place of a failed one: with its parameters, in its folder, with what its finished jobs told."""
+    known = {key: trial.system_attrs[key] for key in (PLACE, SEEDS, RECORDED, *_GRID) if key in trial.system_attrs}
     fixed = {**trial.system_attrs.get(FIXED, {}), **trial.params}
     own: dict[str, Any] = {key: value for key, value in trial.user_attrs.items() if key not in (FAILURE, FACTS, DATA)}
     return create_trial(
@@ -109,11 +110,20 @@ def limits_of(study: optuna.Study) -> dict[str, Limits] | None:
     return None if kept is None else {key: Limits(float(least), float(most)) for key, (least, most) in kept.items()}
 
 
+def together(jobs: Mapping[str, Mapping[str, float]], constraints: Mapping[str, Limits]) -> dict[str, float]:
+    """The facts of a trial by those of its jobs: the last job's, and of those that are constrained the worst."""
+    merged = {key: value for facts in jobs.values() for key, value in facts.items()}
+    for key in constraints.keys() & merged.keys():
+        merged[key] = max((facts[key] for facts in jobs.values() if key in facts), key=constraints[key].excess)
+    return merged
+
+
 def _keeps(trial: FrozenTrial, constraints: Mapping[str, Limits] | None) -> bool:
     """Whether a trial keeps constraints; where none are known those of its own time."""
     if constraints is None:
         return all(value <= 0 for value in trial.constraints.values())
-    facts = trial.user_attrs.get(FACTS) or {}
+    jobs = trial.system_attrs.get(RECORDED) or {"0": trial.user_attrs.get(FACTS) or {}}
+    facts = together(jobs, constraints)
     return all(key in facts and limits.excess(facts[key]) <= 0 for key, limits in constraints.items())
 
 

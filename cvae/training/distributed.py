@@ -98,8 +98,8 @@ class Processes:
         if not self.first:
             self.store.set(f"built {self.rank}", "")
             return
-        # Of the device its type: auto might be something else on another machine.
-        config = OmegaConf.to_container(OmegaConf.merge(cfg, {"device": device.type}), resolve=True)
+        # Of the device its type: auto might be something else on another machine. The first process alone evaluates.
+        config = OmegaConf.to_container(OmegaConf.merge(cfg, {"device": device.type, "evaluate": []}), resolve=True)
         self.store.set("run", json.dumps({"config": config, "folder": str(folder), "resumed": resumed}))
         for rank in range(1, self.world):
             if error := self._wait_for(f"built {rank}"):

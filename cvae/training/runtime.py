@@ -87,14 +87,15 @@ def _allow_tf32(convolutions: bool, matrices: bool) -> None:
 
 
 def prepare_gpu(device: torch.device) -> None:
-    """Keep to this process's part of a GPU's memory, and let cuDNN try its algorithms on the few shapes that training has.
+    """Make a GPU this process's own, keep to its part of the memory, and let cuDNN try its algorithms on the few shapes here.
 
     Raises:
         UserError: the environment says of the part what is none.
     """
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-        torch.cuda.set_per_process_memory_fraction(gpus.share(), device.index)  # without a number it takes the current one
+        torch.cuda.set_device(device.index or 0)  # graphs are captured there, whatever the device of their tensors
+        torch.cuda.set_per_process_memory_fraction(gpus.share())
 
 
 def gpu_memory_left(device: torch.device) -> int:

@@ -36,6 +36,16 @@ def test_auto_takes_the_gpu_and_a_run_goes_on_there(process, tmp_path):
     assert "resumed at epoch" in process("-m", "cvae.train", f"resume={run}", "checkpoint=best")
 
 
+def test_a_run_captures_its_steps_on_the_gpu_that_it_names(process):
+    """The current device is another one when the run begins."""
+    kinds = {"second": ["model=tiny", "compile=graphs", "device=cuda:1", "tf_schedule=constant", "tfr=0"]}
+    said = process(str(Path(__file__).with_name("steps.py")), json.dumps(kinds), PRETENDED_GPUS="2")
+    found = json.loads(said.partition("FOUND ")[2])["second"]
+    assert "error" not in found, found["where"]
+    assert (found["waits"], found["pageable"], found["allocations"]) == (0, 0, 0)
+    assert 5 <= found["launches"] <= 11
+
+
 def test_two_gpus_train_one_model(process, tmp_path):
     run = f"hydra.run.dir={tmp_path / 'run'}"
     words = ["-m", "cvae.train", *SMALL, "batch_size=4", run]

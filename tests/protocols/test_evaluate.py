@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,13 @@ def test_a_run_with_a_protocol_of_ones_own_goes_on(train, drawn: Path) -> None:
     assert "one of yours needs the --config-dir of its folder" in train("resume=T").err
     again = train("--config-dir", "own", "resume=T")
     assert (again.code, "this run is finished" in again.out) == (0, True)
+    # By the search path too, which is what a run's own record of its command says.
+    known = shlex.split(json.loads(Path("T/run.json").read_text())["own_command"])
+    assert any(word.startswith("hydra.searchpath=") for word in known)
+    repeated = train(*known[3:], "hydra.run.dir=U")
+    assert repeated.code == 0, repeated.err
+    assert evaluated(Path("U"), "mine")["protocol"]["n_future"] == 3
+    assert train("hydra.searchpath=[own]", "resume=U").code == 0
 
 
 @pytest.mark.slow

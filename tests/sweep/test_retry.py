@@ -12,6 +12,7 @@ import pytest
 from conftest import App
 from optuna.trial import TrialState
 
+from cvae.sweep.job_trial import JobTrial
 from cvae.sweep.records import read_sweep
 from cvae.sweep.storage import absolute
 from cvae.sweep.study import SweepStudy
@@ -109,6 +110,98 @@ def test_the_best_on_fresh_seeds_are_retried_too(app: App) -> None:
     assert "on 2 fresh seeds" in done.out
     assert len(app.record()["top_k"]["values"]["0"]) == 2
 
+
+# --- a trial of several jobs --------------------------------------------------------------------------------------------
+
+JOBS = """
+from pathlib import Path
+from cvae.trial import current_trial
+with open("jobs.txt", "a") as file:
+    print(cfg.extra + cfg.seed, file=file)
+current_trial().record({"memory": 30.0 if cfg.extra + cfg.seed == 1 else 3.0})
+if Path("later").exists():
+    current_trial().record({"heat": 1.0})
+if Path("broken").exists() and cfg.extra + cfg.seed == 2:
+    raise ValueError("no")
+return cfg.x + cfg.extra + cfg.seed
+"""
+CASES = "hydra.sweeper.cases={one: ['extra=1'], two: ['extra=2'], three: ['extra=3']}"
+SEVERAL = [(CASES, "seed: 0\nextra: 0", "one/memory"), ("hydra.sweeper.seeds_per_trial=3", "seed: 1\nextra: 0", "memory")]
+
+
+def _jobs() -> list[int]:
+    return [int(line) for line in Path("jobs.txt").read_text().split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("several", "config", "fact"), SEVERAL)
+def test_what_finished_jobs_recorded_counts_after_a_retry(app: App, several: str, config: str, fact: str) -> None:
+    """The first job breaks a constraint, the second fails: the retry must not forget the first."""
+    words = (*WORDS, several, "hydra.sweeper.n_trials=1", f"hydra.sweeper.constraints={{{fact}: {{most: 8}}}}")
+    Path("broken").touch()
+    app.write(JOBS, config)(*words)
+    Path("broken").unlink()
+    done = app(*words)
+    assert (done.code, done.err) == (0, "")
+    (trial,) = app.record()["trials"]
+    assert (trial["state"], trial["facts"][fact]) == ("complete", 30.0)
+    assert app.record()["best"] == []
+    assert _jobs() == [1, 2, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("several", "config", "fact"), SEVERAL)
+def test_a_misspelt_constraint_costs_no_results(app: App, several: str, config: str, fact: str) -> None:
+    words = (*WORDS, several, "hydra.sweeper.n_trials=1")
+    first = app.write(JOBS, config)(*words, "hydra.sweeper.constraints={memry: {most: 40}}")
+    assert "the job records no memry" in app.record()["trials"][0]["failure"], first.out
+    done = app(*words, f"hydra.sweeper.constraints={{{fact}: {{most: 40}}}}")
+    assert (done.code, done.err) == (0, "")
+    (trial,) = app.record()["trials"]
+    assert (trial["state"], trial["values"], trial["facts"][fact]) == ("complete", [trial["params"]["x"] + 2], 30.0)
+    assert _jobs() == [1, 2, 3, 3], "only one runs again, to tell"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("several", "config", "fact"), SEVERAL)
+def test_jobs_run_again_for_a_fact_that_they_did_not_record(app: App, several: str, config: str, fact: str) -> None:
+    heat = fact.replace("memory", "heat")
+    words = (*WORDS, several, "hydra.sweeper.n_trials=1", f"hydra.sweeper.constraints={{{heat}: {{most: 2}}}}")
+    app.write(JOBS, config)(*words)
+    Path("later").touch()
+    done = app(*words)
+    assert (done.code, done.err) == (0, "")
+    assert (app.record()["trials"][0]["state"], app.record()["best"]) == ("complete", [1])
+    assert _jobs() == [1, 2, 3] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("several", "config", "fact"), SEVERAL)
+@pytest.mark.parametrize("at", ["SEEDS", "tell"])
+def test_a_kill_after_a_trial_s_last_job_loses_nothing(
+    app: App, monkeypatch: pytest.MonkeyPatch, several: str, config: str, fact: str, at: str
+) -> None:
+    """Killed before the values of the last job are written, and before the study is told of them."""
+    killed = {"left": True}
+    before = JobTrial._keep_result
+
+    def die(trial: JobTrial, *given: object) -> object:
+        told = before(trial, *given) if at == "tell" else None
+        if trial.index == 2 and killed.pop("left", False):
+            raise KeyboardInterrupt
+        return told if at == "tell" else before(trial, *given)
+
+    monkeypatch.setattr(JobTrial, "_keep_result", die)
+    words = (*WORDS, several, "hydra.sweeper.n_trials=1", f"hydra.sweeper.constraints={{{fact}: {{most: 40}}}}")
+    assert app.write(JOBS, config)(*words).code != 0
+    done = app(*words)
+    assert (done.code, done.err) == (0, "")
+    (trial,) = app.record()["trials"]
+    assert (trial["state"], trial["values"], trial["facts"][fact]) == ("complete", [trial["params"]["x"] + 2], 30.0)
+    assert _jobs() == [1, 2, 3, 3]
+
+
+# --- sweepers side by side ----------------------------------------------------------------------------------------------
 
 RETRY = """
 import sys
