@@ -281,3 +281,17 @@ def flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
     return values
+
+
+def is_place(key: str) -> bool:
+    """Whether a full key says where data lie: those of a group of the user's own may have names of their own."""
+    return key.startswith("data.") and key.rpartition(".")[2] in PLACES
+
+
+def places(data: DictConfig, alone: bool = False) -> dict[str, Any]:
+    """Where the group ``data`` says that the data lie, by full keys. UserError if it may say that ``alone``, and says more."""
+    plain: Any = OmegaConf.to_container(data)
+    values = flat(plain, "data.")
+    if further := [key for key in values if alone and not is_place(key)]:
+        raise UserError(f"{further[0]} is {values[further[0]]!r}: only the place of the data can be given")
+    return {key: value for key, value in values.items() if is_place(key) and value is not None}

@@ -116,6 +116,12 @@ def only_prints(arguments: Sequence[str]) -> bool:
     return any(argument.split("=")[0] in prints for argument in arguments)
 
 
+def aligned(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:
+    """Rows of cells as lines with even columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [indent + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
 def short(path: Path) -> str:
     """The path as the user would type it: relative where it lies below the working folder."""
     relative = os.path.relpath(path)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cvae import integrity
 from cvae.console import say, short, warn
-from cvae.errors import UserError, whole, writing
+from cvae.errors import UserError, brief, whole, writing
 from cvae.integrity import LINES, Damaged, Facts
 from cvae.start import resume_command
 
@@ -200,9 +200,3 @@ def _kept_aside(path: Path) -> Path:
     except OSError:
         shutil.copyfile(path, aside)
     return aside
-
-
-def brief(error: BaseException) -> str:
-    """What an error says, in a few words."""
-    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return " ".join(said.split())[:120] or type(error).__name__

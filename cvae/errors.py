@@ -20,7 +20,7 @@ class UserError(Exception):
 
 
 class Diverged(UserError):
-    """A loss became NaN or infinite. The message names the term; the state was written for inspection."""
+    """A loss became NaN or infinite, or a weight. The message names it; the state at that moment was written for inspection."""
 
 
 def require(valid: bool, key: str, value: object, hint: str) -> None:
@@ -42,6 +42,12 @@ def is_number(value: object) -> bool:
 def first_line(error: BaseException) -> str:
     """The first line of what another package's error says, at most 120 letters; its type if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+def brief(error: BaseException) -> str:
+    """All that an error says, in one line of at most 120 letters; of the system's errors without number and path."""
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return " ".join(said.split())[:120] or type(error).__name__
 
 
 @contextlib.contextmanager

@@ -92,8 +92,6 @@ def _settings(cfg: DictConfig) -> Settings:
     for key in map(str, cfg):
         if key not in EvaluateConfig.__dataclass_fields__:
             raise UserError(f"+{key}: an evaluation has no such key; --help lists them")
-    for key in map(str, cfg.data):
-        require(key in config.PLACES, f"data.{key}", cfg.data[key], "only the place of the data can be given")
     for group, known in (("lpips", ("weights", "net")), ("fvd", ("weights",))):
         for key in map(str, cfg[group]):
             require(key in known, f"{group}.{key}", cfg[group][key], f"choose {', '.join(known)}")
@@ -104,7 +102,7 @@ def _settings(cfg: DictConfig) -> Settings:
         lpips_net=str(cfg.lpips.net),
         fvd_weights=_path(cfg.fvd.weights),
         changed=_changes(),
-        places={f"data.{key}": value for key, value in cfg.data.items() if value is not None},
+        places=config.places(cfg.data, alone=True),
         allow_targets=list(cfg.allow_targets),
     )
 

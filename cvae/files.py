@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from cvae.errors import brief
+
 JSON, YAML = 1 << 20, 1 << 17  # bytes of a record and of settings; parsed they may take twenty times as many
 _DEPTH = 50  # of nodes within nodes
 _SCALAR = 10_000  # letters of one YAML value: some kinds of numbers take long to read
@@ -107,13 +109,8 @@ def entries(folder: Path, most: int) -> list[os.DirEntry[str]]:
                 if len(found) > most:
                     raise Unreadable(f"it holds more than {most:,} files")
     except OSError as error:
-        raise Unreadable(f"it cannot be read ({error.strerror or brief(error)})") from error
+        raise Unreadable(f"it cannot be read ({brief(error)})") from error
     return found
-
-
-def brief(error: BaseException) -> str:
-    """The message of an error in one short line."""
-    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 @contextlib.contextmanager
@@ -130,7 +127,7 @@ def _opened(folder: Path, name: str) -> Iterator[BinaryIO]:
     except (FileNotFoundError, Unreadable):
         raise
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
-        raise Unreadable(f"{name} cannot be read ({getattr(error, 'strerror', None) or brief(error)})") from error
+        raise Unreadable(f"{name} cannot be read ({brief(error)})") from error
 
 
 def _refuse_irregular(status: os.stat_result, name: str) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from cvae.console import say, short
+from cvae.console import aligned, say, short
 from cvae.errors import UserError
 
 _CELL = 40  # letters
@@ -61,14 +60,9 @@ def _lines(found: Any) -> list[str]:
         state = "" if run.state == "finished" else f"  {run.state}"
         rows.append([*(_cell(run.settings.get(key)) for key in keys), score + star, epoch, short(run.folder) + state])
     rows += [[*("-" for _ in keys), "-", "-", f"{short(path)}  failed"] for path, _ in found.failed]
-    return _aligned([header, *rows])
+    return aligned([header, *rows])
 
 
 def _cell(value: object) -> str:
     text = "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= _CELL else f"{text[: _CELL - 1]}…"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

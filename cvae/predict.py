@@ -91,8 +91,7 @@ def _source(cfg: DictConfig, run: Path) -> Source:
 
     if not run.is_dir():
         raise UserError(f"run={run} is a file, which has no data: give frames=FOLDER_OR_VIDEO, or a run folder")
-    places = {f"data.{key}": value for key, value in cfg.data.items() if value is not None}
-    recorded = recorded_config(run, places)
+    recorded = recorded_config(run, config.places(cfg.data))
     data: Dataset = config.build(recorded.data, cfg.allow_targets, Dataset)
     return Source(data, getattr(data, cfg.split), cfg.split)
 
@@ -127,8 +126,7 @@ def _check(cfg: DictConfig) -> None:
     for key in map(str, cfg):
         if key not in PredictConfig.__dataclass_fields__:
             raise UserError(f"+{key}: a prediction has no such key; --help lists them")
-    for key in map(str, cfg.data):
-        require(key in config.PLACES, f"data.{key}", cfg.data[key], "only the place of the data can be given")
+    config.places(cfg.data, alone=True)
     require(cfg.split in SPLITS, "split", cfg.split, f"choose {', '.join(SPLITS)}")
     require(1 <= cfg.samples <= 1000, "samples", cfg.samples, "give a number of futures, 1 to 1000")
     require(cfg.n_future is None or cfg.n_future >= 1, "n_future", cfg.n_future, "give a number of frames, at least 1")

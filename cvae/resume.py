@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cvae import damage, files, run_record
 from cvae.cli import override_values
-from cvae.config import PLACES, RunConfig, anchor, flat
+from cvae.config import RunConfig, anchor, flat, is_place
 from cvae.console import warn
 from cvae.errors import UserError, expanded, require
 from cvae.start import compose
@@ -53,14 +53,14 @@ def reopen(words: Sequence[str]) -> tuple[DictConfig, Path]:
     checkpoint = values.pop("checkpoint", "last")
     require(checkpoint in ("last", "best"), "checkpoint", checkpoint, "choose last or best")
     for key in values:
-        if not ({key, key.split(".")[0].split("@")[0]} & {*_RESUMABLE, *_NO_SETTINGS} or _is_place(key)):
+        if not ({key, key.split(".")[0].split("@")[0]} & {*_RESUMABLE, *_NO_SETTINGS} or is_place(key)):
             raise UserError(
                 f"{key} cannot change in a resumed run: only {', '.join(_RESUMABLE[:-1])} can; start a new run to change it"
             )
     # What the data have besides is the recorded group's, which the fresh config need not choose.
     rest = [word for word in words if not re.match(r"\+*(resume|checkpoint)=", word)]
     fresh = compose([f"++{word.lstrip('+')}" if word.lstrip("+").startswith("data.") else word for word in rest])
-    cfg = recorded_config(folder, {key: OmegaConf.select(fresh, key) for key in values if _is_place(key)})
+    cfg = recorded_config(folder, {key: OmegaConf.select(fresh, key) for key in values if is_place(key)})
     for key in sorted(values.keys() - set(_NO_SETTINGS)):  # logger before logger.mode
         OmegaConf.update(cfg, key, OmegaConf.select(fresh, key), merge=False)
     # allow_targets is the user's word, given again; a run folder's own does not count.
@@ -161,11 +161,6 @@ def _refuse_copies_of_root(cfg: DictConfig, path: Path) -> None:
     for key, value in resolved.items():
         if root in str(value) and value != written.get(key):
             raise UserError(f"{path}: {key} repeats data.root, which reads the environment: write the value itself there")
-
-
-def _is_place(key: str) -> bool:
-    """Whether a key says where data lie: those of a group of the user's own may have names of their own."""
-    return key.startswith("data.") and key.rpartition(".")[2] in PLACES
 
 
 def _began_in(folder: Path) -> Path | None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from cvae import integrity
 from cvae.console import warn
-from cvae.damage import Damage, beside, brief, checkpoint_of
-from cvae.errors import write_whole
+from cvae.damage import Damage, beside, checkpoint_of
+from cvae.errors import brief, write_whole
 from cvae.integrity import Damaged
 
 

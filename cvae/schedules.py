@@ -246,14 +246,19 @@ def checked(key: str, schedule: Schedule) -> Schedule:
     return schedule
 
 
+def half_weight(kl_schedule: Schedule) -> float:
+    """The progress at which a KL schedule first weighs half its most."""
+    weights = [kl_schedule(t) for t in _GRID]
+    return next(t for t, weight in zip(_GRID, weights, strict=True) if weight >= max(weights) / 2)
+
+
 def settled(kl_schedule: Schedule, tf_schedule: Schedule) -> float:
     """The progress at which two schedules are past their middle: KL has weighed half its most, forcing is at half or less.
 
     From there on runs under the same schedules can be compared while they train; before, those that will be good after the
     end of forcing look no better than others.
     """
-    most = max(kl_schedule(t) for t in _GRID)
-    kl_end = next(t for t in _GRID if kl_schedule(t) >= most / 2)
+    kl_end = half_weight(kl_schedule)
     if isinstance(kl_schedule, Target) and not isinstance(kl_schedule.start, str):
         kl_end = max(kl_end, kl_schedule.start)
     ratios = [tf_schedule(t) for t in _GRID]

@@ -81,13 +81,14 @@ def loader(config_path: str | None = None, config_dir: str | None = None, furthe
     """What composes configs, from this package's folder, before it from the user's, and from ``further`` ones."""
     setup_globals()
     search_path = create_config_search_path(config_path or str(CONF))
+    own = list(further)
     if config_dir is not None:
         folder = expanded(config_dir, "--config-dir")
         if not folder.is_dir():
             raise UserError(f"--config-dir={folder} is not a folder: check the path")
-        search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))  # as Hydra does
-    for source in further:
-        search_path.append("command-line", source)
+        own.append(f"file://{folder}")
+    for source in own:
+        search_path.prepend("command-line", source, SearchPathQuery(provider="schema"))  # as Hydra does
     return ConfigLoaderImpl(search_path)
 
 

@@ -125,10 +125,9 @@ def _evaluated(cfg: DictConfig, folder: Path, protocols: Sequence[Protocol], onl
     from cvae.protocols.tools import Settings, Tools
 
     wanted = [each for each in protocols if not (only_missing and (folder / "eval" / f"{each.name}.json").exists())]
-    places = {f"data.{key}": cfg.data[key] for key in ("root", "cache_dir", "workers") if cfg.data.get(key) is not None}
     found: dict[str, float] = {}
     try:
-        tools = Tools(Settings(device=cfg.device, places=places, allow_targets=list(cfg.allow_targets)))
+        tools = Tools(Settings(device=cfg.device, places=config.places(cfg.data), allow_targets=list(cfg.allow_targets)))
         for result in evaluate(folder, wanted, tools) if wanted else ():
             if isinstance(result, UserError):
                 warn(str(result))

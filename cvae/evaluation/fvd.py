@@ -21,7 +21,6 @@ from cvae.errors import UserError, first_line
 from cvae.evaluation.weights import named_file, sha256_of_file
 
 SIZE = 224  # pixels: the height and the width that the net is given
-USUAL_VIDEOS = 256  # of published numbers on BAIR; fewer videos give a larger distance for the same model
 
 _KEY = "fvd.weights"
 _HINT = (

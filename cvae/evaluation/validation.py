@@ -40,9 +40,10 @@ def free_run(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Predict every sequence once, from its frame 0, given ``model.n_past`` frames; yield ``predicted_SBKCHW, true_BKCHW``.
 
-    z comes from the posterior for given frames and from the prior after. The noise of a sequence and sample depends on
-    ``seed`` alone, so scores of one run's epochs differ by the weights only. ``rows`` picks sequences, all by default.
-    ``shuffled`` gives each sequence the conditions of the next one: what it costs is what the model makes of them.
+    z comes from the posterior for given frames and from the prior after. The noise depends on ``seed``, the split's size,
+    ``samples`` and ``length``, which a run keeps: scores of its epochs differ by the weights only. ``rows`` picks sequences,
+    all by default. ``shuffled`` gives each sequence the conditions of the next one: what it costs is what the model makes of
+    them.
 
     The caller chooses precision (autocast); the model is put in eval mode and left as it was found.
     """

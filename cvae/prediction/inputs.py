@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from cvae import files
 from cvae.console import natural_order, say
 from cvae.data.layout import BROKEN, IMAGE_SIZE, read_row, rgb
-from cvae.errors import UserError, first_line
+from cvae.errors import UserError, brief, first_line
 from cvae.prediction.video import FORMATS, LARGEST, Pixels, read_video
 
 LONGEST = 1000  # frames of a prediction, past and future
@@ -96,7 +96,7 @@ def read_actions(path: Path, columns: Sequence[str]) -> NDArray[np.float32]:
     except FileNotFoundError as error:
         raise UserError(f"actions={path} does not exist: check the path") from error
     except (files.Unreadable, UnicodeDecodeError) as error:
-        raise UserError(f"actions={path} cannot be read ({files.brief(error)}): a text file of numbers is needed") from error
+        raise UserError(f"actions={path} cannot be read ({brief(error)}): a text file of numbers is needed") from error
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise UserError(f"actions={path} is empty: a row a frame is needed, with {', '.join(columns)}")

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cvae import __version__, files
 from cvae.config import RunConfig, identity
-from cvae.errors import UserError, whole, writing
+from cvae.errors import UserError, brief, whole, writing
 from cvae.model.cvae import CVAE
 from cvae.strangers import forget_caches, refuse_resolvers
 
@@ -64,7 +64,7 @@ def read(path: Path) -> tuple[DictConfig, dict[str, Any]]:
     except FileNotFoundError as error:
         raise UserError(f"run={path} does not exist: check the path") from error
     except Exception as error:  # whatever a damaged file leads the readers to raise
-        raise UserError(f"{path} is not a whole .safetensors file ({files.brief(error)}): export it again") from error
+        raise UserError(f"{path} is not a whole .safetensors file ({brief(error)}): export it again") from error
     assert isinstance(cfg, DictConfig)
     return cfg, tensors
 

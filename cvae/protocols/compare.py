@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cvae.console import short
+from cvae.console import aligned, short
 from cvae.evaluation.intervals import paired
 from cvae.evaluation.scoring import ROWS
-from cvae.protocols.result import aligned
 
 Results = Sequence[tuple[Path, Mapping[str, Any]]]
 
@@ -30,7 +29,7 @@ def compare(results: Results) -> list[str]:
             lines.append(f"  {short(folder)}: not comparable, {why}")
             continue
         rows.append([short(folder), *(_difference(name, base, result) for name in metrics)])
-    return lines + (aligned(rows) if len(rows) > 1 else [])
+    return lines + (aligned(rows, "  ") if len(rows) > 1 else [])
 
 
 def _unlike(base: Mapping[str, Any], result: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from cvae import integrity
 from cvae.charts import frame_scores
-from cvae.console import short
+from cvae.console import aligned, short
 from cvae.errors import UserError, whole, write_whole, writing
 from cvae.evaluation.fvd import VideoFeatures, frechet_interval
 from cvae.evaluation.intervals import bootstrap
@@ -42,7 +42,7 @@ def summary(values_NK: Values, seed: int) -> dict[str, Any]:
     return found
 
 
-def of_scores(found: Mapping[str, Scores], protocol: Protocol, seed: int) -> dict[str, Any]:
+def of_scores(found: Mapping[str, Scores], seed: int) -> dict[str, Any]:
     """The metrics of the model and, below ``baselines``, those of every baseline."""
     numbers = {name: _metrics(found[name], found["true"], seed) for name in ("model", *BASELINES)}
     for name in BASELINES:
@@ -142,7 +142,7 @@ def table(result: Mapping[str, Any], run: Path) -> list[str]:
     rows = [["", *(ROWS[name].title for name in metrics)]]
     for label, numbers in [("model", result), *((text, result["baselines"][name]) for name, text in BASELINES.items())]:
         rows.append([label, *(interval(name, numbers.get(name)) for name in metrics)])
-    return lines + aligned(rows)
+    return lines + aligned(rows, "  ")
 
 
 def interval(metric: str, numbers: Mapping[str, Any] | None) -> str:
@@ -152,9 +152,3 @@ def interval(metric: str, numbers: Mapping[str, Any] | None) -> str:
     row, (low, high) = ROWS[metric], numbers["ci95"]
     ends = "" if low is None or not math.isfinite(low) else f" [{row.text(low)}, {row.text(high)}]"
     return f"{row.text(numbers['mean'])}{ends}"
-
-
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Rows of cells as lines with even columns."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -91,7 +91,7 @@ def _scored(
             tools.autocast,
             advance,
         )
-    numbers = of_scores(found, protocol, settings.seed)
+    numbers = of_scores(found, settings.seed)
     marks = _marks(protocol, cfg, tools)
     if protocol.bar is not None and settings.bair:
         reached = numbers["psnr"]["mean"] >= protocol.bar

@@ -8,6 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from cvae import files
+from cvae.errors import brief
 from cvae.pictures import Pixels, read_gif
 from cvae.runs.collection import main_objective
 from cvae.runs.run import Run
@@ -45,4 +46,4 @@ def read_video(run: Run) -> Video | str:
     except files.Unreadable as error:
         return str(error)
     except Exception as error:  # Pillow raises many kinds of errors for a damaged file
-        return f"{run.video} cannot be shown ({files.brief(error)})"
+        return f"{run.video} cannot be shown ({brief(error)})"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cvae import files
 from cvae.console import natural_order, short
-from cvae.errors import FAILURE, UserError, expanded
+from cvae.errors import FAILURE, UserError, brief, expanded
 from cvae.metrics import BUILT_IN, Metric
 from cvae.runs.run import DATA, FailedStart, Run, read_run
 from cvae.sweep.records import SweepRecord, read_sweep
@@ -71,7 +71,7 @@ def collect(places: Sequence[str]) -> Collection:
         except files.Unreadable as error:
             unreadable[real] = (folder, str(error))
         except Exception as error:  # whatever a folder leads to, or one that is removed now, costs its own line alone
-            unreadable[real] = (folder, f"it cannot be read, or was removed ({files.brief(error)})")
+            unreadable[real] = (folder, f"it cannot be read, or was removed ({brief(error)})")
     sweeps, closed = _sweeps(runs)
     shown = [_with_sweep_state(_with_option_names(run), sweeps) for run in _with_short_names(runs)]
     return Collection(shown, [*unreadable.values(), *closed], failed, sweeps)

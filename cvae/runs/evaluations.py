@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae import files, integrity
+from cvae.errors import brief
 from cvae.metrics import KEY, OF_PROTOCOLS, Metric
 
 _MOST = 100  # files in a folder of evaluations
@@ -72,7 +73,7 @@ def _evaluation(folder: Path, name: str) -> Evaluation:
     except files.Unreadable as error:
         return _unreadable(protocol, str(error))
     except (OSError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
-        return _unreadable(protocol, f"{name} cannot be read ({files.brief(error)})")
+        return _unreadable(protocol, f"{name} cannot be read ({brief(error)})")
     outside = [score.metric.label for score in scores if score.mean < score.low or score.mean > score.high]
     if outside or not 0 <= videos < 1 << 53:
         what = f"its {outside[0]} is not in its interval" if outside else "its videos cannot be counted"
@@ -101,10 +102,6 @@ def _scores(found: Mapping[str, Any]) -> tuple[Score, ...]:
         numbers = (found[key]["mean"], low, high, baseline.get(key, {}).get("mean"))
         scores.append(Score(row, *(math.nan if number is None else float(number) for number in numbers)))
     return tuple(scores)
-
-
-def _mean_of(value: Any) -> Any:
-    return value.get("mean") if isinstance(value, Mapping) else None
 
 
 def _texts(found: Any) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae import files, integrity
+from cvae.errors import brief
 
 Row = dict[str, float]
 
@@ -60,7 +61,7 @@ def read_rows(folder: Path) -> Rows:
         except FileNotFoundError:
             continue
         except (integrity.Damaged, OSError) as error:
-            problems.append(f"checkpoints/{name} is damaged ({files.brief(error)})")
+            problems.append(f"checkpoints/{name} is damaged ({brief(error)})")
             continue
         if not wrong:
             known = rows[: (facts or {}).get("lines", 0)] if changed else rows
@@ -86,7 +87,7 @@ def _read_inside(folder: Path, facts: dict[str, Any]) -> tuple[list[Row], list[s
     except FileNotFoundError:
         return [], [f"{_INSIDE} is missing"] if facts.get("inside_lines") else []
     except (ValueError, OSError) as error:
-        return [], [f"{_INSIDE} is damaged ({files.brief(error)})"]
+        return [], [f"{_INSIDE} is damaged ({brief(error)})"]
     return rows, []
 
 
@@ -98,7 +99,7 @@ def _difference(folder: Path, facts: dict[str, Any]) -> str:
     except FileNotFoundError:
         return f"{_NAME} is missing"
     except integrity.Damaged as error:
-        return f"{_NAME} is damaged: {files.brief(error)}"
+        return f"{_NAME} is damaged: {brief(error)}"
     return ""
 
 
@@ -113,7 +114,7 @@ def _parsed(content: bytes) -> tuple[list[Row], str]:
         try:
             rows.append(_row(line, number, keys))
         except ValueError as error:
-            return rows, "" if number > len(lines) else f"line {number} of {_NAME} is damaged ({files.brief(error)})"
+            return rows, "" if number > len(lines) else f"line {number} of {_NAME} is damaged ({brief(error)})"
     return rows, ""
 
 

@@ -56,7 +56,7 @@ def answer_blocks(runs: Sequence[Run], bair: bool = False) -> list[Block]:
     """
     found = [(part, part.claims(bair)) for part in factorials(runs)]
     parts = [part for part, _ in found]
-    blocks = [*_what_ran(runs, parts), *_how(parts, bair)]
+    blocks = [*_what_ran(runs, parts), *_how(bair)]
     for part, claims in found:
         blocks.append(Heading(2, _name(part)))
         for claim in claims:
@@ -169,7 +169,7 @@ def _what_ran(runs: Sequence[Run], parts: Sequence[Factorial]) -> list[Block]:
     ]
 
 
-def _how(parts: Sequence[Factorial], bair: bool) -> list[Block]:
+def _how(bair: bool) -> list[Block]:
     thresholds = (
         f"The data are BAIR, so the report's {BAIR_LEVEL:g} dB is compared with the level before."
         if bair

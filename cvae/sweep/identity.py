@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from cvae.config import PLACES, identity
+from cvae.config import identity, is_place
 from cvae.sweep.space import Space, path_of, shown
 from cvae.sweep.study import known_data
 
@@ -37,14 +37,11 @@ def read_identity(
     if seeds > 1:
         what["seeds_per_trial"] = seeds
     if cases:
-        what["cases"] = {name: [word for word in words if not _is_place(word)] for name, words in cases.items()}
+        what["cases"] = {
+            name: [word for word in words if not is_place(word.partition("=")[0].lstrip("+"))] for name, words in cases.items()
+        }
         what["order_of_cases"] = list(cases)  # a trial keeps the values of its finished jobs by their places
     return what
-
-
-def _is_place(word: str) -> bool:
-    """Whether an override only says where data lie, or how they are read."""
-    return word.partition("=")[0].lstrip("+") in {f"data.{key}" for key in PLACES}
 
 
 def _drop(tree: Any, path: Sequence[str]) -> None:

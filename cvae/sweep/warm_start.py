@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cvae import files, integrity
-from cvae.errors import UserError
+from cvae.errors import UserError, brief
 from cvae.sweep.plan import Plan
 from cvae.sweep.space import as_searched, inside
 from cvae.sweep.trials import FACTS, SEEDS
@@ -42,7 +42,7 @@ def finished_trials(plan: Plan) -> list[FrozenTrial]:
     except (files.Unreadable, integrity.Damaged) as error:
         raise UserError(f"{where} is damaged ({error}): give a whole sweep.json, or null") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{where} holds no trials of this search ({files.brief(error)}): give another, or null") from None
+        raise UserError(f"{where} holds no trials of this search ({brief(error)}): give another, or null") from None
 
 
 def _refuse_other(plan: Plan, record: Mapping[str, Any], where: str) -> None:

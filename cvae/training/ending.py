@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from cvae.console import warn
-from cvae.evaluation.diagnosis import Diagnosis
+from cvae.evaluation.diagnosis import NATS, Diagnosis
 from cvae.evaluation.metrics import psnr
 from cvae.evaluation.protocol import Protocol
 from cvae.evaluation.validation import validate
+from cvae.schedules import half_weight
 from cvae.training.recorder import read_metrics
 from cvae.training.runtime import peak_memory
 from cvae.training.trainer import Trainer
 
-_COLLAPSED = 0.1  # nats a step: with less KL the posterior carries hardly any information
 _LONG = 100  # iterations after the KL's warm-up: a posterior that is still to be learned has little KL too
 # What tells a latent that carries the conditions, from the runs in docs/results.md.
 _FULL = 10.0  # nats a step; latents that do what they should have less than 5
@@ -56,7 +56,7 @@ def warn_of_latent(trainer: Trainer) -> None:
     if not (trainer.finished and rows and trainer.processes.first):
         return
     kl = rows[-1]["train/kld"]
-    if kl < _COLLAPSED and _iterations_at_weight(trainer) >= _LONG:
+    if kl < NATS and _iterations_at_weight(trainer) >= _LONG:
         warn(
             f"posterior collapse: the last epoch's KL is {kl:.3f} nats a step; the model predicts without its latent. "
             f"{_advice(trainer, 'Lower')}"
@@ -84,9 +84,7 @@ def _has_conditions(trainer: Trainer) -> bool:
 
 def _iterations_at_weight(trainer: Trainer) -> float:
     """The number of iterations since the KL weight has warmed up, to half its most."""
-    weights = [trainer.kl_schedule(step / 1000) for step in range(1001)]
-    warm = next(step for step, weight in enumerate(weights) if weight >= max(weights) / 2)
-    return trainer.settings.epochs * trainer.settings.epoch_size * (1 - warm / 1000)
+    return trainer.settings.epochs * trainer.settings.epoch_size * (1 - half_weight(trainer.kl_schedule))
 
 
 def _latent_and_conditions(trainer: Trainer) -> tuple[float, float]:

@@ -243,9 +243,9 @@ class Recorder:
 
     def finish(self, exit_code: int, state: str | None = None) -> None:
         """Draw curves.png from metrics.jsonl, close the mirror (with a trial's state), and say where everything is."""
-        rows, between = (read_metrics(self.folder / name) for name in LINES)
         try:
             self.check()
+            rows, between = (read_metrics(self.folder / name) for name in LINES)
             if rows and self.chosen is not None:
                 drawn = [[(metric.key, metric.title) for metric in together] for together in panels(self.metrics)]
                 charts.curves(rows, drawn, self.folder / "curves.png", self.chosen, between)
@@ -273,11 +273,11 @@ def inside(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of a run; lines that are cut off or no rows are left out, a missing file has none."""
+    """The rows of a file of a run; lines that are cut off, damaged or no rows are left out, a missing file has none."""
     if not path.exists():
         return []
     rows: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         with contextlib.suppress(ValueError, RecursionError):
             if isinstance(row := json.loads(line), dict):
                 rows.append(row)

@@ -187,15 +187,15 @@ class Trainer:
         )
 
     def _check_finite(self, losses: Losses) -> None:
-        """Before the step, so that the saved weights are those that gave the loss."""
+        """Before the step, so that on a CPU the saved weights are those that gave the loss."""
         # Reading a loss waits for the GPU; there every 50th step is soon enough to stop a dead run.
-        number = self.iteration + 1
-        later = self.device.type != "cpu" and number % 50 and number < self.settings.epoch_size
+        number, now_and_then = self.iteration + 1, self.device.type != "cpu"
+        later = now_and_then and number % 50 and number < self.settings.epoch_size
         if later or torch.isfinite(losses.total):
             return
         terms = {"MSE": losses.mse, "KL": losses.kld, "loss": losses.total}
         term, value = next((name, value.item()) for name, value in terms.items() if not torch.isfinite(value))
-        self._diverged(f"{term} became {value:g} in epoch {self.epoch + 1}, iteration {number}")
+        self._diverged(f"{term} became {value:g} in epoch {self.epoch + 1}, {'by ' * now_and_then}iteration {number}")
 
     def _check_weights(self) -> None:
         """Before weights are kept: the last step may have spoiled them, and a GPU's losses are looked at now and then."""

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from cvae.console import say, short, warn
 from cvae.errors import first_line, require
 from cvae.options import believed, named
-from cvae.training.clip import within
+from cvae.training.wandb_video import within
 from cvae.training.recorder import RunInfo, inside, read_metrics
 from cvae.training.wandb_files import FILES, keep_files, size
 from cvae.training.wandb_service import kill_service, logged_in, silence, tear_down

@@ -58,7 +58,13 @@ class Flashes:
 class FlashData:
     __slots__ = ("broken", "normalise", "random_start", "resident")
 
-    def __init__(self, broken=None):
+    def __init__(self, broken=None, disk=None):
+        import os
+
+        if disk is not None and not os.path.isdir(disk["path"]):
+            from cvae.errors import UserError
+
+            raise UserError(f"{disk['path']} is not there: give data.disk.path=")
         self.broken, self.normalise, self.random_start, self.resident = broken, True, True, "auto"
 
     @property
@@ -104,6 +110,22 @@ def test_a_class_with_the_contracts_members_trains_and_resumes(train, stranger):
     assert "2 values a condition" in result.out
     assert Path("run/samples/epoch_0002.gif").exists()
     assert '"dataset": "flashes, version 1"' in Path("run/run.json").read_text()
+
+
+def test_the_place_of_a_strangers_data_may_change_and_its_evaluation_follows(train, command, stranger):
+    """A key of the stranger's own, inside a mapping, says where they lie."""
+    Path("here").mkdir()
+    assert train(*stranger, "+data.disk={path: here}", "epochs=1", "hydra.run.dir=run").code == 0
+    Path("here").rename("there")
+    moved = ("allow_targets=[flashes]", "+data.disk.path=there")
+    again = train("resume=run", "evaluate=[diagnosis]", *moved)
+    assert (again.code, again.err) == (0, "")
+    assert Path("run/eval/diagnosis.json").exists(), again.out
+    words = ("evaluate", "run=run", "protocol=diagnosis")
+    assert "here is not there" in command(*words, moved[0]).err
+    assert command(*words, *moved).code == 0
+    assert command("predict", "run=run", *moved).code == 0
+    assert "data.disk.size is 3: only the place" in command(*words, "+data.disk.size=3").err
 
 
 def test_a_multirun_asks_a_strangers_dataset_whether_its_data_are_there(train, stranger):

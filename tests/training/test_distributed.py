@@ -220,6 +220,16 @@ def names(run: Path) -> set[str]:
 
 
 @pytest.mark.slow
+def test_the_first_process_alone_evaluates_by_a_protocol_of_ones_own(drawn):
+    Path("own/protocol").mkdir(parents=True)
+    Path("own/protocol/mine.yaml").write_text("# @package protocol.mine\nn_past: 1\nn_future: 3\n")
+    words = tiny(drawn, "batch_size=4", "epochs=1", "evaluate=[mine]")
+    code, out = finish(start("--config-dir", "own", *words, "hydra.run.dir=run"))
+    assert code == 0, out
+    assert Path("run/eval/mine.json").exists(), out
+
+
+@pytest.mark.slow
 def test_two_processes_are_one_run(drawn, alone, tmp_path):
     code, out = finish(start(*tiny(drawn, *RUN), "hydra.run.dir=run"))
     assert code == 0, out

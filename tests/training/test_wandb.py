@@ -23,7 +23,7 @@ from wandb_server import run_wandb
 from cvae import pictures
 from cvae.config import CONF
 from cvae.training import provenance
-from cvae.training.clip import within
+from cvae.training.wandb_video import within
 from cvae.training.recorder import RunInfo
 from cvae.training.wandb_mirror import WandbMirror
 

@@ -72,7 +72,7 @@ def find(source: Path, camera: str | None, action: str | None, state: str | None
     tables = {file: _names(source, str(name), features[name]) for file, name in columns.items()}
     of_video = camera if kinds[camera] == "video" else None
     places = _episodes_v2(source, info, of_video) if "2." in version[:3] else _episodes_v3(source, of_video)
-    splits = _splits(source, info)
+    splits = _splits(info)
     episodes = [
         Episode(f"episode_{place.number}", f"{place.video or place.rows} episode {place.number}", place, splits(place.number))
         for place in places
@@ -266,7 +266,7 @@ def _names(source: Path, column: str, feature: dict[str, Any]) -> tuple[str, ...
     return tuple(f"{column} {number}" for number in range(1, width + 1))
 
 
-def _splits(source: Path, info: dict[str, Any]) -> Callable[[int], str | None]:
+def _splits(info: dict[str, Any]) -> Callable[[int], str | None]:
     """Which split the data set puts an episode into; None where it has train alone."""
     ranges: list[tuple[str, int, int]] = []
     told = info.get("splits")
