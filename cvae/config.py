@@ -13,8 +13,8 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from cvae.arguments import parameters_of, refuse_hydras, refuse_unfit, refuse_unknown
-from cvae.errors import UserError
+from cvae.arguments import parameters_of, refuse_hydras, refuse_taken, refuse_unfit, refuse_unknown
+from cvae.errors import BadArgument, UserError
 
 CONF = Path(__file__).with_name("conf")
 
@@ -116,12 +116,16 @@ def build(node: DictConfig, allow_targets: Sequence[str] = (), kind: Any = objec
     key = node._get_full_key(None)
     plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     components = list(_checked_targets(plain, key, _slot(key), tuple(allow_targets)))
+    refuse_taken(node, key, kwargs)
     try:
         found = instantiate(plain, _convert_="all", **kwargs)
     except InstantiationException as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
+        if isinstance(cause, BadArgument):
+            own = next((name for _, name, target in components if target is cause.kind), key)
+            raise UserError(f"{own}.{cause.said}") from None
         if isinstance(cause, UserError):
             raise cause from None
         for component in components:
@@ -290,8 +294,7 @@ def is_place(key: str) -> bool:
 
 def places(data: DictConfig, alone: bool = False) -> dict[str, Any]:
     """Where the group ``data`` says that the data lie, by full keys. UserError if it may say that ``alone``, and says more."""
-    plain: Any = OmegaConf.to_container(data)
-    values = flat(plain, "data.")
-    if further := [key for key in values if alone and not is_place(key)]:
-        raise UserError(f"{further[0]} is {values[further[0]]!r}: only the place of the data can be given")
+    values = flat(OmegaConf.to_container(data), "data.")  # type: ignore[arg-type]
+    for key in (key for key in values if alone and not is_place(key)):
+        raise UserError(f"{key} is {values[key]!r}: only the place of the data can be given")
     return {key: value for key, value in values.items() if is_place(key) and value is not None}

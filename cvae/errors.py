@@ -19,6 +19,14 @@ class UserError(Exception):
     """
 
 
+class BadArgument(UserError):
+    """A value that a component cannot work with. Who builds it from a config knows the key in place of the class."""
+
+    def __init__(self, component: object, name: str, why: str) -> None:
+        super().__init__(f"{type(component).__name__}.{name} {why}")
+        self.kind, self.said = type(component), f"{name} {why}"
+
+
 class Diverged(UserError):
     """A loss became NaN or infinite, or a weight. The message names it; the state at that moment was written for inspection."""
 

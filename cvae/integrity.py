@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 
 Facts = dict[str, Any]
 """``epoch`` and ``iteration`` of the checkpoint; ``lines``, ``bytes`` and ``lines_sha256`` of metrics.jsonl at that moment;
-``config_sha256`` of .hydra/config.yaml as it lies; ``dataset``, the fingerprint of the data; ``size`` and ``crc32`` of the
-archive.
+``config_sha256`` of .hydra/config.yaml as it lies; ``dataset``, the fingerprint of the data; ``run``, the nonce of the run's
+run.json; ``size`` and ``crc32`` of the archive.
 """
 
 # The rows of a run by file, of epochs and of validations within them, and what stands before the names of their facts.
@@ -85,39 +85,49 @@ def facts(path: Path) -> Facts | None:
     """The facts of a checkpoint, read from its last bytes alone; None for one that a version before seals wrote.
 
     Raises:
-        Damaged: the end of the file is not what was written, or it is no regular file.
+        Damaged: the end of the file is not what was written, it is no regular file, or another run's.
         OSError: it cannot be read.
     """
     with opened(path) as file:
-        return _facts(file)
+        found = _facts(file)
+    _check_run(path, found)
+    return found
 
 
 def verify(path: Path) -> Facts | None:
     """As ``facts``, after a check of every byte of the file.
 
     Raises:
-        Damaged: it is not what was written.
+        Damaged: it is not what was written, or another run wrote it.
         OSError: it cannot be read.
     """
     with opened(path) as file:
         found = _facts(file)
         if found is None:
-            if _is_of_sealed(path):
+            if _record_of(path).get("sealed") is True:  # so are all checkpoints of its run
                 raise Damaged("it lacks its seal: something else than this package wrote it")
             _check_archive(file)
         elif f"{checksum(file, found['size']):08x}" != found["crc32"]:
             raise Damaged("its checksum is another")
         else:
             _open_archive(file)
-        return found
+    _check_run(path, found)
+    return found
 
 
-def _is_of_sealed(path: Path) -> bool:
-    """Whether a checkpoint lies in a run folder whose run.json says that its checkpoints have seals."""
+def _check_run(path: Path, facts: Facts | None) -> None:
+    """Raise Damaged if a checkpoint lies in the folder of another run than the one that wrote it."""
+    writer, here = (facts or {}).get("run"), _record_of(path).get("nonce")
+    if None not in (writer, here) and writer != here:
+        raise Damaged("it is of another run than the run.json beside it")
+
+
+def _record_of(path: Path) -> dict[str, Any]:
+    """The run.json of the run folder in which a checkpoint lies; empty if there is none that can be read."""
     with contextlib.suppress(OSError, ValueError, RecursionError), opened(path.parent.parent / "run.json") as file:
         record = json.loads(file.read(RECORD))
-        return isinstance(record, dict) and record.get("sealed") is True
-    return False
+        return record if isinstance(record, dict) else {}
+    return {}
 
 
 def check_lines(path: Path, facts: Facts) -> None:

@@ -20,7 +20,7 @@ def register() -> None:
     """Tell Hydra of the schema and of four resolvers; ``hydra_plugins.cvae_schema`` does so at every start of Hydra.
 
     ``${cvae.nonce:}`` is the random end of a run folder's name; ``${cvae.settled:EPOCHS,KL,TF,ALLOW_TARGETS}`` is the number of
-    epochs after which two schedules have settled (``cvae.schedules.settled``); ``${cvae.direction:OBJECTIVE,METRICS}`` says
+    epochs after which two schedules have settled (``cvae.run_schedules.settled``); ``${cvae.direction:OBJECTIVE,METRICS}`` says
     whether objectives are maximised or minimised (``cvae.metrics.directions``); ``${cvae.fingerprint:DATA,ALLOW_TARGETS}`` is
     the fingerprint of the data of a multirun, where they are visible.
     """
@@ -35,7 +35,8 @@ def register() -> None:
 
 
 def _settled(epochs: int, kl_schedule: DictConfig, tf_schedule: DictConfig, allow_targets: Sequence[str] = ()) -> int:
-    from cvae.schedules import Schedule, checked, settled
+    from cvae.run_schedules import settled
+    from cvae.schedules import Schedule, checked
 
     nodes = {"kl_schedule": kl_schedule, "tf_schedule": tf_schedule}
     kl, forcing = (checked(key, build(node, allow_targets, Schedule)) for key, node in nodes.items())

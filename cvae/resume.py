@@ -52,6 +52,8 @@ def reopen(words: Sequence[str]) -> tuple[DictConfig, Path]:
     del values["resume"]
     checkpoint = values.pop("checkpoint", "last")
     require(checkpoint in ("last", "best"), "checkpoint", checkpoint, "choose last or best")
+    if deleted := [word for word in words if word.startswith("~")]:
+        raise UserError(f"{deleted[0]}: a resumed run keeps its settings; start a new run to change them")
     for key in values:
         if not ({key, key.split(".")[0].split("@")[0]} & {*_RESUMABLE, *_NO_SETTINGS} or is_place(key)):
             raise UserError(

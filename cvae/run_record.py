@@ -88,6 +88,15 @@ def note_config(folder: Path) -> None:
         write_record(folder, now, "free some space, then start again")
 
 
+def known_nonce(folder: Path) -> str | None:
+    """The nonce by which a run's checkpoints know it, where its run.json was lost; else None."""
+    for name in ("last", "best"):
+        with contextlib.suppress(OSError, Damaged):
+            if isinstance(nonce := (integrity.facts(checkpoint_of(folder, name)) or {}).get("run"), str):
+                return nonce
+    return None
+
+
 def recorded_data(folder: Path) -> dict[str, Any]:
     """What a run says of its data: ``dataset`` and ``splits`` of run.json, or what last.pt knows; empty if neither says it.
 

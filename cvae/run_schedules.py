@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, cast
 
-from cvae.schedules import Schedule, Target, follows_from
+from cvae.schedules import GRID, Schedule, Target
 
 _FREE = 0.01  # with less forcing than that a run is as good as free-running
 
@@ -61,3 +62,36 @@ def said_of(name: str, schedule: Schedule) -> str:
     own: Sequence[Any] = fields(cast(Any, schedule)) if is_dataclass(schedule) else ()
     numbers = ", ".join(f"{each.name} {getattr(schedule, each.name)}" for each in own)
     return f"{name} ({numbers})" if numbers else name
+
+
+def as_call(schedule: Schedule) -> str:
+    """A schedule with its numbers, as ``Cyclical(cycles=3, ramp=0.5)``; a function of the user's with what it is given."""
+    if not isinstance(schedule, partial):
+        return str(schedule) if is_dataclass(schedule) else type(schedule).__name__
+    return f"{schedule.func.__name__}({', '.join(f'{key}={value}' for key, value in schedule.keywords.items())})"
+
+
+def half_weight(kl_schedule: Schedule) -> float:
+    """The progress at which a KL schedule first weighs half its most."""
+    weights = [kl_schedule(t) for t in GRID]
+    return next(t for t, weight in zip(GRID, weights, strict=True) if weight >= max(weights) / 2)
+
+
+def settled(kl_schedule: Schedule, tf_schedule: Schedule) -> float:
+    """The progress at which two schedules are past their middle: KL has weighed half its most, forcing is at half or less.
+
+    From there on runs under the same schedules can be compared while they train; before, those that will be good after the
+    end of forcing look no better than others.
+    """
+    kl_end = half_weight(kl_schedule)
+    if isinstance(kl_schedule, Target) and not isinstance(kl_schedule.start, str):
+        kl_end = max(kl_end, kl_schedule.start)
+    ratios = [tf_schedule(t) for t in GRID]
+    if min(ratios) > max(ratios) / 2:
+        return kl_end  # forcing does not end
+    return max(kl_end, next(t for t, ratio in zip(GRID, ratios, strict=True) if ratio <= max(ratios) / 2))
+
+
+def follows_from(target: Target, tf_schedule: Schedule) -> float:
+    """The progress from which on a target's weight follows the KL."""
+    return settled(replace(target, start=0.0), tf_schedule) if isinstance(target.start, str) else float(target.start)

@@ -13,11 +13,11 @@ Having no state, a schedule cannot disagree with a resumed run.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any, Protocol, cast
 
-from cvae.errors import UserError, first_line, require
+from cvae.errors import BadArgument, UserError, first_line, require
 
 __all__ = [
     "Constant",
@@ -32,7 +32,6 @@ __all__ = [
     "Sigmoid",
     "Step",
     "Target",
-    "settled",
 ]
 
 
@@ -59,7 +58,7 @@ class _Checked:
             within = isinstance(value, (int, float)) and low <= value <= high and math.isfinite(value)
             if isinstance(value, bool) or not within or (above and value == low):
                 bracket = f"{'(' if above else '['}{low:g}, {high:g}{')' if math.isinf(high) else ']'}"
-                raise UserError(f"{type(self).__name__}.{each.name} is {value!r}: give a number in {bracket}")
+                raise BadArgument(self, each.name, f"is {value!r}: give a number in {bracket}")
 
 
 # --- KL annealing -----------------------------------------------------------------------------------------------------
@@ -143,7 +142,8 @@ class Target(_Checked):
         if self.side not in ("both", "above", "below"):
             raise UserError(f"Target.side is {self.side!r}: choose both, above or below")
         number = isinstance(self.start, (int, float)) and not isinstance(self.start, bool) and 0 <= self.start < 1
-        require(number or self.start == "forcing", "Target.start", self.start, "give a number in [0, 1), or forcing")
+        if not (number or self.start == "forcing"):
+            raise BadArgument(self, "start", f"is {self.start!r}: give a number in [0, 1), or forcing")
 
     def __call__(self, t: float) -> float:
         return _ramp(t, self.ramp)
@@ -225,7 +225,7 @@ class InverseSigmoid(_Checked):
 
 # --- both -------------------------------------------------------------------------------------------------------------
 
-_GRID = [step / 1000 for step in range(1001)]  # where a schedule is looked at
+GRID = [step / 1000 for step in range(1001)]  # where a schedule is looked at
 
 
 def checked(key: str, schedule: Schedule) -> Schedule:
@@ -234,7 +234,7 @@ def checked(key: str, schedule: Schedule) -> Schedule:
     Raises:
         UserError: it is none: a value is no number in [0, 1], or it raises; ``key`` is named.
     """
-    for t in _GRID:
+    for t in GRID:
         try:
             value = schedule(t)
             valid = isinstance(value, Real) and -1e-9 <= value <= 1 + 1e-9  # rounding is no fault
@@ -244,32 +244,6 @@ def checked(key: str, schedule: Schedule) -> Schedule:
         if not valid:
             raise UserError(f"{key}({t:g}) is {value!r}: a schedule returns a number in [0, 1] for each progress in [0, 1]")
     return schedule
-
-
-def half_weight(kl_schedule: Schedule) -> float:
-    """The progress at which a KL schedule first weighs half its most."""
-    weights = [kl_schedule(t) for t in _GRID]
-    return next(t for t, weight in zip(_GRID, weights, strict=True) if weight >= max(weights) / 2)
-
-
-def settled(kl_schedule: Schedule, tf_schedule: Schedule) -> float:
-    """The progress at which two schedules are past their middle: KL has weighed half its most, forcing is at half or less.
-
-    From there on runs under the same schedules can be compared while they train; before, those that will be good after the
-    end of forcing look no better than others.
-    """
-    kl_end = half_weight(kl_schedule)
-    if isinstance(kl_schedule, Target) and not isinstance(kl_schedule.start, str):
-        kl_end = max(kl_end, kl_schedule.start)
-    ratios = [tf_schedule(t) for t in _GRID]
-    if min(ratios) > max(ratios) / 2:
-        return kl_end  # forcing does not end
-    return max(kl_end, next(t for t, ratio in zip(_GRID, ratios, strict=True) if ratio <= max(ratios) / 2))
-
-
-def follows_from(target: Target, tf_schedule: Schedule) -> float:
-    """The progress from which on a target's weight follows the KL."""
-    return settled(replace(target, start=0.0), tf_schedule) if isinstance(target.start, str) else float(target.start)
 
 
 # --- learning rate ----------------------------------------------------------------------------------------------------
@@ -296,9 +270,8 @@ class LearningRate:
         require(not self.rewarm or self.switch is not None, "lr_rewarm", self.rewarm, hint)
 
     def __call__(self, t: float) -> float:
-        if t < self.warmup:
-            return t / self.warmup
         flat = 1.0 if self.decay == "none" else (1 + math.cos(math.pi * (t - self.warmup) / (1 - self.warmup))) / 2
+        factor = t / self.warmup if t < self.warmup else flat
         if self.rewarm and self.switch is not None and 0 <= t - self.switch < self.rewarm:
-            return flat * (t - self.switch) / self.rewarm
-        return flat
+            factor *= (t - self.switch) / self.rewarm
+        return factor

@@ -26,9 +26,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from cvae import cli, config, from_python, grid, owner, resume, run_record, show, start
+from cvae import cli, config, experiment_file, from_python, grid, owner, resume, run_record, show, start
 from cvae.console import say, warn
 from cvae.errors import FAILURE, UserError, expanded
+from cvae.explain import explain, is_users
 from cvae.trial import current_trial
 
 if TYPE_CHECKING:
@@ -153,11 +154,11 @@ def _job(cfg: DictConfig) -> float | list[float]:
                 run_record.note_config(folder)
             return _train(cfg, folder, group, resumed=again, configs=start.own_configs(job))
     except Exception as error:
-        if not cli.is_users(error):
+        if not is_users(error):
             raise
         if alone:
             cli.fail(error)
-        say(f"error: job {job.job.num} failed: {cli.explain(error)}", style="red")
+        say(f"error: job {job.job.num} failed: {explain(error)}", style="red")
         raise  # it fails this job only
 
 
@@ -167,8 +168,8 @@ def _reason_left(folder: Path, log: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = cli.explain(error) or type(error).__name__
-        told = cli.is_users(error)
+        reason = explain(error) or type(error).__name__
+        told = is_users(error)
         if log:
             _log.error(reason)
         with contextlib.suppress(OSError, UserError):  # which may be the error
@@ -209,7 +210,7 @@ def _main() -> None:
     if cache := os.environ.get("CVAE_CACHE"):  # relative to where the user stands, whatever folder a job changes to
         os.environ["CVAE_CACHE"] = str(expanded(cache, "CVAE_CACHE"))
     signal.signal(signal.SIGTERM, _start_again)
-    words = sys.argv[1:] = start.unfold(sys.argv[1:])
+    words = sys.argv[1:] = experiment_file.unfold(sys.argv[1:])
     action = start.action(words)
     if action == "show":
         show.schedules(words)

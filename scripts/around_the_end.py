@@ -20,12 +20,13 @@ import torch
 from kept_runs import HINT
 from torch import Tensor, nn
 
-from cvae.cli import fail, is_users
+from cvae.cli import fail
 from cvae.errors import UserError, write_whole
 from cvae.evaluation.diagnosis import Diagnosis
 from cvae.evaluation.metrics import psnr
 from cvae.evaluation.protocol import Protocol
 from cvae.evaluation.validation import validate
+from cvae.explain import is_users
 from cvae.run_schedules import Plan
 from cvae.start import compose
 from cvae.study.course import WINDOW

@@ -21,9 +21,10 @@ from statistics import mean
 
 from kept_runs import Job, finish, kept_runs
 
-from cvae.cli import fail, is_users
+from cvae.cli import fail
 from cvae.console import command, say, short
 from cvae.errors import UserError
+from cvae.explain import is_users
 from cvae.pages.document import Block, Code, Heading, Text, write_markdown
 from cvae.runs.run import Run
 from cvae.study.answers import answer_blocks

@@ -27,10 +27,11 @@ from kept_runs import Job
 from matplotlib.figure import Figure
 from scipy import stats
 
-from cvae.cli import fail, is_users
+from cvae.cli import fail
 from cvae.console import command, say, short
 from cvae.errors import UserError
 from cvae.evaluation.intervals import mean_interval
+from cvae.explain import is_users
 from cvae.pages.document import Block, Code, Heading, Picture, Table, Text, signed, write_markdown
 from cvae.pages.plots import COLOURS, png
 from cvae.runs.run import Run

@@ -20,9 +20,10 @@ import default_search
 from kept_runs import HINT
 from matplotlib.figure import Figure
 
-from cvae.cli import fail, is_users
+from cvae.cli import fail
 from cvae.console import say, short
 from cvae.errors import UserError, writing
+from cvae.explain import is_users
 from cvae.pages.document import Table, to_markdown
 from cvae.pages.plots import COLOURS, png
 

@@ -345,7 +345,7 @@ def test_who_only_composes_or_prints_packs_nothing(drawn, tmp_path, train):
 
 
 def test_broken_data_are_one_line(tmp_path):
-    from cvae.cli import explain
+    from cvae.explain import explain
 
     draw_course(tmp_path / "broken", train=1, validate=1, test=0)
     (tmp_path / "broken/train/take 0/00/3.png").write_bytes(b"no picture")

@@ -49,7 +49,7 @@ def one_line(result, *words: str) -> None:
         ("beta=-1", ("beta is -1", "null")),
         ("seed=-1", ("seed is -1",)),
         ("kl_schedule=cylcical", ("kl_schedule=cylcical", "monotonic", "did you mean cyclical?")),
-        ("kl_schedule.cycles=abc", ("Cyclical.cycles", "'abc'", "number")),
+        ("kl_schedule.cycles=abc", ("kl_schedule.cycles", "'abc'", "number")),
         ("kl_schedule.cylces=3", ("kl_schedule.cylces", "no such key", "did you mean kl_schedule.cycles?")),
         ("monotonic", ("monotonic: write it as key=value",)),
         ("lr=1e-3,2e-3", ("lr=1e-3,2e-3: several values are lr=[1e-3,2e-3]", "a sweep needs -m")),

@@ -14,8 +14,8 @@ from conftest import tiny
 
 from cvae import start
 from cvae.errors import UserError
+from cvae.experiment_file import unfold
 from cvae.runs.collection import collect
-from cvae.start import unfold
 
 MINE = """
 # @package _global_

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cvae.data.contract import Conditions, Frames, Indices
 from cvae.data.layout import IMAGE_SIZE
-from cvae.errors import UserError
+from cvae.errors import UserError, first_line
 
 __all__ = ["ArrayData"]
 
@@ -97,7 +97,7 @@ class ArrayData:
         normalise, random_start, resident: see ``contract.Dataset``.
 
     Raises:
-        UserError: ``source`` is no function; when data are used: it cannot read a file, or an array has another shape or type.
+        UserError: ``source`` is no function; when data are used: it raises, or an array has another shape or type.
     """
 
     def __init__(
@@ -113,6 +113,10 @@ class ArrayData:
             found = self.source()
         except OSError as error:
             raise UserError(f"data.source: {self} cannot read its data ({error}): check its arguments") from error
+        except UserError:
+            raise
+        except Exception as error:  # whatever a function of the user's raises
+            raise UserError(f"data.source: {self} raises {type(error).__name__}: {first_line(error)}") from error
         if not isinstance(found, Mapping) or not {"train", "validate"} <= found.keys():
             held = f"a dict of {', '.join(map(str, found))}" if isinstance(found, Mapping) else type(found).__name__
             raise UserError(f"data.source: {self} returned {held}: a dict with train, validate and perhaps test is needed")

@@ -13,9 +13,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from cvae.errors import UserError, require
+from cvae.errors import UserError, is_whole, require
 from cvae.model.backbones import Backbone, StageContext
 from cvae.model.coins import Coins
+from cvae.model.contract import check_parts
 from cvae.model.moving import moved
 from cvae.model.recurrent import FramePredictor, GaussianLSTM, StandardNormal, State
 from cvae.model.together import lent
@@ -73,8 +74,12 @@ class CVAE(nn.Module):
         scored: str = "future",
     ) -> None:
         super().__init__()
-        _check_parts(backbone, prior)
+        check_parts(backbone, prior)
         _check_switches(n_past, rollout, skips, force_past, scored)
+        sizes = {"latent_dim": latent_dim, "hidden_dim": hidden_dim}
+        sizes |= {"predictor_layers": predictor_layers, "posterior_layers": posterior_layers}
+        for name, size in sizes.items():
+            require(is_whole(size, 1), f"model.{name}", size, "give a whole number, at least 1")
         self.n_past, self.rollout, self.force_past = n_past, rollout, force_past
         self.first_scored = n_past if scored == "future" else 1
         # The last step whose input's skips are taken: step t is fed frame t-1.
@@ -261,17 +266,6 @@ def _frame_of_each(skip_NCHW: Tensor, length: int, t: int) -> Tensor:
 def _in_sequence(frames: list[Tensor]) -> Tensor:
     """Stack K maps ``BCHW`` to ``BKCHW``; the memory stays channels last."""
     return torch.stack([x_BCHW.permute(0, 2, 3, 1) for x_BCHW in frames], dim=1).permute(0, 1, 4, 2, 3)
-
-
-def _check_parts(backbone: object, prior: object) -> None:
-    wanted = {"encoder", "decoder", "feature_dim"}
-    if not isinstance(backbone, nn.Module) or not all(hasattr(backbone, name) for name in wanted):
-        raise UserError(
-            f"model.backbone is a {type(backbone).__name__}: a module with encoder, decoder and feature_dim is needed, "
-            "as cvae.model.backbones.dcgan64"
-        )
-    if not isinstance(prior, nn.Module):
-        raise UserError(f"model.prior is a {type(prior).__name__}: a module is needed, as cvae.model.recurrent.StandardNormal")
 
 
 def _check_switches(n_past: int, rollout: str, skips: str, force_past: bool, scored: str) -> None:

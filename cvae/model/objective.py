@@ -94,8 +94,8 @@ class SigmaOptimal:
     default_beta: ClassVar[float] = 1.0
 
     def __init__(self, min_log_sigma: float = -6.0) -> None:
-        valid = is_number(min_log_sigma) and math.isfinite(min_log_sigma)
-        require(valid, "likelihood.min_log_sigma", min_log_sigma, "give a number, such as -6")
+        valid = is_number(min_log_sigma) and -50 <= min_log_sigma <= 0
+        require(valid, "likelihood.min_log_sigma", min_log_sigma, "give a number in [-50, 0], such as -6: pixels lie in [0, 1]")
         self.min_log_sigma = float(min_log_sigma)
 
     def __call__(self, mse: Tensor, dims: int) -> Tensor:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cvae.errors import BadArgument, is_whole
+
 __all__ = ["GaussianLSTM", "StandardNormal"]  # the priors
 
 State = tuple[Tensor, Tensor] | None
@@ -70,6 +72,10 @@ class GaussianLSTM(nn.Module):
 
     def __init__(self, input_dim: int, latent_dim: int, hidden_dim: int = 256, layers: int = 1) -> None:
         super().__init__()
+        sizes = {"input_dim": input_dim, "latent_dim": latent_dim, "hidden_dim": hidden_dim, "layers": layers}
+        for name, size in sizes.items():
+            if not is_whole(size, 1):
+                raise BadArgument(self, name, f"is {size!r}: give a whole number, at least 1")
         self.core = _LSTM(input_dim, hidden_dim, layers)
         self.mu = nn.Linear(hidden_dim, latent_dim)
         self.logvar = nn.Linear(hidden_dim, latent_dim)

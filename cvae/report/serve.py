@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from cvae.cli import explain
 from cvae.console import say, warn
 from cvae.errors import UserError
+from cvae.explain import explain
 from cvae.runs.collection import Collection, collect, modification_times
 
 _PAUSE = 2.0  # seconds between two checks of the files

@@ -20,7 +20,8 @@ from cvae.runs.state import failure_of, state_of
 from cvae.start import resume_command
 from cvae.strangers import pasteable, said
 
-_IGNORED = ("sample_every", "compile")  # like the keys that ``identity`` leaves out, they do not change what a run learns
+# Like the keys that ``identity`` leaves out, they do not change what a run learns.
+_IGNORED = ("sample_every", "validate_at", "compile")
 _GROUPS = ("data", "model", "prior", "likelihood", "kl_schedule", "tf_schedule", "optim")
 _REQUIRED = ("seed", "epochs", "n_past", "n_future")  # whole numbers that every report needs
 DATA = "data.fingerprint"  # added to the settings: a hash of the content of the data, since their folder's name says nothing

@@ -11,9 +11,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from cvae.console import console, say
+from cvae.sweep.distributions import Value, written
 from cvae.sweep.locks import JOB, SWEEPER
 from cvae.sweep.plan import Plan
-from cvae.sweep.space import Value, written
 from cvae.sweep.study import SweepStudy
 from cvae.sweep.trials import OF, counted, failure, ranked, retried
 

@@ -18,7 +18,8 @@ from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, TrialState
 
 from cvae.console import command, say, warn
-from cvae.errors import UserError
+from cvae.errors import UserError, first_line
+from cvae.explain import explain, is_users
 from cvae.sweep.board import Board, in_process
 from cvae.sweep.locks import LEASE, SWEEPER
 from cvae.sweep.plan import Plan
@@ -88,11 +89,11 @@ class Engine:
         try:
             while not self._done():
                 slot = self._claim()
-                if slot is None:
+                if slot is not None:
+                    self._settle(slot, self._launch(slot))
+                elif self.stop is None:
                     self.board.waiting()
                     time.sleep(_POLL_OTHERS)
-                else:
-                    self._settle(slot, self._launch(slot))
                 if self.stop is not None:
                     raise self.stop
         except (SystemExit, KeyboardInterrupt) as stop:
@@ -174,7 +175,11 @@ class Engine:
             if self.slots:
                 return None
             raise Stop(f"time is up after {self.plan.timeout:g} s; {self._go_on()}", 0)
-        trial = self.study.claim(self.plan.n_trials)
+        try:
+            trial = self.study.claim(self.plan.n_trials)  # it asks the sampler
+        except Exception as error:
+            self._no_trial(error)
+            return None
         if trial is None:
             return None
         attributes = self.study.storage.get_trial_system_attrs(trial._trial_id)
@@ -184,11 +189,26 @@ class Engine:
             with self.study.sampling():
                 values = suggested(self.plan, trial, self.config)
             slot = Slot(trial, claim, place, first, values, time.monotonic())
-        except BaseException:  # the folder cannot be written, or the user's custom_search_space fails
+        except BaseException as error:  # the folder cannot be written, the sampler or the user's custom_search_space fails
             self.study.give_up(trial.number, claim, "it could not be started", attempt=False)
-            raise
+            if not isinstance(error, Exception):
+                raise
+            self._no_trial(error)
+            return None
         self.slots[trial.number] = slot
         return slot
+
+    def _no_trial(self, error: Exception) -> None:
+        """Stop the sweep in order because no trial can be made: running jobs save, and what is finished is written down.
+
+        Raises:
+            Exception: the error itself, if it is the storage's.
+        """
+        if isinstance(error, OptunaError) or type(error).__module__.startswith("sqlalchemy"):
+            raise error
+        raised = f"hydra.sweeper.sampler raises {type(error).__name__}: {first_line(error)}"
+        said = explain(error) if is_users(error) else raised
+        self.stop = self.stop or Stop(f"{said}; no trial can be made. Mend it, then {self._go_on()}", 1)
 
     def _launch(self, slot: Slot) -> Any:
         """Run a trial's jobs, one a seed and case; return the last one's JobReturn."""

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from cvae.config import identity, is_place
-from cvae.sweep.space import Space, path_of, shown
+from cvae.sweep.distributions import shown
+from cvae.sweep.space import Space, path_of
 from cvae.sweep.study import known_data
 
 _REFERENCE = re.compile(r"\$\{([\w.@/]+)\}")

@@ -20,9 +20,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
-from cvae.cli import end_of_signal, explain, is_users
+from cvae.cli import end_of_signal
 from cvae.console import say
 from cvae.errors import Diverged, UserError
+from cvae.explain import explain, is_users
 from cvae.sweep.job_trial import Job, JobTrial
 from cvae.sweep.trials import FOLDER
 from cvae.trial import running

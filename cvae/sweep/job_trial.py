@@ -115,8 +115,14 @@ class JobTrial(NoTrial):
             return False  # Optuna takes reports for one objective only
         self._report((self.steps or 0) * self.index + step, value)
         last = self.steps is not None and step >= self.steps
-        self.pruned = not last and self._trial.should_prune()
+        self.pruned = not last and self._should_prune()
         return self.pruned
+
+    def _should_prune(self) -> bool:
+        answer = self._trial.should_prune()
+        if answer not in (True, False):
+            raise UserError(f"hydra.sweeper.pruner answers {answer!r}: its prune() returns true or false")
+        return bool(answer)
 
     def record(self, facts: Mapping[str, float]) -> None:
         for key, value in facts.items():
@@ -152,8 +158,10 @@ class JobTrial(NoTrial):
         """Tell the study what the task returned."""
         state, value = TrialState.PRUNED if self.pruned else TrialState.COMPLETE, returned
         if isinstance(returned, Mapping):
-            value = returned.get("value")
-            if str(returned.get("state", "complete")).lower() == "pruned":
+            value, said = returned.get("value"), returned.get("state", "complete")
+            if str(said).lower() not in ("complete", "pruned"):
+                return self.tell(TrialState.FAIL, reason=f"the job returned the state {said!r}: give complete or pruned")
+            if str(said).lower() == "pruned":
                 state = TrialState.PRUNED
         if state == TrialState.PRUNED:
             return self.tell(state)
@@ -176,7 +184,7 @@ class JobTrial(NoTrial):
             return {"state": "taken over", "value": None}
         if len(told) == self.job.jobs:
             return self.tell(TrialState.COMPLETE, [mean(column) for column in zip(*told.values(), strict=True)])
-        if self._by_seed and self._trial.should_prune():
+        if self._by_seed and self._should_prune():
             return self.tell(TrialState.PRUNED)
         self.release(queue=False)
         return {"state": "running", "value": numbers[0] if len(numbers) == 1 else numbers}

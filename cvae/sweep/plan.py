@@ -12,11 +12,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import FrozenTrial
 
-from cvae.console import say
+from cvae.console import say, warn
 from cvae.errors import UserError
+from cvae.sweep.distributions import Value, as_searched, chosen, corners, inside, same, written
 from cvae.sweep.identity import default_name, read_data, read_identity, searches_data
 from cvae.sweep.settings import Declared, Extend, read_declared, read_directions, read_settings
-from cvae.sweep.space import Space, Value, as_searched, corners, inside, read_space, written
+from cvae.sweep.space import Space, read_space
 from cvae.sweep.storage import absolute, revealed
 from cvae.sweep.strategies import at_most_the_grid, build_pruner, build_sampler, unpickles, warn_of_phases
 from cvae.sweep.study import SweepStudy
@@ -189,9 +190,11 @@ def _space(settings: Mapping[str, Any], arguments: Sequence[str], config: DictCo
         if other not in choices and (value := _plain_value(config, other)) is not None:
             choices[other] = value
     space = read_space(arguments, settings.get("params"), conditions, choices, loader)
-    for key, (other, _) in space.conditions.items():
+    for key, (other, wanted) in space.conditions.items():
         if other not in space.distributions and other not in space.choices:
             raise UserError(f"hydra.sweeper.conditions.{key} needs {other}, which the app does not have: check the spelling")
+        if other not in space.distributions and not same(space.choices[other], wanted):
+            warn(f"hydra.sweeper.conditions.{key}: {other} is {space.choices[other]}, not {wanted}, so {key} is not searched")
     return space
 
 
@@ -234,7 +237,26 @@ def _without_hydra(job: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
 
 
+def _with_conditions(index: int, point: Mapping[str, Any], space: Space) -> dict[str, Value]:
+    """A point to try with the values that its parameters' conditions need."""
+    whole = {key: as_searched(space.distributions[key], value) for key, value in point.items()}
+    open_ones = list(point)
+    while open_ones:
+        key = open_ones.pop()
+        if key not in space.conditions:
+            continue
+        other, wanted = space.conditions[key]
+        if other in space.distributions:
+            whole.setdefault(other, chosen(space.distributions[other], wanted))
+            open_ones.append(other)
+        if not same(is_now := whole.get(other, space.choices.get(other)), wanted):
+            raise UserError(f"hydra.sweeper.enqueue[{index}]: {key} is searched where {other}={wanted} only, not {is_now}")
+    return whole
+
+
 def _enqueued(points: Sequence[Any], space: Space) -> list[dict[str, Value]]:
+    """The points to try first, each with what its parameters' conditions need."""
+    found = []
     for index, point in enumerate(points):
         if not isinstance(point, Mapping):
             raise UserError(f"hydra.sweeper.enqueue[{index}] is {point!r}: write a mapping, as {{lr: 1e-3}}")
@@ -246,9 +268,5 @@ def _enqueued(points: Sequence[Any], space: Space) -> list[dict[str, Value]]:
             numeric = not isinstance(distribution, optuna.distributions.CategoricalDistribution)
             if (numeric and isinstance(value, bool)) or not inside(distribution, as_searched(distribution, value)):
                 raise UserError(f"hydra.sweeper.enqueue[{index}]: {key}={value} is outside of what is searched")
-            other, wanted = space.conditions.get(key, ("", ""))
-            if other in point and str(point[other]) != wanted:
-                raise UserError(
-                    f"hydra.sweeper.enqueue[{index}]: {key} is searched where {other}={wanted} only, not {point[other]}"
-                )
-    return [{key: as_searched(space.distributions[key], value) for key, value in point.items()} for point in points]
+        found.append(_with_conditions(index, point, space))
+    return found

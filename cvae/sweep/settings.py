@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 from omegaconf import DictConfig, ListConfig
 
-from cvae.errors import UserError, is_number
+from cvae.errors import UserError, is_number, is_whole, require
 from cvae.sweep.trials import Limits
 
 Extend = Callable[[DictConfig, optuna.Trial], None]
@@ -151,15 +151,17 @@ def read_declared(config: DictConfig) -> Declared:
     """Read the ``trial`` block of an app's config.
 
     Raises:
-        UserError: ``trial`` is not a block.
+        UserError: ``trial`` is not a block, or what it says of steps is no number of them.
     """
     trial = config.get("trial")
     if trial is not None and not isinstance(trial, DictConfig):
         raise UserError("this app has a key `trial` that is a plain value: a sweep passes trial.number there; rename the key")
     block: Any = trial or {}
     objectives, direction, phases = (_texts(block.get(key)) for key in ("objective", "direction", "phases"))
-    steps, warmup = (None if block.get(key) is None else int(block.get(key)) for key in ("steps", "warmup"))
-    return Declared(objectives, direction, phases, steps, warmup)
+    for key, least in (("steps", 1), ("warmup", 0)):
+        valid = block.get(key) is None or is_whole(block.get(key), least)
+        require(valid, f"trial.{key}", block.get(key), f"the app's config gives a whole number of reports, at least {least}")
+    return Declared(objectives, direction, phases, block.get("steps"), block.get("warmup"))
 
 
 def read_directions(given: Any, app: Declared) -> list[str]:

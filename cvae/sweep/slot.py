@@ -11,10 +11,10 @@ import optuna
 from omegaconf import DictConfig, OmegaConf
 
 from cvae.cli import quoted
-from cvae.errors import writing
+from cvae.errors import UserError, first_line, writing
+from cvae.sweep.distributions import Value
 from cvae.sweep.folders import is_of
 from cvae.sweep.plan import Plan
-from cvae.sweep.space import Value
 from cvae.sweep.storage import hidden
 from cvae.sweep.study import SweepStudy
 from cvae.sweep.trials import OF, PLACE
@@ -68,7 +68,12 @@ def suggested(plan: Plan, trial: optuna.Trial, config: DictConfig) -> dict[str, 
     if plan.extend is not None:
         for key, word in plan.space.fixed.items():
             trial.set_user_attr(key, word.partition("=")[2])  # where the published sweeper has them
-        plan.extend(config, trial)
+        try:
+            plan.extend(config, trial)
+        except optuna.exceptions.OptunaError:  # of the storage
+            raise
+        except Exception as error:  # whatever a function of the user's raises
+            raise UserError(f"hydra.sweeper.custom_search_space raises {type(error).__name__}: {first_line(error)}") from error
         values |= trial.params
     return values
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,8 +16,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from cvae.config import build
 from cvae.console import warn
-from cvae.errors import UserError
-from cvae.sweep.space import Space, path_of, shown
+from cvae.errors import UserError, require
+from cvae.sweep.distributions import as_searched, inside, shown
+from cvae.sweep.space import Space, path_of
 
 
 def build_sampler(given: Any, space: Space, allow_targets: Sequence[str], start: int = 0) -> optuna.samplers.BaseSampler:
@@ -26,7 +28,7 @@ def build_sampler(given: Any, space: Space, allow_targets: Sequence[str], start:
         UserError: it does not exist, refuses its arguments, or cannot search this space.
     """
     spec = _given(_spec(given, "sampler") or {"_target_": "optuna.samplers.TPESampler"})
-    kind = spec["_target_"].rpartition(".")[2]
+    kind = _optunas(spec)
     if kind == "MOTPESampler":
         raise UserError(
             "hydra/sweeper/sampler=motpe is not in Optuna any more: tpe takes several objectives: hydra/sweeper/sampler=tpe"
@@ -39,13 +41,23 @@ def build_sampler(given: Any, space: Space, allow_targets: Sequence[str], start:
         raise UserError(
             f"hydra.sweeper.sampler.popsize is {spec['popsize']!r}: CMA-ES needs at least 4, or null for its own choice"
         )
-    if kind == "GridSampler" and "search_space" not in spec:
+    if kind == "GridSampler":
         if not space.distributions:
             return optuna.samplers.RandomSampler()  # a grid without a parameter
-        spec["search_space"] = _grid(space)
+        spec["search_space"] = _grid(spec, space)
     spec = _reseeded(spec, start)
     sampler: optuna.samplers.BaseSampler = _built("sampler", spec, allow_targets, optuna.samplers.BaseSampler, quiet=start > 0)
+    if isinstance(sampler, optuna.samplers.GridSampler) and kind == "GridSampler" and space.conditions:
+        # Of points that differ in nothing but parameters that do not exist there, one; Optuna knows no conditions.
+        sampler._all_grids = _different(sampler._all_grids, sampler._param_names, space)
+        sampler._n_min_trials = len(sampler._all_grids)
     return sampler
+
+
+def _optunas(spec: Mapping[str, Any]) -> str:
+    """The name of a class of Optuna's; empty for a class of somebody else's, whatever its name."""
+    module, _, name = str(spec.get("_target_", "")).rpartition(".")
+    return name if module.partition(".")[0] == "optuna" else ""
 
 
 def _reseeded(spec: dict[str, Any], start: int) -> dict[str, Any]:
@@ -53,7 +65,7 @@ def _reseeded(spec: dict[str, Any], start: int) -> dict[str, Any]:
 
     A quasi-random sequence is one for all starts, who take its points in turn. A grid's points do not depend on its seed.
     """
-    kind = spec.get("_target_", "").rpartition(".")[2]
+    kind = _optunas(spec)
     if not start or kind == "GridSampler":
         return spec
     seed = spec.get("seed")
@@ -73,7 +85,24 @@ def unpickles(sampler: optuna.samplers.BaseSampler) -> bool:
     return isinstance(sampler, optuna.samplers.CmaEsSampler) or any(map(unpickles, below))
 
 
-def _grid(space: Space) -> dict[str, list[Any]]:
+def _grid(spec: Mapping[str, Any], space: Space) -> dict[str, list[Any]]:
+    """A grid's values by parameter: those of its own ``search_space``, or all that are searched.
+
+    Raises:
+        UserError: it has other parameters than the sweep, values outside of what is searched, or there are endlessly many.
+    """
+    key = "hydra.sweeper.sampler.search_space"
+    if given := spec.get("search_space"):
+        lists = isinstance(given, dict) and all(isinstance(values, list) and values for values in given.values())
+        require(lists, key, given, "give a list of values to each parameter, as {lr: [1e-3, 2e-3]}")
+        if given.keys() != space.distributions.keys():
+            raise UserError(f"{key} has {', '.join(given)}, and the sweep searches {', '.join(space.distributions)}: give all")
+        found = {name: [as_searched(space.distributions[name], each) for each in values] for name, values in given.items()}
+        for name, values in found.items():
+            for each in values:
+                if not inside(space.distributions[name], each):
+                    raise UserError(f"{key}.{name} has {each!r}, and the sweep searches {shown(space.distributions[name])}")
+        return found
     grid: dict[str, list[Any]] = {}
     for key, distribution in space.distributions.items():
         if isinstance(distribution, CategoricalDistribution):
@@ -86,12 +115,24 @@ def _grid(space: Space) -> dict[str, list[Any]]:
     return grid
 
 
+def _different(points: Iterable[Sequence[Any]], names: Sequence[str], space: Space) -> list[Any]:
+    """Of the points of a grid those that differ in a parameter that exists there, each once."""
+    found: dict[tuple[Any, ...], Sequence[Any]] = {}
+    for point in points:
+        there = space.existing(dict(zip(names, point, strict=True)))
+        found.setdefault(tuple(sorted(there.items())), point)
+    return list(found.values())
+
+
 def at_most_the_grid(n_trials: int, given: Any, space: Space) -> int:
     """``n_trials``, or the number of a grid sampler's points if there are fewer."""
     spec = _spec(given, "sampler")
-    if not spec or not spec["_target_"].endswith("GridSampler") or not (spec.get("search_space") or space.distributions):
+    if not spec or _optunas(spec) != "GridSampler" or not space.distributions:
         return n_trials
-    points = math.prod(len(values) for values in (spec.get("search_space") or _grid(space)).values())
+    grid = _grid(spec, space)
+    points = math.prod(map(len, grid.values()))
+    if space.conditions:
+        points = len(_different(itertools.product(*grid.values()), list(grid), space))
     if points < n_trials:
         warn(f"the grid has {points} points: n_trials={points}")
     return min(points, n_trials)

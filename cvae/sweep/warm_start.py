@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cvae import files, integrity
 from cvae.errors import UserError, brief
+from cvae.sweep.distributions import as_searched, inside
 from cvae.sweep.plan import Plan
-from cvae.sweep.space import as_searched, inside
 from cvae.sweep.trials import FACTS, SEEDS
 
 _LARGEST = 10_000_000  # bytes; a trial has some hundred

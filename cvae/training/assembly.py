@@ -16,13 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from cvae.charts import Chosen
-from cvae.config import build, signature
+from cvae.config import RunConfig, build, signature
 from cvae.data.contract import Dataset, check_lengths, condition_statistics
 from cvae.data.layout import IMAGE_SIZE
 from cvae.errors import UserError, require
 from cvae.evaluation.metrics import FrameMetric, checked
 from cvae.evaluation.validation import BUILT_IN, error_of
 from cvae.metrics import OWN_KEYS, Metric, objectives, table
+from cvae.model.contract import check_shapes
 from cvae.model.cvae import CVAE
 from cvae.model.objective import Gaussian, Likelihood, Objective
 from cvae.model.recurrent import StandardNormal
@@ -119,11 +120,18 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     plan = Plan(kl_schedule, tf_schedule, settings.beta, settings.tfr, settings.epochs, settings.schedule_step)
     switch = None if plan.forcing_ends is None else plan.forcing_ends / settings.epochs
     learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay, cfg.lr_rewarm, switch)
+    for key in ("lr_warmup", "lr_rewarm"):  # shorter than an iteration it would do nothing
+        iterations = settings.epochs * settings.epoch_size
+        require(cfg[key] == 0 or cfg[key] * iterations >= 1, key, cfg[key], f"give {1 / iterations:.2g} at least, or 0")
     mirror = build_mirror(cfg)
 
     data = open_data(cfg)
     check_lengths(data, cfg.n_past, cfg.n_future)
-    if isinstance(likelihood, Gaussian) and likelihood.auto:
+    auto = isinstance(likelihood, Gaussian) and likelihood.auto
+    usual = RunConfig.__dataclass_fields__["sigma_scale"].default
+    hint = f"it counts with likelihood.sigma=auto alone: set that, or leave sigma_scale at {usual:g}"
+    require(auto or settings.sigma_scale == usual, "sigma_scale", settings.sigma_scale, hint)
+    if auto:
         likelihood.measure(error_of(data, settings.n_past, settings.length), settings.sigma_scale)
     torch.manual_seed(cfg.seed)
     model = _model(cfg, data).to(memory_format=torch.channels_last).to(device)
@@ -198,6 +206,7 @@ def load_model(
 def _model(cfg: DictConfig, data: Dataset) -> CVAE:
     model: CVAE = build(cfg.model, cfg.allow_targets, CVAE, cond_dim=data.train.cond_NA.shape[1])
     require(model.n_past == cfg.n_past, "model.n_past", model.n_past, f"leave it out: it is n_past, {cfg.n_past} here")
+    check_shapes(model.backbone, IMAGE_SIZE)
     mean_A, std_A = condition_statistics(data)
     model.normalise_conditions(torch.from_numpy(mean_A), torch.from_numpy(std_A))
     return model

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cvae.errors import UserError
-from cvae.schedules import Schedule, Target, follows_from
+from cvae.run_schedules import follows_from
+from cvae.schedules import Schedule, Target
 
 _SMOOTH = 0.05  # share of a step's KL in the running mean, which looks back on about 20 steps
 _RATE = 0.02  # of the factor's logarithm a step, at most: 35 steps double it

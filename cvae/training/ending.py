@@ -7,7 +7,7 @@ from cvae.evaluation.diagnosis import NATS, Diagnosis
 from cvae.evaluation.metrics import psnr
 from cvae.evaluation.protocol import Protocol
 from cvae.evaluation.validation import validate
-from cvae.schedules import half_weight
+from cvae.run_schedules import half_weight
 from cvae.training.recorder import read_metrics
 from cvae.training.runtime import peak_memory
 from cvae.training.trainer import Trainer

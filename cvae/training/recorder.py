@@ -20,14 +20,14 @@ import numpy as np
 from cvae import charts, pictures
 from cvae.console import command, say, short, warn
 from cvae.damage import first_lines
-from cvae.errors import FAILURE, UserError, whole, writing
+from cvae.errors import FAILURE, brief, whole, writing
 from cvae.integrity import LINES, Damaged, Lines
 from cvae.metrics import BUILT_IN, Metric, as_record, panels
 from cvae.options import chosen
 from cvae.owner import held
 from cvae.process import Process
 from cvae.repeat import own_command
-from cvae.run_record import read_record, settings_hashes, write_record
+from cvae.run_record import known_nonce, read_record, settings_hashes, write_record
 from cvae.training.provenance import git, versions
 from cvae.training.terminal import epoch_line
 
@@ -140,7 +140,7 @@ class Recorder:
             again = {"command": command(), "at": _now(), "process": asdict(Process.of()), **facts}
             record["resumed"] = [*record.get("resumed", []), again]
         else:
-            nonce = secrets.token_hex(8)
+            nonce = known_nonce(self.folder) or secrets.token_hex(8)
             record = {
                 "id": _agents_id(group) or hashlib.sha256(f"{signature} {nonce}".encode()).hexdigest()[:12],
                 "signature": signature,
@@ -160,6 +160,7 @@ class Recorder:
                 "sealed": True,  # so are its checkpoints, all of them
                 "metrics": as_record(self.metrics),
             }
+        self._known["run"] = record.get("nonce")
         self.check()
         record |= Mirrors([self.mirror]).settle(record)
         write_record(self.folder, record, _HINT)
@@ -249,8 +250,8 @@ class Recorder:
             if rows and self.chosen is not None:
                 drawn = [[(metric.key, metric.title) for metric in together] for together in panels(self.metrics)]
                 charts.curves(rows, drawn, self.folder / "curves.png", self.chosen, between)
-        except (OSError, UserError) as error:  # the run itself may be complete, or end with an error that says more
-            warn(f"curves.png was not drawn ({getattr(error, 'strerror', error)})")
+        except Exception as error:  # the run itself may be complete, or end with an error that says more
+            warn(f"curves.png was not drawn ({brief(error)})")
         self.mirror.finish(exit_code, state)
         say(f"run folder  {short(self.folder)}")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cvae import damage, run_record
-from cvae.console import say
+from cvae.console import say, warn
 from cvae.damage import Damage
 from cvae.errors import UserError
 from cvae.integrity import Damaged
@@ -32,7 +33,9 @@ def go_on(trainer: Trainer, in_trial: bool) -> None:
     last = folder / "checkpoints" / "last.pt"
     if trainer.processes.first:
         damage.recover(folder) if in_trial else damage.check(folder)
-        refuse_changed(run_record.recorded_data(folder), trainer.data, folder)
+        record = run_record.recorded_data(folder)
+        refuse_changed(record, trainer.data, folder)
+        _warn_of_precision(trainer, record)
     if last.exists():
         restore(trainer, last)
     else:  # the first epoch's line is written before its checkpoint
@@ -43,6 +46,13 @@ def go_on(trainer: Trainer, in_trial: bool) -> None:
         raise Damage(f"{folder}/{error}: {_way_on(trainer, last)}") from error
     if trainer.processes.first and math.isfinite(trainer.best):
         damage.warn_of_best(folder)
+
+
+def _warn_of_precision(trainer: Trainer, record: Mapping[str, Any]) -> None:
+    """Say that a run goes on in another precision than before: ``auto`` is another on another machine."""
+    before = ([record, *record.get("resumed", [])][-1]).get("precision")
+    if before not in (None, trainer.precision):
+        warn(f"this run computed in {before} and goes on in {trainer.precision}: precision={before} keeps its numbers")
 
 
 def restore(trainer: Trainer, path: Path) -> None:

@@ -45,7 +45,8 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         device = torch.device("meta")
     require(device.type in ("cpu", "cuda"), "device", name, "choose auto, cpu, cuda, or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    # PyTorch keeps a device's number in 8 bits: of 256 it makes 0.
+    if device.type == "cuda" and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
         why = f" ({said})" if (said := gpus.why_unused()) else ""
         raise UserError(f"device={name}, but this machine has {torch.cuda.device_count()} CUDA devices{why}: device=auto")
     return device

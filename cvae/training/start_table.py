@@ -31,7 +31,7 @@ def say_what_runs(cfg: DictConfig, trainer: Trainer, folder: Path) -> None:
         "model": named(backbone)
         + (f" width {backbone.width:g}" if "width" in backbone else "")
         + f", {parameters / 1e6:.2f} M parameters, {data.train.cond_NA.shape[1]} values a condition",
-        "schedules": f"KL {trainer.kl_schedule}, forcing {trainer.tf_schedule}",
+        "schedules": f"KL {as_call(trainer.kl_schedule)}, forcing {as_call(trainer.tf_schedule)}",
         "objective": f"{type(likelihood).__name__}, beta {settings.beta:g}, implied sigma "
         + ("learned" if sigma is None else f"{sigma:.3g}")
         + _measured(trainer),

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 from cvae.console import say, short, warn
 from cvae.errors import first_line, require
 from cvae.options import believed, named
-from cvae.training.wandb_video import within
 from cvae.training.recorder import RunInfo, inside, read_metrics
 from cvae.training.wandb_files import FILES, keep_files, size
 from cvae.training.wandb_service import kill_service, logged_in, silence, tear_down
+from cvae.training.wandb_video import within
 
 __all__ = ["WandbMirror"]
 

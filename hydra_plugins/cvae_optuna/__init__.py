@@ -128,6 +128,7 @@ class OptunaSweeper(Sweeper):
     def sweep(self, arguments: Sequence[str]) -> None:
         from cvae import cli
         from cvae.errors import UserError
+        from cvae.explain import is_users
         from cvae.sweep.sweeper import sweep
 
         try:
@@ -139,7 +140,7 @@ class OptunaSweeper(Sweeper):
             settings: Any = OmegaConf.to_container(OmegaConf.create(self._settings), resolve=True)
             sweep(settings, arguments, self._context, self._task, self._config)
         except Exception as error:
-            if not cli.is_users(error):
+            if not is_users(error):
                 raise
             cli.fail(error)
 

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from cvae import integrity
 from cvae.errors import UserError
-from cvae.start import unfold
+from cvae.experiment_file import unfold
 from cvae.sweep.engine import Engine
 from cvae.sweep.storage import absolute, open_storage
 

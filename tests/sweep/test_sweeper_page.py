@@ -10,7 +10,7 @@ import pytest
 from conftest import App
 
 import hydra_plugins.cvae_optuna as plugin
-from cvae.sweep.space import written
+from cvae.sweep.distributions import written
 
 PAGE = Path(__file__).parents[2].joinpath("docs", "sweeper.md").read_text()
 

@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 
 from cvae import integrity
 from cvae.console import console
-from cvae.schedules import Linear, Step, Target, settled
+from cvae.run_schedules import settled
+from cvae.schedules import Linear, Step, Target
 from cvae.start import compose
 from cvae.training import checkpoint
 from cvae.training.assembly import assemble, build_trainer
@@ -110,10 +111,10 @@ def test_a_run_records_the_weight_that_it_used_and_goes_on_exactly(train, drawn)
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["kl_schedule.nats=0"], "Target.nats is 0"),
+        (["kl_schedule.nats=0"], "kl_schedule.nats is 0"),
         (["kl_schedule.side=left"], "Target.side is 'left': choose both, above or below"),
-        (["kl_schedule.start=late"], "Target.start is 'late': give a number in [0, 1), or forcing"),
-        (["kl_schedule.start=1.0"], "Target.start is 1.0: give a number in [0, 1), or forcing"),
+        (["kl_schedule.start=late"], "kl_schedule.start is 'late': give a number in [0, 1), or forcing"),
+        (["kl_schedule.start=1.0"], "kl_schedule.start is 1.0: give a number in [0, 1), or forcing"),
         (["free_bits=1", "kl_schedule.nats=2"], "kl_schedule.nats=2 cannot be held: free_bits give 4 nats a step away"),
         (["beta=0"], "beta=0, which stays 0"),
         (["schedule_step=epoch"], "schedule_step=iteration"),

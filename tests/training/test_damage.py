@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from cvae import damage, run_record
 from cvae.damage import Damage
 from cvae.errors import Diverged, UserError
+from cvae.runs.run import read_run
 from cvae.start import compose
 from cvae.training import checkpoint
 from cvae.training.assembly import assemble, load_model
@@ -147,6 +148,28 @@ def test_a_lost_last_pt_is_no_new_run(run, train):
     (run / "checkpoints/last.pt").unlink()
     (run / "metrics.jsonl").unlink()
     assert "last.pt is missing" in refused(train, run)
+
+
+@pytest.mark.parametrize("what", ["last.pt", "both", "with their lines"])
+@pytest.mark.parametrize("steps", [1, 7])
+def test_checkpoints_of_another_run_are_not_believed(drawn, cache, tmp_path, monkeypatch, train, what, steps):
+    """Of equal settings but for the seed, stopped before the first line or after some."""
+    monkeypatch.setenv("CVAE_CACHE", str(cache))
+    for name, seed in (("run", 1), ("other", 2)):
+        cfg = compose([*tiny(drawn, "epochs=4", f"seed={seed}"), f"data.cache_dir={cache}"])
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        (tmp_path / name / ".hydra/config.yaml").write_text(OmegaConf.to_yaml(cfg))
+        with pytest.raises(Stopped):
+            assemble(cfg, tmp_path / name, None, False, NoTrial())[0].fit(Ended(steps))
+    names = ["last.pt"] if what == "last.pt" else ["last.pt", "best.pt"]
+    for path in [Path("checkpoints", name) for name in names] + [Path("metrics.jsonl")] * (what == "with their lines"):
+        if Path("other", path).exists():
+            shutil.copy(Path("other", path), Path("run", path))
+    assert "last.pt is damaged (it is of another run than the run.json beside it)" in refused(train, Path("run"))
+    assert any(each.startswith("checkpoints/last.pt is damaged (it is of another") for each in read_run(Path("run")).problems)
+    if what != "last.pt" and steps > 1:
+        with pytest.raises(UserError, match="of another run"):
+            load_model(Path("run"))
 
 
 def test_best_pt_is_checked_where_a_model_is_loaded(run):
@@ -291,10 +314,14 @@ def test_run_json_damaged_anywhere_is_named_or_the_same(run):
 
 
 def test_a_lost_run_json_is_said_and_the_run_goes_on(run, capfd):
+    known = json.loads((run / "run.json").read_text())
     (run / "run.json").unlink()
     attempt(run)
     assert "run.json is missing: the run goes on with a new one" in capfd.readouterr().out
-    assert run_record.read_record(run)["dataset"]
+    again = run_record.read_record(run)
+    assert again["dataset"]
+    assert (again["id"], again["nonce"]) == (known["id"], known["nonce"])  # its checkpoints say whose they are
+    attempt(run)
 
 
 # --- a version before these checks ------------------------------------------------------------------------------------

@@ -400,8 +400,7 @@ def test_curves_that_cannot_be_drawn_are_a_warning(run, capsys):
     recorder = begin(run, spy)
     recorder.epoch(row(1), epochs=1, best=True)
     (run / "curves.png").mkdir()
-    with open(run / "validations.jsonl", "wb") as file:
-        file.write(b'{"step": 1}\n\xff\n')  # a byte that is no text is no reason to hide how the run ended
+    (run / "validations.jsonl").write_bytes(b'{"step": 1}\n\xff\n')  # no text is no reason to hide how the run ended
     recorder.finish(0)
     said = capsys.readouterr().out
     assert "warning: curves.png was not drawn" in said

@@ -23,9 +23,9 @@ from wandb_server import run_wandb
 from cvae import pictures
 from cvae.config import CONF
 from cvae.training import provenance
-from cvae.training.wandb_video import within
 from cvae.training.recorder import RunInfo
 from cvae.training.wandb_mirror import WandbMirror
+from cvae.training.wandb_video import within
 
 WANDB = ["logger=wandb", "n_samples=2", "sample_every=1"]
 

@@ -1,0 +1,54 @@
+"""What the model asks of parts that may be somebody else's, looked at before anything is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cvae.errors import UserError, first_line
+
+_SEQUENCES, _EACH = 2, 2  # k features in a row belong to each of B sequences
+
+
+def check_parts(backbone: object, prior: object) -> None:
+    """Raise UserError unless a backbone and a prior are modules with the members that the model uses."""
+    wanted = {"encoder", "decoder", "feature_dim"}
+    if not isinstance(backbone, nn.Module) or not all(hasattr(backbone, name) for name in wanted):
+        raise UserError(
+            f"model.backbone is a {type(backbone).__name__}: a module with encoder, decoder and feature_dim is needed, "
+            "as cvae.model.backbones.dcgan64"
+        )
+    if not isinstance(prior, nn.Module):
+        raise UserError(f"model.prior is a {type(prior).__name__}: a module is needed, as cvae.model.recurrent.StandardNormal")
+
+
+def check_shapes(backbone: Any, size: int) -> None:
+    """Encode and decode a few grey images of ``size`` pixels with a backbone, whose weights and statistics stay as they are.
+
+    Raises:
+        UserError: it fails, or what comes out has another shape than ``cvae.model.backbones`` asks for: a loss would broadcast.
+    """
+    x_NCHW = torch.full((_SEQUENCES * _EACH, 3, size, size), 0.5)
+    was_training = backbone.training
+    backbone.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            h_NG, skips = backbone.encoder(x_NCHW)
+            context = backbone.decoder.context([skip[::_EACH] for skip in skips])
+            again_NCHW = backbone.decoder(h_NG, context)
+    except Exception as error:  # whatever a module of the user's raises
+        raise UserError(
+            f"model.backbone cannot encode and decode {len(x_NCHW)} images of {size} x {size} pixels "
+            f"({type(error).__name__}: {first_line(error)}): cvae/model/backbones.py says what it is asked"
+        ) from error
+    finally:
+        backbone.train(was_training)
+    for what, found, wanted in (
+        ("encoder returns features", h_NG, (len(x_NCHW), backbone.feature_dim)),
+        ("decoder returns images", again_NCHW, tuple(x_NCHW.shape)),
+    ):
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        if shape != wanted:
+            raise UserError(f"model.backbone's {what} of shape {shape} for {len(x_NCHW)} images: {wanted} is needed")
