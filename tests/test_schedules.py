@@ -182,9 +182,10 @@ def test_learning_rate_warms_up_linearly_then_stays_or_follows_a_cosine_to_0(war
     assert LearningRate(warmup, decay)(1) == pytest.approx(0 if decay == "cosine" else 1, abs=1e-12)
 
 
+@pytest.mark.parametrize("warmup", [0.1, 0.6])  # also where the first warm-up is not over
 @pytest.mark.parametrize("decay", ["none", "cosine"])
-def test_learning_rate_rises_from_0_once_more_after_the_end_of_forcing(decay: str) -> None:
-    usual, again = LearningRate(0.1, decay), LearningRate(0.1, decay, rewarm=0.2, switch=0.5)
+def test_learning_rate_rises_from_0_once_more_after_the_end_of_forcing(decay: str, warmup: float) -> None:
+    usual, again = LearningRate(warmup, decay), LearningRate(warmup, decay, rewarm=0.2, switch=0.5)
     rises = [min(1.0, max(0.0, (t - 0.5) / 0.2)) if t >= 0.5 else 1.0 for t in GRID]
     assert [again(t) for t in GRID] == pytest.approx([usual(t) * rise for t, rise in zip(GRID, rises, strict=True)], abs=1e-12)
     assert again(0.5) == 0

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig
 
 from cvae.errors import UserError, is_number, is_whole, require
@@ -92,6 +94,12 @@ def _cases(given: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
             raise UserError(f"{key} is {words!r}: give a list of overrides, as ['data.world_seed=1']")
         if unfit := [word for word in several if not re.match(r"\+{0,2}[\w./@]+=", word) or "hydra" in word.split("=")[0]]:
             raise UserError(f"{key}: {unfit[0]} is no override of the app's: write key=value")
+        try:
+            read = OverridesParser.create().parse_overrides(several)
+        except HydraException as error:
+            raise UserError(f"{key}: {' and '.join(several)} cannot be read: check commas, brackets and quotes") from error
+        if swept := [override.input_line for override in read if override.is_sweep_override()]:
+            raise UserError(f"{key}: {swept[0]} is several values, and a case has one: write a case for each")
         found[str(name)] = tuple(several)
     return found
 

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from cvae.console import say, short, warn
 from cvae.data.layout import IMAGE_SIZE
 from cvae.model.objective import Gaussian
+from cvae.run_schedules import as_call
 from cvae.training.runtime import busy, device_name
 from cvae.training.trainer import Trainer
 

@@ -124,6 +124,15 @@ def test_the_function_is_called_when_a_split_is_used_and_once():
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("error", [KeyError("nofile"), ZeroDivisionError("no rows"), MemoryError("much")])
+def test_a_function_that_fails_is_named(error):
+    def source() -> None:
+        raise error
+
+    with pytest.raises(UserError, match=rf"data\.source: .* raises {type(error).__name__}: "):
+        ArrayData(source).check()
+
+
 def test_a_memory_map_is_not_read_whole(tmp_path):
     """Its file is made of holes: 7 GiB that would come into memory if they were read."""
     shape = (20_000, 30, 64, 64, 3)

@@ -24,6 +24,7 @@ def refused(result: Result, *parts: str) -> None:
     assert list(Path.cwd().rglob(".hydra")) == []
 
 
+GRID = ("hydra/sweeper/sampler=grid",)
 BAD = [
     # what is searched
     (["x=interval(1,0)"], ("x=interval(1,0)", "upside down", "interval(0, 1)")),
@@ -42,6 +43,8 @@ BAD = [
     (["hydra.sweeper.enqueue=5"], ("hydra.sweeper.enqueue is 5", "[{lr: 1e-3")),
     (["hydra.sweeper.conditions={y:'x=1'}"], ("hydra.sweeper.conditions.y", "does not search y")),
     (["hydra.sweeper.conditions={x:'nokey=1'}"], ("hydra.sweeper.conditions.x", "nokey", "spelling")),
+    (["y=interval(0,1)", "hydra.sweeper.conditions={x:'y=7'}"], ("hydra.sweeper.conditions.x needs y=7", "y is 0..1")),
+    (["y=1,2", "hydra.sweeper.conditions={x:'y=1'}", "hydra.sweeper.enqueue=[{x: 0, y: 2}]"], ("where y=1 only, not 2",)),
     (["hydra.sweeper.conditions={x:always}"], ("hydra.sweeper.conditions.x", "'always'", "optim=sgd")),
     # where
     (["hydra.sweeper.storage=studies"], ("not a URL", "journal://FILE")),
@@ -91,6 +94,8 @@ BAD = [
     (["hydra.sweeper.cases={low: 3}"], ("hydra.sweeper.cases.low is 3", "list of overrides")),
     (["hydra.sweeper.cases={low: [x]}"], ("hydra.sweeper.cases.low: x is no override", "key=value")),
     (["hydra.sweeper.cases={low: ['hydra.run.dir=a']}"], ("hydra.run.dir=a is no override of the app's",)),
+    (["hydra.sweeper.cases={a: ['kind=x,y']}"], ("hydra.sweeper.cases.a: kind=x,y is several values", "a case for each")),
+    (["hydra.sweeper.cases={a: ['kind=[x']}"], ("hydra.sweeper.cases.a: kind=[x cannot be read",)),
     (["hydra.sweeper.cases={a b: ['kind=flat']}"], ("hydra.sweeper.cases.a b", "letters")),
     (["hydra.sweeper.cases={low: ['x=1']}"], ("hydra.sweeper.cases.low sets x", "searches")),
     (["hydra.sweeper.cases={low: ['nothing=1']}"], ("nothing",)),
@@ -108,6 +113,11 @@ BAD = [
     (["+allow_targets=mypkg"], ("allow_targets is 'mypkg'", "allow_targets=[mypkg]")),
     (["hydra.sweeper.sampler={_target_: mypkg.Mine}"], ("hydra.sweeper.sampler._target_", "allow_targets=[package]")),
     (["hydra.sweeper.sampler._target_=optuna._imports._LazyImport"], ("not allowed", "optuna.samplers")),
+    (["hydra.sweeper.sampler.n_startup_trials=abc"], ("hydra.sweeper.sampler.n_startup_trials is 'abc'", "whole number")),
+    # a grid of one's own
+    ([*GRID, "+hydra.sweeper.sampler.search_space.x=5"], ("hydra.sweeper.sampler.search_space is {'x': 5}", "list of values")),
+    ([*GRID, "y=1,2", "+hydra.sweeper.sampler.search_space={x: [1]}"], ("search_space has x", "searches x, y")),
+    ([*GRID, "x=1,2", "+hydra.sweeper.sampler.search_space={x: [1, 7]}"], ("search_space.x has 7", "choice(1, 2)")),
     (["hydra.sweeper.pruner={_target_: optuna.samplers.TPESampler}"], ("hydra.sweeper.pruner", "optuna.pruners")),
     (
         ["~hydra.sweeper.sampler.seed", "hydra.sweeper.sampler._target_=optuna.samplers.nsgaii.UniformCrossover"],
@@ -115,6 +125,10 @@ BAD = [
     ),
     # what the app declares
     (["+trial=3"], ("`trial`", "rename")),
+    (["+trial.steps=abc"], ("trial.steps is 'abc'", "whole number")),
+    (["+trial.steps=2.7"], ("trial.steps is 2.7", "whole number")),
+    (["+trial.steps=true"], ("trial.steps is True", "whole number")),
+    (["+trial.warmup=-5"], ("trial.warmup is -5", "at least 0")),
     (["+trial.direction=north"], ("trial.direction is 'north'", "maximize or minimize")),
     (
         ["+trial.objective=[gain,loss]", "hydra.sweeper.direction=maximize"],
@@ -265,6 +279,116 @@ def test_a_condition_on_a_setting_of_the_config(app: App, value: int, searched: 
     assert app(ONE, "hydra.sweeper.conditions={x: 'y=1'}", f"y={value}").code == 0
     (trial,) = app.record()["trials"]
     assert ("x" in trial["params"]) == searched
+
+
+@pytest.mark.parametrize(
+    ("config", "condition", "holds"),
+    [
+        ("z: true", "z=True", True),
+        ("z: 0.001", "z=1e-3", True),
+        ("z: 1", "z=1.0", True),
+        ("z: text", "z='text'", True),
+        ("z: true", "z=1", False),
+        ("z: null", "z=none", False),
+    ],
+)
+def test_a_condition_is_compared_by_what_it_means(app: App, config: str, condition: str, holds: bool) -> None:
+    app.write("return cfg.x", config, "{x: 'interval(2.0, 3.0)', y: 'choice(1, 2)'}")
+    done = app(ONE, f'hydra.sweeper.conditions={{x: "{condition}"}}')
+    assert done.code == 0 or config == "z: null", done.err
+    if done.code == 0:
+        (trial,) = app.record()["trials"]
+        assert ("x" in trial["params"]) == holds
+        assert ("so x is not searched" in done.out) == (not holds)
+
+
+def test_a_point_to_try_first_has_what_its_conditions_need(app: App) -> None:
+    """Of a row of them too: x needs kind=bent, and kind needs y=2."""
+    app.write("return cfg.x", "kind: plain", "{kind: 'choice(plain, bent)', x: 'interval(2.0, 3.0)', y: 'choice(1, 2)'}")
+    conditions = "hydra.sweeper.conditions={x: 'kind=bent', kind: 'y=2'}"
+    assert app(conditions, "hydra.sweeper.enqueue=[{x: 2.5},{x: 2.75}]", "hydra.sweeper.n_trials=2").code == 0
+    assert [trial["params"] for trial in app.record()["trials"]] == [
+        {"y": "2", "kind": "bent", "x": 2.5},
+        {"y": "2", "kind": "bent", "x": 2.75},
+    ] or [trial["params"]["x"] for trial in app.record()["trials"]] == [2.5, 2.75]
+
+
+def test_a_grid_with_conditions_has_no_point_twice(app: App) -> None:
+    app.write("return cfg.x", "kind: plain", "{kind: 'choice(plain, bent)', x: 'choice(2, 3, 4)'}")
+    done = app(*GRID, "hydra.sweeper.conditions={x: 'kind=bent'}", "hydra.sweeper.n_trials=30")
+    assert done.code == 0, done.err
+    assert "the grid has 4 points: n_trials=4" in done.out
+    points = [tuple(sorted(map(str, trial["params"].values()))) for trial in app.record()["trials"]]
+    assert sorted(points) == [("2", "bent"), ("3", "bent"), ("4", "bent"), ("plain",)]
+
+
+OWN = """
+import optuna
+
+class Fails(optuna.samplers.RandomSampler):
+    def sample_independent(self, study, trial, name, distribution):
+        raise RuntimeError("boom")
+
+class Asks(optuna.samplers.RandomSampler):
+    def before_trial(self, study, trial):
+        raise KeyError("boom")
+
+class Outside(optuna.samplers.RandomSampler):
+    def sample_independent(self, study, trial, name, distribution):
+        return 1e6
+
+class LatinGridSampler(optuna.samplers.RandomSampler):
+    pass
+
+class Undecided(optuna.pruners.NopPruner):
+    def prune(self, study, trial):
+        return "no"
+
+def extend(cfg, trial):
+    raise LookupError("boom")
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["hydra.sweeper.sampler={_target_: mine.Fails}"], "hydra.sweeper.sampler raises RuntimeError: boom"),
+        (["hydra.sweeper.sampler={_target_: mine.Asks}"], "hydra.sweeper.sampler raises KeyError: 'boom'"),
+        (["hydra.sweeper.sampler={_target_: mine.Outside}"], "x=1000000.0 is outside of what is searched, -1..1"),
+        (["hydra.sweeper.custom_search_space=mine.extend"], "hydra.sweeper.custom_search_space raises LookupError: boom"),
+    ],
+)
+@pytest.mark.parametrize("launcher", ["basic", "local"])
+def test_a_strategy_that_fails_ends_the_sweep_in_order(app: App, words: list[str], said: str, launcher: str) -> None:
+    Path("mine.py").write_text(OWN)
+    done = app.write()("+allow_targets=[mine]", *words, f"hydra/launcher={launcher}", "hydra.sweeper.n_trials=2")
+    assert (done.code, done.err.count("\n")) == (1, 1), done.err
+    assert said in done.err
+    assert "go on with: " in done.err
+    assert app.record()["trials"] is not None
+
+
+def test_a_sampler_of_ones_own_may_have_the_name_of_one_of_optunas(app: App) -> None:
+    Path("mine.py").write_text(OWN)
+    done = app.write()("+allow_targets=[mine]", "hydra.sweeper.sampler={_target_: mine.LatinGridSampler}", ONE)
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("state", ["prunned", "failed"])
+def test_a_state_that_a_job_cannot_have_is_no_result(app: App, state: str) -> None:
+    app.write(f"return {{'state': '{state}', 'value': cfg.x}}")
+    app(ONE, "hydra.sweeper.retry=0")
+    (trial,) = app.record()["trials"]
+    assert (trial["state"], app.record()["best"]) == ("failed" if trial["state"] == "failed" else "fail", [])
+    assert f"the job returned the state '{state}': give complete or pruned" in trial["failure"]
+
+
+def test_a_pruner_answers_yes_or_no(app: App) -> None:
+    Path("mine.py").write_text(OWN)
+    body = "from cvae.trial import current_trial\ncurrent_trial().report(1, cfg.x)\nreturn cfg.x"
+    app.write(body)("+allow_targets=[mine]", "hydra.sweeper.pruner={_target_: mine.Undecided}", ONE, "hydra.sweeper.retry=0")
+    (trial,) = app.record()["trials"]
+    assert "hydra.sweeper.pruner answers 'no': its prune() returns true or false" in trial["failure"]
 
 
 def test_points_to_try_first_are_written_as_in_a_config(app: App) -> None:

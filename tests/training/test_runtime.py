@@ -67,6 +67,8 @@ def test_a_device_that_is_there_is_taken(machine, name, gpus, expected):
         ("cuda", 0, "0 CUDA devices"),
         ("cuda:0", 0, "0 CUDA devices"),
         ("cuda:2", 2, "2 CUDA devices"),
+        ("cuda:128", 2, "2 CUDA devices"),
+        ("cuda:256", 2, "2 CUDA devices"),  # PyTorch makes 0 of it
         ("cuda:-1", 2, "cuda:N"),
         ("cuda:one", 2, "cuda:N"),
         ("tpu", 2, "cuda:N"),
