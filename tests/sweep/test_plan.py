@@ -113,7 +113,10 @@ BAD = [
     (["+allow_targets=mypkg"], ("allow_targets is 'mypkg'", "allow_targets=[mypkg]")),
     (["hydra.sweeper.sampler={_target_: mypkg.Mine}"], ("hydra.sweeper.sampler._target_", "allow_targets=[package]")),
     (["hydra.sweeper.sampler._target_=optuna._imports._LazyImport"], ("not allowed", "optuna.samplers")),
-    (["hydra.sweeper.sampler.n_startup_trials=abc"], ("hydra.sweeper.sampler.n_startup_trials is 'abc'", "whole number")),
+    (
+        ["hydra/sweeper/sampler=tpe", "hydra.sweeper.sampler.n_startup_trials=abc"],
+        ("hydra.sweeper.sampler.n_startup_trials is 'abc'", "whole number"),
+    ),
     # a grid of one's own
     ([*GRID, "+hydra.sweeper.sampler.search_space.x=5"], ("hydra.sweeper.sampler.search_space is {'x': 5}", "list of values")),
     ([*GRID, "y=1,2", "+hydra.sweeper.sampler.search_space={x: [1]}"], ("search_space has x", "searches x, y")),
@@ -310,7 +313,7 @@ def test_a_point_to_try_first_has_what_its_conditions_need(app: App) -> None:
     assert [trial["params"] for trial in app.record()["trials"]] == [
         {"y": "2", "kind": "bent", "x": 2.5},
         {"y": "2", "kind": "bent", "x": 2.75},
-    ] or [trial["params"]["x"] for trial in app.record()["trials"]] == [2.5, 2.75]
+    ]
 
 
 def test_a_grid_with_conditions_has_no_point_twice(app: App) -> None:
@@ -365,7 +368,7 @@ def test_a_strategy_that_fails_ends_the_sweep_in_order(app: App, words: list[str
     assert (done.code, done.err.count("\n")) == (1, 1), done.err
     assert said in done.err
     assert "go on with: " in done.err
-    assert app.record()["trials"] is not None
+    assert words == ["hydra.sweeper.sampler={_target_: mine.Asks}"] or app.record()["best"] == []  # no trial, no folder
 
 
 def test_a_sampler_of_ones_own_may_have_the_name_of_one_of_optunas(app: App) -> None:
@@ -379,7 +382,7 @@ def test_a_state_that_a_job_cannot_have_is_no_result(app: App, state: str) -> No
     app.write(f"return {{'state': '{state}', 'value': cfg.x}}")
     app(ONE, "hydra.sweeper.retry=0")
     (trial,) = app.record()["trials"]
-    assert (trial["state"], app.record()["best"]) == ("failed" if trial["state"] == "failed" else "fail", [])
+    assert (trial["state"], app.record()["best"]) == ("fail", [])
     assert f"the job returned the state '{state}': give complete or pruned" in trial["failure"]
 
 
