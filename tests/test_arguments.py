@@ -65,7 +65,9 @@ def test_what_does_not_is_named_with_what_does(name, value, wanted) -> None:
 
 
 def test_annotations_that_name_nothing_are_passed_over() -> None:
-    refuse_unfit({"on": "no"}, "part", Untold)
+    refuse_unfit({"nowhere": "no"}, "part", Untold)
+    with pytest.raises(UserError, match=r"^part\.on is 'no': give true or false"):  # the others are not
+        refuse_unfit({"on": "no", "nowhere": "no"}, "part", Untold)
 
 
 @pytest.mark.parametrize("word", ["_args_", "_recursive_", "_convert_", "_mode_"])

@@ -63,7 +63,7 @@ def one_line(result, *words: str) -> None:
         ("lr_rewarm=1e-9", ("lr_rewarm is 1e-09", "or 0")),
         ("lr_warmup=1e-9", ("lr_warmup is 1e-09", "or 0")),
         ("sigma_scale=3", ("sigma_scale is 3", "likelihood.sigma=auto")),
-        ("likelihood.sigma=0.8 sigma_scale=3", ("sigma_scale is 3", "likelihood.sigma=auto")),
+        ("likelihood=gaussian likelihood.sigma=0.8 sigma_scale=3", ("sigma_scale is 3", "likelihood.sigma=auto")),
         ("model.latent_dim=0", ("model.latent_dim is 0", "at least 1")),
         ("model.hidden_dim=0", ("model.hidden_dim is 0", "at least 1")),
         ("model.predictor_layers=0", ("model.predictor_layers is 0", "at least 1")),

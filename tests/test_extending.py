@@ -109,8 +109,7 @@ def test_all_eight_parts_build_one_run_that_trains(train, tmp_path):
         "mypkg.datasets.squares: 8 train, 2 validate",
         "patches, ",
         "2 values a condition",
-        "KL Ramp(start=0.1, end=0.6), forcing ",
-        "<function stairs at",
+        "KL Ramp(start=0.1, end=0.6), forcing stairs(count=4)",
         "NatsPerValue, beta 0.0001, implied sigma 0.111",
     ):
         assert said in result.out

@@ -35,7 +35,6 @@ def go_on(trainer: Trainer, in_trial: bool) -> None:
         damage.recover(folder) if in_trial else damage.check(folder)
         record = run_record.recorded_data(folder)
         refuse_changed(record, trainer.data, folder)
-        _warn_of_precision(trainer, record)
     if last.exists():
         restore(trainer, last)
     else:  # the first epoch's line is written before its checkpoint
@@ -44,8 +43,11 @@ def go_on(trainer: Trainer, in_trial: bool) -> None:
         trainer.recorder.truncate(trainer.epoch, trainer.settings.moments_until(trainer.done))
     except Damaged as error:  # of a run without a hash of its lines; those of others were looked at before
         raise Damage(f"{folder}/{error}: {_way_on(trainer, last)}") from error
-    if trainer.processes.first and math.isfinite(trainer.best):
-        damage.warn_of_best(folder)
+    if trainer.processes.first:
+        if math.isfinite(trainer.best):
+            damage.warn_of_best(folder)
+        if not trainer.finished:
+            _warn_of_precision(trainer, record)
 
 
 def _warn_of_precision(trainer: Trainer, record: Mapping[str, Any]) -> None:

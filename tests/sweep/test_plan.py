@@ -311,8 +311,8 @@ def test_a_point_to_try_first_has_what_its_conditions_need(app: App) -> None:
     conditions = "hydra.sweeper.conditions={x: 'kind=bent', kind: 'y=2'}"
     assert app(conditions, "hydra.sweeper.enqueue=[{x: 2.5},{x: 2.75}]", "hydra.sweeper.n_trials=2").code == 0
     assert [trial["params"] for trial in app.record()["trials"]] == [
-        {"y": "2", "kind": "bent", "x": 2.5},
-        {"y": "2", "kind": "bent", "x": 2.75},
+        {"y": 2, "kind": "bent", "x": 2.5},
+        {"y": 2, "kind": "bent", "x": 2.75},
     ]
 
 

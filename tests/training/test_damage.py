@@ -324,6 +324,15 @@ def test_a_lost_run_json_is_said_and_the_run_goes_on(run, capfd):
     attempt(run)
 
 
+def test_another_precision_is_told(run, train):
+    """As on a machine on which precision=auto is another."""
+    was = json.loads((run / "run.json").read_text())["precision"]
+    other = {"fp32": "bf16", "bf16": "fp32"}[was]
+    said = " ".join(train(f"resume={run}", f"precision={other}").out.split())
+    assert f"this run computed in {was} and goes on in {other}: precision={was} keeps its numbers" in said
+    assert "goes on in" not in train(f"resume={run}", f"precision={was}").out, "it is finished"
+
+
 # --- a version before these checks ------------------------------------------------------------------------------------
 
 

@@ -383,7 +383,8 @@ def test_what_the_second_process_lacks_the_first_one_says(speaking):
     store.set("ended", "by an error")
     following.join(120)
     assert not following.is_alive()
-    assert seen == [({"lr": 1e-3, "device": "cuda", "beta": 1e-3, "compile": "true"}, Path("/run"), None, True)]
+    wanted = {"lr": 1e-3, "device": "cuda", "beta": 1e-3, "compile": "true", "evaluate": []}  # the first process evaluates
+    assert seen == [(wanted, Path("/run"), None, True)]
 
 
 def test_where_nothing_is_trained_nobody_follows(speaking):

@@ -156,15 +156,6 @@ def test_nothing_may_be_taken_away(train, copy):
     assert "error: ~lr: a resumed run keeps its settings" in train(f"resume={copy}", "~lr").err
 
 
-def test_another_precision_is_told(train, copy):
-    """As on a machine on which precision=auto is another."""
-    was = json.loads((copy / "run.json").read_text())["precision"]
-    other = {"fp32": "bf16", "bf16": "fp32"}[was]
-    said = " ".join(train(f"resume={copy}", f"precision={other}").out.split())
-    assert f"this run computed in {was} and goes on in {other}: precision={was} keeps its numbers" in said
-    assert "goes on in" not in train(f"resume={copy}", f"precision={other}").out  # as the last time
-
-
 def test_a_folder_that_is_no_run_is_named(train, tmp_path):
     result = train(f"resume={tmp_path}")
     assert result.code == 1
