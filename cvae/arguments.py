@@ -52,10 +52,11 @@ def refuse_unknown(node: Mapping[Any, Any], key: str, target: Callable[..., Any]
         return
     unknown = [name for name in node if name not in parameters and name not in _HYDRAS]
     if unknown:
-        raise UserError(
-            f"{key}: {node['_target_']} takes no {', '.join(unknown)}, but {', '.join(parameters) or 'nothing'}. Drop what is "
-            f"left over from another option: {' '.join(f'~{key}.{name}' for name in unknown)}"
-        )
+        takes = f"{key}: {node['_target_']} takes no {', '.join(unknown)}, but {', '.join(parameters) or 'nothing'}. "
+        if any(node[name] is None for name in unknown):  # Hydra cannot take away what is null
+            raise UserError(f"{takes}Give the whole in its place: ~{key} '{key}={{_target_: {node['_target_']}, ...}}'")
+        left = " ".join(f"~{key}.{name}" for name in unknown)
+        raise UserError(f"{takes}Drop what is left over from another option: {left}")
 
 
 def refuse_unfit(node: Mapping[Any, Any], key: str, target: Callable[..., Any]) -> None:

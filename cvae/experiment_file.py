@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -48,7 +48,13 @@ def unfold(arguments: Sequence[str]) -> list[str]:
     _check_values(values, arguments, where)
     words = [choice for choice in choices if choice not in left_out]
     rest = [word for word in arguments if not word.startswith("experiment=")]
+    # A group that the command takes away comes back as a whole, not key by key.
+    gone = {word[1:] for word in rest if re.fullmatch(r"~\w+", word)}
+    whole = OmegaConf.create({})
+    for key in [key for key in values if key.partition(".")[0] in gone]:
+        OmegaConf.update(whole, key, values.pop(key), force_add=True)
     new = _new_keys(values, rest, words)
+    words += [f"{key}={_as_word(each)}" for key, each in cast(dict[str, Any], OmegaConf.to_container(whole)).items()]
     words += [f"{'+' * (key in new)}{key}={_as_word(each)}" for key, each in values.items()]
     # Before the user's own, and beside them: Hydra wants all overrides in one row, not parted by flags.
     first = arguments.index(parsed(arguments).overrides[0])
@@ -109,7 +115,7 @@ def _check_values(values: dict[str, Any], arguments: Sequence[str], where: str) 
     refuse_resolvers(values, where)
     if (root := values.get("data.root")) is not None and "data.root" not in override_values(arguments):
         try:
-            refuse_new_root(OmegaConf.create({"root": root}).root, where)
+            refuse_new_root(OmegaConf.create({"root": root}).root, where, root)
         except OmegaConfBaseException as error:
             raise UserError(f"{where} has data.root={root}, which cannot be read here: give data.root=FOLDER") from error
 
@@ -117,6 +123,8 @@ def _check_values(values: dict[str, Any], arguments: Sequence[str], where: str) 
 def _as_word(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(_as_word, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{_as_word(each)}' for key, each in value.items())}}}"
     return (
         quoted(value) if isinstance(value, str) else json.dumps(value, default=str)
     )  # null, true and numbers as Hydra has them

@@ -29,7 +29,7 @@ def words_of(cfg: DictConfig) -> list[str]:
     """
     wanted = _plain(cfg)
     base = _plain(compose([]))
-    choices = [word for group in base if (word := _choice(group, wanted.get(group), base[group])) is not None]
+    choices = [word for group in base for word in _choice(group, wanted.get(group), base[group])]
     words = [*choices, *_differences(wanted, _plain(compose(choices)))]
     found = _plain(compose(words))
     if different := [key for key in {**flat(found), **flat(wanted)} if flat(found).get(key) != flat(wanted).get(key)]:
@@ -44,11 +44,14 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items() if key not in ("hydra", "trial")}  # a run is no trial
 
 
-def _choice(group: str, wanted: Any, usual: Any) -> str | None:
-    """The override that chooses the option of a group which is nearest to ``wanted``; None for the usual one."""
+def _choice(group: str, wanted: Any, usual: Any) -> list[str]:
+    """The override that chooses the option of a group which is nearest to ``wanted``, none for the usual one.
+
+    Where no option is of the same class, two that put the whole in its place.
+    """
     options = sorted((CONF / group).glob("*.yaml"))
     if not isinstance(wanted, Mapping) or not options:
-        return None
+        return []
 
     def alike(values: Mapping[Any, Any]) -> tuple[bool, int]:
         own, other = flat(wanted), flat(values)
@@ -57,7 +60,9 @@ def _choice(group: str, wanted: Any, usual: Any) -> str | None:
 
     found = {option.stem: alike(_read(option)) for option in options}
     best = max(found, key=lambda name: found[name])
-    return f"{group}={best}" if found[best][0] and found[best] > alike(usual) else None
+    if "_target_" in wanted and not (found[best][0] or alike(usual)[0]):
+        return [f"~{group}", f"{group}={_word(wanted)}"]
+    return [f"{group}={best}"] if found[best][0] and found[best] > alike(usual) else []
 
 
 def _read(option: Path) -> dict[Any, Any]:
@@ -82,7 +87,9 @@ def _word(value: Any) -> str:
         return value if bare else quoted(value)
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return "{}" if isinstance(value, Mapping) else repr(value)
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{_word(each)}' for key, each in value.items())}}}"
+    return repr(value)
 
 
 def run(words: Sequence[str], task: Callable[[DictConfig, Path], Any], folder: Path | None) -> Any:

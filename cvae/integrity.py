@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 Facts = dict[str, Any]
 """``epoch`` and ``iteration`` of the checkpoint; ``lines``, ``bytes`` and ``lines_sha256`` of metrics.jsonl at that moment;
 ``config_sha256`` of .hydra/config.yaml as it lies; ``dataset``, the fingerprint of the data; ``run``, the nonce of the run's
-run.json; ``size`` and ``crc32`` of the archive.
+run.json; ``name``, best or last; ``size`` and ``crc32`` of the archive.
 """
 
 # The rows of a run by file, of epochs and of validations within them, and what stands before the names of their facts.
@@ -120,6 +120,8 @@ def _check_run(path: Path, facts: Facts | None) -> None:
     writer, here = (facts or {}).get("run"), _record_of(path).get("nonce")
     if None not in (writer, here) and writer != here:
         raise Damaged("it is of another run than the run.json beside it")
+    if path.stem == "best" and (facts or {}).get("name") == "last":  # the other way round a run went back
+        raise Damaged("it is a copy of last.pt")
 
 
 def _record_of(path: Path) -> dict[str, Any]:

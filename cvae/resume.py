@@ -132,7 +132,9 @@ def recorded_config(folder: Path, places: Mapping[str, Any] = MappingProxyType({
     for key, value in places.items():
         OmegaConf.update(cfg, key, value, force_add=True)
     if "data.root" not in places:
-        refuse_new_root(OmegaConf.select(cfg, "data.root", throw_on_missing=False), str(path))
+        written = OmegaConf.to_container(cfg.data, resolve=False) if OmegaConf.is_dict(cfg.data) else {}
+        root = OmegaConf.select(cfg, "data.root", throw_on_missing=False)
+        refuse_new_root(root, str(path), written.get("root") if isinstance(written, dict) else None)
     return cfg
 
 

@@ -66,15 +66,19 @@ def refuse_resolvers(settings: Mapping[Any, Any], where: str) -> None:
             raise UserError(f"{where}: {shown} calls a resolver, which only your own config may: write the value itself there")
 
 
-def refuse_new_root(root: object, where: str) -> None:
+def refuse_new_root(root: object, where: str, written: object = None) -> None:
     """A file's ``data.root`` is only read; where nothing is there, the synthetic world would be written to it.
+
+    Args:
+        written: the root as it stands in the file: one that reads the environment is not shown.
 
     Raises:
         UserError: there is nothing to read.
     """
     if root is not None and not any(expanded(str(root), "data.root").glob("*")):
+        shown = written if "${" in str(written) else root
         raise UserError(
-            f"{where} has data.root={root}, which is not there: bring the data back to it, or give data.root=FOLDER"
+            f"{where} has data.root={shown}, which is not there: bring the data back to it, or give data.root=FOLDER"
         )
 
 

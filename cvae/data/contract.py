@@ -85,12 +85,30 @@ class Dataset(Protocol):
 def check_lengths(data: Dataset, n_past: int, n_future: int) -> None:
     """Raise UserError unless every sequence of train and validate has ``n_past + n_future`` frames."""
     for which, split in (("train", data.train), ("validate", data.validate)):
+        _check_split(f"{which} of {data}", split)
         shortest = int(split.lengths.argmin())
         if split.lengths[shortest] < n_past + n_future:
             raise UserError(
                 f"{which}/{split.name(shortest)} of {data} has {split.lengths[shortest]} frames where n_past + n_future = "
                 f"{n_past} + {n_future} = {n_past + n_future} are needed: lower n_future, or remove the sequence"
             )
+
+
+def _check_split(what: str, split: Split) -> None:
+    """Raise UserError unless a split is as ``Split`` says, as far as its first sequence and its conditions tell."""
+    lengths, cond_NA, fingerprint = split.lengths, split.cond_NA, split.fingerprint
+    if not isinstance(lengths, np.ndarray) or lengths.dtype.kind not in "iu" or len(lengths) != len(split) or not len(split):
+        raise UserError(f"{what} has lengths {str(lengths)[:60]}: an array of a whole number for each sequence is needed")
+    if not isinstance(fingerprint, str):
+        raise UserError(f"{what} has the fingerprint {fingerprint!r}: a text is needed")
+    if not isinstance(cond_NA, np.ndarray) or cond_NA.ndim != 2 or not np.isfinite(cond_NA).all():
+        row = int(np.argmin(np.isfinite(cond_NA).all(axis=1))) if getattr(cond_NA, "ndim", 0) == 2 else 0
+        raise UserError(f"{what}: its conditions cond_NA are no finite numbers N x A (row {row}): correct them in the data")
+    frames_1THWC, _ = split.gather(np.array([0]), 0, 1)
+    shape = np.shape(frames_1THWC)
+    if getattr(frames_1THWC, "dtype", None) != np.uint8 or len(shape) != 5 or shape[2:] != (64, 64, 3):
+        found = f"{getattr(frames_1THWC, 'dtype', type(frames_1THWC).__name__)} of shape {shape}"
+        raise UserError(f"{what}: gather returns frames as {found}: uint8 of shape (1, 1, 64, 64, 3) is needed, 0 to 255")
 
 
 def condition_statistics(data: Dataset) -> tuple[Conditions, Conditions]:

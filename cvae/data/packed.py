@@ -26,7 +26,7 @@ from cvae.data.contract import Frames, Indices
 from cvae.data.layout import IMAGE_SIZE, TABLES
 from cvae.data.sealed import Damaged, read_sealed
 from cvae.data.tables import CHOICES, chosen, tables_in, width
-from cvae.errors import UserError, expanded, require
+from cvae.errors import UserError, expanded, first_line, require
 
 FORMAT = 2
 
@@ -62,11 +62,24 @@ class PackedSplit(ArraySplit):
         self.meta = read_sealed(folder / "meta.json")
         if self.meta.get("format") != FORMAT:
             raise Damaged("it is of another version")
+        try:
+            self._open(condition)
+        except Damaged:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # its hash fits, its content not
+            raise Damaged(f"meta.json cannot be ({type(error).__name__}: {first_line(error)})") from error
+
+    def _open(self, condition: str) -> None:
         self.tables = tables_in(self.meta["tables"]) if "tables" in self.meta else TABLES
         lengths = np.array(self.meta["lengths"], np.int64)
         shapes = array_shapes(int(lengths.sum()), width(self.tables))
         frames_NHWC, cond_NA = (self._mapped(name, *shapes[name]) for name in ("frames.npy", "cond.npy"))
         columns = sum(len(self.tables[file]) for file in chosen(self.tables, condition))
+        for name in ("names", "checksums"):
+            if len(self.meta[name]) != len(lengths):
+                raise ValueError(f"{len(self.meta[name])} {name} for {len(lengths)} sequences")
+        if not all(isinstance(name, str) for name in self.meta["names"]) or lengths.min(initial=1) < 1:
+            raise ValueError("a name is no text, or a sequence has no frame")
         cond_NA = np.array(cond_NA)
         if zlib.crc32(cond_NA.data) != self.meta["cond_checksum"]:
             raise Damaged("cond.npy is not as it was written")
@@ -83,6 +96,8 @@ class PackedSplit(ArraySplit):
         """The array in a file; its header is compared and not obeyed."""
         header = bytes.fromhex(self.meta["headers"][name])
         path = self.folder / name
+        if path.exists() and not path.is_file():  # a pipe would block
+            raise Damaged(f"{name} is not a file")
         try:
             with path.open("rb") as file:
                 same = file.read(len(header)) == header

@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cvae import files
+
+_MOST = 1 << 28  # bytes: names, lengths and checksums of millions of sequences
+
 
 class Damaged(ValueError):
     """A file is missing, cut or changed. The message says how, without the place."""
@@ -25,9 +29,11 @@ def read_sealed(path: Path) -> dict[str, Any]:
         Damaged: it cannot be read, or is not as it was written.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(files.read(path.parent, path.name, _MOST))
         if not isinstance(content, dict) or content.pop("checksum", None) != _checksum(content):
             raise Damaged(f"{path.name} is not as it was written")
+    except files.Unreadable as error:
+        raise Damaged(str(error)) from error
     except OSError as error:
         raise Damaged(f"{path.name}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

@@ -24,6 +24,26 @@ def check_parts(backbone: object, prior: object) -> None:
         raise UserError(f"model.prior is a {type(prior).__name__}: a module is needed, as cvae.model.recurrent.StandardNormal")
 
 
+def check_likelihood(likelihood: Any, dims: int) -> None:
+    """Try a likelihood on one error of ``dims`` values.
+
+    Raises:
+        UserError: it fails, returns no scalar that has a gradient, or has parameters, which nobody would train.
+    """
+    if isinstance(likelihood, nn.Module) and any(True for _ in likelihood.parameters()):
+        raise UserError("likelihood has parameters of its own, which nobody trains: put them into the model")
+    try:
+        loss = likelihood(torch.tensor(0.1, requires_grad=True), dims)
+        likelihood.implied_sigma(1.0, dims)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a class of the user's raises
+        raise UserError(f"likelihood raises {type(error).__name__}: {first_line(error)}") from error
+    if not (isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad):
+        shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
+        raise UserError(f"likelihood returns a {type(loss).__name__}{shape}: a scalar tensor is needed with a gradient")
+
+
 def check_shapes(backbone: Any, size: int) -> None:
     """Encode and decode a few grey images of ``size`` pixels with a backbone, whose weights and statistics stay as they are.
 

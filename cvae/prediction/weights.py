@@ -31,7 +31,8 @@ def write(model: CVAE, config: DictConfig, path: Path) -> None:
     if path.suffix != ".safetensors":
         raise UserError(f"export={path}: the name must end in .safetensors")
     save = _library().save
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    # A part with two names is written twice: safetensors takes no shared memory.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     text = {"format": _FORMAT, "cvae": __version__, "config": json.dumps(identity(config), sort_keys=True)}
     with writing(path, "choose another file with export="):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,6 +59,8 @@ def read(path: Path) -> tuple[DictConfig, dict[str, Any]]:
         settings = json.loads(text["config"])
         refuse_resolvers(settings, str(path))
         forget_caches(settings)
+        if isinstance(settings.get("data"), dict):
+            settings["data"]["root"] = None  # no place is exported; a stranger's would read the environment
         cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), settings)
     except UserError:
         raise

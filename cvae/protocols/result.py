@@ -88,6 +88,9 @@ def write(folder: Path, name: str, result: Mapping[str, Any]) -> Path:
     with writing(place, _HINT):
         place.mkdir(exist_ok=True)
     path = place / f"{name}.json"
+    for each in (path, path.with_suffix(".png")):
+        if each.is_symlink() or (each.exists() and not each.is_file()):  # a pipe would block
+            raise UserError(f"{each} is no file of its own: remove it")
     write_whole(path, integrity.stamped(_plain(result)), _HINT)
     with writing(place / f"{name}.png", _HINT), whole(place / f"{name}.png") as scratch:
         frame_scores(*_lines(result), scratch)

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from cvae import integrity
 from cvae.console import progress, say, short
 from cvae.data.contract import Split
 from cvae.errors import UserError
@@ -66,7 +67,11 @@ def _facts(folder: Path, model: CVAE, split: Split, cfg: DictConfig, tools: Tool
         "data": split_fingerprint(split),
         "conditions": {"values": len(model.cond_mean_A), "condition": str(cfg.data.get("condition", ""))},
         "norm": "eval mode: running statistics",
-        "checkpoint": {"name": settings.checkpoint, "sha256": sha256_of_file(path, "checkpoint")},
+        "checkpoint": {
+            "name": settings.checkpoint,
+            "sha256": sha256_of_file(path, "checkpoint"),
+            "crc32": (integrity.facts(path) or {}).get("crc32"),  # from its seal: a report compares it without reading all
+        },
         "trained": {"n_past": cfg.n_past, "n_future": cfg.n_future},
         "seed": settings.seed,
         "precision": tools.precision,

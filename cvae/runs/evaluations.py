@@ -78,7 +78,7 @@ def _evaluation(folder: Path, name: str) -> Evaluation:
     if outside or not 0 <= videos < 1 << 53:
         what = f"its {outside[0]} is not in its interval" if outside else "its videos cannot be counted"
         return _unreadable(protocol, f"{name} is damaged: {what}")
-    outdated = _outdated(folder, name)
+    outdated = _outdated(folder, name, found)
     return Evaluation(protocol, videos, scores, sentences, "; ".join(filter(None, [outdated, *marks])), outdated)
 
 
@@ -109,10 +109,15 @@ def _texts(found: Any) -> tuple[str, ...]:
     return tuple(text[:_LETTERS] for text in texts[:_SENTENCES] if isinstance(text, str))
 
 
-def _outdated(folder: Path, name: str) -> str:
+def _outdated(folder: Path, name: str, found: Mapping[str, Any]) -> str:
+    """Of which other checkpoint than the run's an evaluation is; empty if it is the run's. A removed one tells nothing."""
     checkpoint = "last.pt" if name.endswith("-last.json") else "best.pt"
     try:
+        of, here = found.get("checkpoint"), integrity.facts(folder / "checkpoints" / checkpoint)
+        if isinstance(of, Mapping) and here and of.get("crc32"):
+            return "" if of["crc32"] == here["crc32"] else f"of another {checkpoint} than the run has: evaluate again"
+        # Of a version before: only their times can tell.
         later = (folder / "checkpoints" / checkpoint).stat().st_mtime - (folder / name).stat().st_mtime
-    except OSError:
+    except (OSError, integrity.Damaged):
         return ""
     return f"of an earlier {checkpoint}: evaluate again" if later > _LATER else ""

@@ -23,7 +23,7 @@ from cvae.errors import UserError, require
 from cvae.evaluation.metrics import FrameMetric, checked
 from cvae.evaluation.validation import BUILT_IN, error_of
 from cvae.metrics import OWN_KEYS, Metric, objectives, table
-from cvae.model.contract import check_shapes
+from cvae.model.contract import check_likelihood, check_shapes
 from cvae.model.cvae import CVAE
 from cvae.model.objective import Gaussian, Likelihood, Objective
 from cvae.model.recurrent import StandardNormal
@@ -133,6 +133,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     require(auto or settings.sigma_scale == usual, "sigma_scale", settings.sigma_scale, hint)
     if auto:
         likelihood.measure(error_of(data, settings.n_past, settings.length), settings.sigma_scale)
+    check_likelihood(likelihood, 3 * IMAGE_SIZE**2)
     torch.manual_seed(cfg.seed)
     model = _model(cfg, data).to(memory_format=torch.channels_last).to(device)
     if cfg.kl_balance is not None and isinstance(model.prior, StandardNormal):
@@ -146,6 +147,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     processes.pool_norms(model)
     captured = _compile(model, cfg.compile, device, processes.world)
     optimizer = build(cfg.optim, cfg.allow_targets, torch.optim.Optimizer, params=model.parameters())
+    if not all("lr" in group for group in optimizer.param_groups):
+        raise UserError(f"optim: {type(optimizer).__name__} has no lr in its parameter groups, which a run sets at every step")
     return Trainer(
         settings,
         model,

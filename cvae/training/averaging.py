@@ -29,8 +29,16 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, width: float) -> None:
-        self._live = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
-        self._mean = {name: value.clone() for name, value in self._live.items()}
+        state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+        self._live: dict[tuple[int, tuple[int, ...]], Tensor] = {}  # weights that have several names (tied ones) count once
+        means: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+        self._mean = {}
+        for name, value in state.items():
+            if value.is_floating_point():
+                place = (value.data_ptr(), tuple(value.shape))
+                self._live.setdefault(place, value)
+                self._mean[name] = means.setdefault(place, value.clone())
+        self._means = [*means.values()]
         self._power = _power(width)
 
     def shift(self, step: int) -> float:
@@ -39,7 +47,7 @@ class Average:
 
     def move(self, shift: float | Tensor) -> None:
         """Take in the weights. No value is read back from the device, where a tensor ``shift`` may lie too."""
-        means, lives = [*self._mean.values()], [*self._live.values()]
+        means, lives = self._means, [*self._live.values()]
         if not isinstance(shift, Tensor):
             torch._foreach_lerp_(means, lives, shift)
             return
@@ -58,10 +66,10 @@ class Average:
 
     def _swap(self) -> None:
         with torch.no_grad():
-            for name, live in self._live.items():
+            for live, mean in zip(self._live.values(), self._means, strict=True):
                 kept = live.clone()
-                live.copy_(self._mean[name])
-                self._mean[name].copy_(kept)
+                live.copy_(mean)
+                mean.copy_(kept)
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights, by name."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from cvae import integrity
 from cvae.errors import UserError, first_line, writing
 
 FORMAT = 1
+_PLAIN = (int, float, str, bytes, type(None), torch.dtype, torch.device, set)
 
 
 def save(path: Path, state: dict[str, Any], facts: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -76,7 +78,7 @@ class Writer:
         def save_all() -> None:
             arrived()
             for path in paths:
-                save(path, copied, facts)
+                save(path, copied, {**facts, "name": path.stem})
 
         self._pending = self._thread.submit(save_all)
 
@@ -115,6 +117,10 @@ def on_host(state: Any) -> tuple[Any, Callable[[], None]]:
             return {key: copied(each) for key, each in value.items()}
         if isinstance(value, (list, tuple)):
             return type(value)(copied(each) for each in value)
+        if isinstance(value, np.generic):  # it would not be read back
+            return value.item()
+        if not isinstance(value, _PLAIN):
+            raise UserError(f"a checkpoint keeps tensors and plain values, and the run's state has a {type(value).__name__}")
         return value
 
     whole = copied(state)

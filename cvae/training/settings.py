@@ -12,7 +12,7 @@ from cvae.errors import require
 from cvae.metrics import Metric
 from cvae.training.averaging import checked_width
 
-_LARGEST, _LARGEST_SEED = 10**9, 2**63 - 1
+_LARGEST, _LARGEST_SEED, _MOMENTS = 10**9, 2**63 - 1, 100_000
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ class Settings:
                 end, every = begin, 1
             hint = f"give iterations of the run, 1 to {last}, as [{last}], or from:to:every, as [1:{last}:20]"
             require(1 <= begin <= end <= last and every > 0, "validate_at", str(text), hint)
+            few = (end - begin) // every < _MOMENTS
+            require(few, "validate_at", str(text), f"give at most {_MOMENTS:,} of them: each costs a validation")
             found |= set(range(begin, end + 1, every))
         return frozenset(found)
 

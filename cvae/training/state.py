@@ -82,6 +82,8 @@ def check_weights(saved: Mapping[str, Any], model: nn.Module) -> None:
     if different := own.keys() ^ saved.keys():
         raise ValueError(f"model.{min(different)} is in one of them only")
     for name, value in saved.items():
+        if not isinstance(own[name], Tensor):  # a module's extra state, which is its own affair
+            continue
         if not isinstance(value, Tensor) or value.dtype != own[name].dtype:
             raise Impossible(f"model.{name} is {_said(value)} where {own[name].dtype} belongs")
         if value.shape != own[name].shape:
@@ -94,6 +96,11 @@ def check_weights(saved: Mapping[str, Any], model: nn.Module) -> None:
 def check_optimizer(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer, begun: bool) -> None:
     """Raise ``Impossible`` if an optimizer's saved state is missing after a first step, or not such as this one has."""
     states, groups = saved["state"], saved["param_groups"]
+    if not type(optimizer).__module__.startswith("torch.optim"):  # of the user's own: what it keeps where is its affair
+        values = [value for entries in states.values() if isinstance(entries, Mapping) for value in entries.values()]
+        if not all_finite(values):
+            raise Impossible("the optimizer's state holds NaN or infinity")
+        return
     for group, own in zip(groups, optimizer.param_groups, strict=True):
         for key in (group.keys() & own.keys()) - {"lr", "params"}:
             if isinstance(own[key], (int, float, tuple)) and group[key] != own[key]:
@@ -130,11 +137,11 @@ def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tenso
     return [*model.state_dict().values(), *kept]
 
 
-def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether no value is NaN or infinite; a device is waited for once."""
+def all_finite(tensors: Iterable[Any]) -> bool:
+    """Whether no tensor among them holds NaN or infinity; a device is waited for once."""
     found: dict[torch.device, list[Tensor]] = {}
     for tensor in tensors:
-        if tensor.is_floating_point():
+        if isinstance(tensor, Tensor) and tensor.is_floating_point():
             found.setdefault(tensor.device, []).append(tensor.isfinite().all())
     return all(bool(torch.stack(each).all()) for each in found.values())
 

@@ -155,6 +155,8 @@ class Trainer:
         """Train on this process's rows of a batch of windows, at the current place in the schedules."""
         settings, batch, length = self.settings, self.settings.batch_size, frames_BTCHW.shape[1]
         kl_weight, tf_ratio, lr = self._scheduled()
+        # For what draws by itself, as dropout in a backbone of the user's: a resumed run draws the same. Nothing else does.
+        torch.manual_seed(((settings.seed * 1_000_003 + self.done) * self.processes.world + self.processes.rank) % 2**63)
         # Drawn on the CPU, so that a seed means the same run on every device; always both, so that a schedule's shape does
         # not shift the noise; and for the whole batch, so that it does not depend on how many processes share it.
         forced = draw_forced(tf_ratio, settings.coin, length, batch, self.generator)
@@ -181,8 +183,8 @@ class Trainer:
         # The middle of the iteration: no warm-up begins and no cosine ends with a step of length 0.
         lr_t = (self.done + 0.5) / (settings.epochs * settings.epoch_size)
         return (
-            settings.beta * self.kl_schedule(t),
-            settings.tfr * self.tf_schedule(t),
+            settings.beta * float(self.kl_schedule(t)),
+            settings.tfr * float(self.tf_schedule(t)),
             self.lr * self.learning_rate(lr_t),
         )
 
