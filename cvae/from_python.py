@@ -47,7 +47,7 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 def _choice(group: str, wanted: Any, usual: Any) -> list[str]:
     """The override that chooses the option of a group which is nearest to ``wanted``, none for the usual one.
 
-    Where no option is of the same class, two that put the whole in its place.
+    Two put the whole in its place where no option is of the same class and Hydra cannot take away what the usual one has: nulls.
     """
     options = sorted((CONF / group).glob("*.yaml"))
     if not isinstance(wanted, Mapping) or not options:
@@ -60,7 +60,8 @@ def _choice(group: str, wanted: Any, usual: Any) -> list[str]:
 
     found = {option.stem: alike(_read(option)) for option in options}
     best = max(found, key=lambda name: found[name])
-    if "_target_" in wanted and not (found[best][0] or alike(usual)[0]):
+    nulls = any(value is None and key not in flat(wanted) for key, value in flat(usual).items())
+    if "_target_" in wanted and nulls and not (found[best][0] or alike(usual)[0]):
         return [f"~{group}", f"{group}={_word(wanted)}"]
     return [f"{group}={best}"] if found[best][0] and found[best] > alike(usual) else []
 

@@ -50,6 +50,17 @@ def test_the_words_of_a_config_compose_to_it(words: list[str]) -> None:
     assert plain(compose(words_of(cfg))) == plain(cfg)
 
 
+def test_a_dataset_of_one_s_own_takes_the_place_of_the_usual_one(tmp_path, monkeypatch):
+    """Whose root is null, and Hydra takes no null away."""
+    given = [
+        "~data",
+        "data={_target_: cvae.data.arrays.ArrayData, source: {_target_: mypkg.load, _partial_: true, path: 'a b'}}",
+    ]
+    words = words_of(compose([*given, "allow_targets=[mypkg]"]))
+    assert "~data" in words
+    assert compose(words).data == compose([*given, "allow_targets=[mypkg]"]).data
+
+
 def test_what_is_chosen_has_its_option_s_name() -> None:
     cfg = compose(["kl_schedule=cyclical", "model=tiny", "logger=none"])
     cfg.lr, cfg.model.latent_dim = 3e-3, 8

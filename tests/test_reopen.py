@@ -179,6 +179,13 @@ def test_what_the_environment_says_of_the_data_is_not_repeated(tmp_path, monkeyp
         recorded_config(folder_with(tmp_path, **copied))
 
 
+def test_a_place_that_the_environment_says_is_not_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKEN", str(tmp_path / "hunter2-secret"))
+    with pytest.raises(UserError, match=r"has data\.root=\$\{oc\.env:TOKEN\}, which is not there") as told:
+        recorded_config(folder_with(tmp_path, data__root="${oc.env:TOKEN}"))
+    assert "hunter2" not in str(told.value)
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -206,7 +213,7 @@ def test_a_folder_reads_its_data_and_writes_nowhere(tmp_path, monkeypatch):
     (tmp_path / "deep").mkdir()
     assert recorded_config(folder_with(tmp_path / "deep", data__more=deep)).data.more.x[0].cache_dir is None
     monkeypatch.setenv("FRAMES", str(tmp_path / "new"))
-    with pytest.raises(UserError, match=r"new, which is not there"):
+    with pytest.raises(UserError, match=r"oc\.env:FRAMES\}, which is not there"):
         recorded_config(folder)
     assert not (tmp_path / "new").exists()
 

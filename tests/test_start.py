@@ -239,7 +239,7 @@ def test_what_only_a_command_may_set_is_left_out_of_a_file(capfd):
     )
     assert unfolded("defaults: [override /logger: none, /logger@model.x: none]") == ["seed=2"]
     assert unfolded("data: {cache_dir: /elsewhere, x: [{cache_dir: /elsewhere}]}") == [
-        '+data.x=[{"cache_dir": null}]',
+        "+data.x=[{cache_dir:null}]",
         "seed=2",
     ]
     assert "left out data.cache_dir, which" in capfd.readouterr().out

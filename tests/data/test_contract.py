@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,6 +127,34 @@ def test_the_place_of_a_strangers_data_may_change_and_its_evaluation_follows(tra
     assert command(*words, *moved).code == 0
     assert command("predict", "run=run", *moved).code == 0
     assert "data.disk.size is 3: only the place" in command(*words, "+data.disk.size=3").err
+
+
+class Odd(ArraySplit):
+    """A split that is not what it should be."""
+
+    def __init__(self, **members: Any) -> None:
+        super().__init__([np.zeros((9, 64, 64, 3), np.uint8)] * 3, [np.ones((9, 2), np.float32)] * 3)
+        self.__dict__ |= members
+
+
+def as_floats(indices: Any, starts: Any, length: int) -> Any:
+    return np.zeros((len(indices), length, 64, 64, 3), np.float32), np.zeros((len(indices), length, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({"gather": as_floats}, "gather returns frames as float32 of shape .*: uint8"),
+        ({"lengths": [9, 9, 9]}, "lengths .*an array of a whole number for each sequence"),
+        ({"fingerprint": b"bytes"}, "fingerprint b'bytes': a text is needed"),
+        ({"cond_NA": np.full((27, 2), np.nan, np.float32)}, r"cond_NA are no finite numbers N x A \(row 0\)"),
+    ],
+)
+def test_a_split_that_is_not_as_the_contract_says_is_named(members: dict[str, Any], said: str) -> None:
+    data = Data([9, 9, 9])
+    data.train = Odd(**members)
+    with pytest.raises(UserError, match=f"^train of a box.*{said}"):
+        check_lengths(data, 2, 3)
 
 
 def test_a_multirun_asks_a_strangers_dataset_whether_its_data_are_there(train, stranger):

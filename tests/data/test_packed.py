@@ -392,6 +392,40 @@ def test_a_plain_script_needs_no_guard(tmp_path, way):
     assert result.stdout.split()[-1] == VideoData(str(root), condition="actions").fingerprint
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"checksums": [1]},
+        {"lengths": "abc"},
+        {"lengths": None},
+        {"lengths": [1e30]},
+        {"lengths": [0, 6, 6]},
+        {"headers": {"frames.npy": "zz"}},
+        {"headers": 5},
+        {"tables": {"actions.csv": 5}},
+        {"names": ["one"]},
+        {"names": [1, 2, 3]},
+        {"content": None},
+    ],
+)
+def test_what_a_sealed_record_cannot_say_is_damage(course, tmp_path, change):
+    """Its own checksum fits: somebody else sealed it."""
+    folder = Path(shutil.copytree(open_(course).validate.folder, tmp_path / "copy"))
+    meta = read_sealed(folder / "meta.json") | change
+    (folder / "meta.json").write_text(seal({key: value for key, value in meta.items() if value is not None}))
+    with pytest.raises(Damaged, match=r"meta\.json cannot be|has another size|is not as it was written"):
+        PackedSplit(folder, "actions_positions")
+
+
+@pytest.mark.parametrize("name", ["meta.json", "frames.npy", "cond.npy"])
+def test_a_pipe_is_no_array(course, tmp_path, name):
+    folder = Path(shutil.copytree(open_(course).validate.folder, tmp_path / "copy"))
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(Damaged, match="not a"):
+        PackedSplit(folder, "actions_positions")
+
+
 def test_what_a_record_says_is_plain_json(course):
     folder = open_(course).validate.folder
     assert json.loads((folder / "meta.json").read_text())["names"] == ["traj_0/0", "traj_0/1", "traj_0/2"]

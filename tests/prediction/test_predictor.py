@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw_course, tiny
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 import cvae
@@ -158,6 +161,38 @@ def test_a_file_of_weights_names_no_code(model: Predictor, tmp_path: Path) -> No
     write(model.model, config, tmp_path / "w.safetensors")
     with pytest.raises(UserError, match=r"os.system.* is not allowed"):
         cvae.load(tmp_path / "w.safetensors")
+
+
+def test_a_file_of_weights_tells_nothing_of_the_environment(model: Predictor, tmp_path: Path, monkeypatch) -> None:
+    """A stranger's root is not read, so that no other value can repeat it and be exported once more."""
+    pytest.importorskip("safetensors")
+    monkeypatch.setenv("TOKEN", "hunter2-secret")
+    path = tmp_path / "w.safetensors"
+    write(model.model, model.config, path)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    text = json.loads(content[8 : 8 + length])
+    config = json.loads(text["__metadata__"]["config"])
+    config["data"]["root"], config["coin"] = "${oc.env:TOKEN}", "${data.root}"
+    text["__metadata__"]["config"] = json.dumps(config)
+    header = json.dumps(text).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+    try:
+        told = str(OmegaConf.to_yaml(cvae.load(path).config, resolve=True))
+    except (UserError, OmegaConfBaseException) as error:
+        told = str(error)
+    assert "hunter2" not in told
+
+
+def test_a_part_with_two_names_is_exported(model: Predictor, tmp_path: Path) -> None:
+    library = pytest.importorskip("safetensors.torch")
+    model.model.again = model.model.predictor
+    try:
+        write(model.model, model.config, tmp_path / "w.safetensors")
+    finally:
+        del model.model.again
+    assert any(name.startswith("again.") for name in library.load_file(tmp_path / "w.safetensors"))
 
 
 def test_other_weights_of_safetensors_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -15,6 +16,7 @@ import torch
 from conftest import tiny
 from PIL import Image
 
+from cvae import integrity
 from cvae.evaluation.metrics import ssim
 from cvae.runs.evaluations import read_evaluations
 from cvae.training import checkpoint
@@ -93,6 +95,36 @@ def test_a_digit_that_changed_in_a_result_is_damage(command, run: Path) -> None:
     path.write_text(re.sub(r'("mean": )\d', r"\g<1>9", whole, count=1))
     (found,) = read_evaluations(run)
     assert (found.scores, found.problem) == ((), "eval/course.json is damaged (its checksum is another): evaluate again")
+
+
+def test_an_evaluation_of_another_checkpoint_is_told(command, run: Path) -> None:
+    """Of an earlier one, or of another run's, however old the files are."""
+    assert command("evaluate", "run=R", "protocol.course.n_future=2").code == 0
+    (found,) = read_evaluations(run)
+    assert found.note == "another protocol than course: n_future=2"
+    path = run / "checkpoints/best.pt"
+    state, facts = checkpoint.load(path), integrity.facts(path)
+    state["best"] += 1.0
+    checkpoint.save(path, {key: value for key, value in state.items() if key != "format"}, facts)
+    (found,) = read_evaluations(run)
+    assert found.note.startswith("of another best.pt than the run has: evaluate again; ")
+
+
+@pytest.mark.parametrize("name", ["course.json", "course.png"])
+def test_a_result_is_written_into_no_pipe_and_through_no_link(command, run: Path, name: str) -> None:
+    (run / "eval").mkdir()
+    os.mkfifo(run / "eval" / name)
+    assert f"{name} is no file of its own: remove it" in command("evaluate", "run=R", "protocol.course.n_future=2").err
+    (run / "eval" / name).unlink()
+    Path("elsewhere").write_text("kept")
+    (run / "eval" / name).symlink_to(Path("elsewhere").absolute())
+    assert f"{name} is no file of its own: remove it" in command("evaluate", "run=R", "protocol.course.n_future=2").err
+    assert Path("elsewhere").read_text() == "kept"
+
+
+def test_a_copy_of_last_pt_is_not_the_best(command, run: Path) -> None:
+    shutil.copy(run / "checkpoints/last.pt", run / "checkpoints/best.pt")
+    assert "best.pt is damaged (it is a copy of last.pt)" in command("evaluate", "run=R").err
 
 
 @pytest.mark.slow
