@@ -60,8 +60,6 @@ def one_line(result, *words: str) -> None:
         ("device=null", ("device=null", "null is none of its values")),
         ("kl_schedule.ramp=2", ("kl_schedule.ramp is 2", "[0, 1]")),
         ("tf_schedule.at=[1]", ("tf_schedule.at is [1]", "number")),
-        ("lr_rewarm=1e-9", ("lr_rewarm is 1e-09", "or 0")),
-        ("lr_warmup=1e-9", ("lr_warmup is 1e-09", "or 0")),
         ("sigma_scale=3", ("sigma_scale is 3", "likelihood.sigma=auto")),
         ("likelihood=gaussian likelihood.sigma=0.8 sigma_scale=3", ("sigma_scale is 3", "likelihood.sigma=auto")),
         ("model.latent_dim=0", ("model.latent_dim is 0", "at least 1")),

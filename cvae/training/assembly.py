@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cvae.charts import Chosen
 from cvae.config import RunConfig, build, signature
+from cvae.console import warn
 from cvae.data.contract import Dataset, check_lengths, condition_statistics
 from cvae.data.layout import IMAGE_SIZE
 from cvae.errors import UserError, require
@@ -120,9 +121,9 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     plan = Plan(kl_schedule, tf_schedule, settings.beta, settings.tfr, settings.epochs, settings.schedule_step)
     switch = None if plan.forcing_ends is None else plan.forcing_ends / settings.epochs
     learning_rate = LearningRate(cfg.lr_warmup, cfg.lr_decay, cfg.lr_rewarm, switch)
-    for key in ("lr_warmup", "lr_rewarm"):  # shorter than an iteration it would do nothing
-        iterations = settings.epochs * settings.epoch_size
-        require(cfg[key] == 0 or cfg[key] * iterations >= 1, key, cfg[key], f"give {1 / iterations:.2g} at least, or 0")
+    for key in ("lr_warmup", "lr_rewarm"):
+        if 0 < cfg[key] * settings.epochs * settings.epoch_size <= 0.5:
+            warn(f"{key}={cfg[key]:g} is less than an iteration of this run: it changes nothing")
     mirror = build_mirror(cfg)
 
     data = open_data(cfg)

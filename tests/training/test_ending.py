@@ -40,7 +40,7 @@ def test_a_latent_that_carries_the_actions_is_named(train, drawn, monkeypatch):
     """By limits that a tiny run of an untrained latent meets; those of the package are measured ones."""
     said = train(*tiny(drawn)).out
     assert "latent carries" not in said
-    for name, value in (("_COLLAPSED", -1.0), ("_FULL", 0.0), ("_POOR", -99.0), ("_HARMLESS", 99.0)):
+    for name, value in (("NATS", -1.0), ("_FULL", 0.0), ("_POOR", -99.0), ("_HARMLESS", 99.0)):
         monkeypatch.setattr(ending, name, value)
     said = train(*tiny(drawn)).out
     assert re.search(
