@@ -35,6 +35,13 @@ def one_line(result, *words: str) -> None:
     assert "Traceback" not in result.out
 
 
+@pytest.mark.parametrize(("words", "told"), [(["lr_warmup=1e-9"], True), (["lr_warmup=0.5"], False)])
+def test_a_warm_up_that_does_nothing_is_warned_of(train, drawn, words, told):
+    result = train(*tiny(drawn, "epochs=1"), *words)
+    assert result.code == 0, result.err
+    assert ("is less than an iteration of this run: it changes nothing" in " ".join(result.out.split())) == told
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
