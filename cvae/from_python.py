@@ -47,7 +47,7 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 def _choice(group: str, wanted: Any, usual: Any) -> list[str]:
     """The override that chooses the option of a group which is nearest to ``wanted``, none for the usual one.
 
-    Two put the whole in its place where no option is of the same class and the usual one has nulls: Hydra cannot take them away.
+    Two put the whole in its place where no option is of the same class and the usual one has nulls: Hydra takes none away.
     """
     options = sorted((CONF / group).glob("*.yaml"))
     if not isinstance(wanted, Mapping) or not options:
