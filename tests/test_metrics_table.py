@@ -201,7 +201,8 @@ def mypkg(tmp_path: Path) -> Path:
     broken = "\ndef scalar(predicted, true):\n    return mae(predicted, true).mean()\n"
     broken += "\ndef nan(predicted, true):\n    return mae(predicted, true) * float('nan')\n"
     broken += "\ndef number(predicted, true):\n    return 0.5\n"
-    names = '__all__ = ["mae", "scalar", "nan", "number"]\n'
+    broken += "\ndef inplace(predicted, true):\n    return predicted.sub_(true).abs_().mean((-1, -2, -3))\n"
+    names = '__all__ = ["mae", "scalar", "nan", "number", "inplace"]\n'
     (folder / "mypkg" / "__init__.py").write_text(names + FUNCTION + broken)
     return folder
 
@@ -285,6 +286,7 @@ def test_a_metric_that_is_added_is_seen_everywhere(command, drawn, tmp_path, myp
         (["+metrics.mae._target_=mypkg.mae", "+metrics.mae.scale_=2"], ("metrics.mae", "scale_")),
         (["+metrics.mae._target_=mypkg.scalar"], ("metrics.mae returned shape ()", "a value a frame")),
         (["+metrics.mae._target_=mypkg.number"], ("metrics.mae returned float", "a value a frame")),
+        (["+metrics.mae._target_=mypkg.inplace"], ("metrics.mae changes the images", "work on a copy")),
         (["+metrics.mae._target_=mypkg.nan"], ("metrics.mae returned NaN",)),
         (["+metrics.mae._target_=mypkg.mae", "objective=val/mae"], ("objective is 'val/mae'",)),  # it has no direction
     ],

@@ -97,8 +97,11 @@ def checked(name: str, function: FrameMetric) -> FrameMetric:
         return values.float()
 
     image_BKCHW = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 1, 3, 64, 64)  # not random: a run's numbers stay its own
+    given = (image_BKCHW.flip(-1), image_BKCHW.clone())
     try:
-        scored(image_BKCHW.flip(-1), image_BKCHW)
+        scored(*given)
+        if not (torch.equal(given[0], image_BKCHW.flip(-1)) and torch.equal(given[1], image_BKCHW)):
+            raise UserError(f"metrics.{name} changes the images that it is given, which others score too: work on a copy")
     except Exception as error:  # another package's function may raise anything
         message = str(error) if isinstance(error, UserError) else f"metrics.{name} raised {type(error).__name__}: {error}"
         raise UserError(message) from error
