@@ -96,6 +96,9 @@ def check_weights(saved: Mapping[str, Any], model: nn.Module) -> None:
 def check_optimizer(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer, begun: bool) -> None:
     """Raise ``Impossible`` if an optimizer's saved state is missing after a first step, or not such as this one has."""
     states, groups = saved["state"], saved["param_groups"]
+    wanted = _state_after_a_step(optimizer)
+    if begun and wanted and not states:
+        raise Impossible("it has no state of the optimizer")
     if not type(optimizer).__module__.startswith("torch.optim"):  # of the user's own: what it keeps where is its affair
         values = [value for entries in states.values() if isinstance(entries, Mapping) for value in entries.values()]
         if not all_finite(values):
@@ -105,9 +108,6 @@ def check_optimizer(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer, 
         for key in (group.keys() & own.keys()) - {"lr", "params"}:
             if isinstance(own[key], (int, float, tuple)) and group[key] != own[key]:
                 raise Impossible(f"optimizer.{key} is {_said(group[key])} where {own[key]!r} belongs")
-    wanted = _state_after_a_step(optimizer)
-    if begun and wanted and not states:
-        raise Impossible("it has no state of the optimizer")
     for index, entries in states.items():
         if wanted and (index not in wanted or entries.keys() != wanted[index].keys()):
             raise Impossible(f"optimizer.state[{index!r}] is not a state of {type(optimizer).__name__}")
