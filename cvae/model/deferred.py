@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -10,18 +11,21 @@ import torch
 from torch import Tensor
 
 
-def deferred(weight: Tensor) -> Tensor:
+def deferred(weight: Tensor, only_if_larger: bool = False) -> Tensor:
     """A convolution's weight to be used several times, whose gradient is one operation for all of these uses.
 
     Autograd by itself computes the gradient of each use, and adds them. Here each use keeps what the gradient is made of: the
     map that went in and the gradient of the one that came out. The backward pass gives back a saved activation for each that
     is kept, so that this takes about as much memory. When it has met the last use, maps of one size are put together along
     the batch. In other functions than convolutions the tensor is as any other.
+
+    With ``only_if_larger``, uses by maps that have more than half as many numbers as the weight are left to autograd: putting
+    such maps together takes as long as adding the weight's gradients (measured on CPUs; a map goes in and another comes out).
     """
     uses: list[_Use] = []
     collected: Tensor = _Collected.apply(uses, weight)
     tensor = collected.as_subclass(_Weight)
-    tensor.uses = uses
+    tensor.uses, tensor.most = uses, weight.numel() / 2 if only_if_larger else math.inf
     return tensor
 
 
@@ -48,6 +52,7 @@ class _Use(NamedTuple):
 
 class _Weight(Tensor):
     uses: list[_Use]
+    most: float  # numbers of a map
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -56,7 +61,8 @@ class _Weight(Tensor):
             if given is None or not isinstance(given[1], _Weight) or not torch.is_grad_enabled():
                 return func(*args, **(kwargs or {}))
             x_NCHW, weight, bias, how = given
-            if x_NCHW.dim() != 4:  # a single map, to which only the public function gives a batch
+            # A single map gets its batch from the public function alone.
+            if x_NCHW.dim() != 4 or x_NCHW.numel() > given[1].most:
                 return func(*args, **(kwargs or {}))
             if torch.is_autocast_enabled(kind := weight.device.type):
                 x_NCHW = x_NCHW.to(torch.get_autocast_dtype(kind))

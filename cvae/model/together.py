@@ -84,27 +84,33 @@ def _without_biases(cancelled: list[tuple[Any, Any]]) -> Iterator[None]:
 
 def _pays(module: nn.Module, device: torch.device) -> bool:
     """Whether fewer launches are worth it: a CPU starts an operation in no time, and a compiler merges them by itself."""
-    return device.type == "cuda" and not any(each._compiled_call_impl for each in module.modules())
+    return device.type == "cuda" and not _compiled(module)
 
 
-_DEFERS: ContextVar[bool] = ContextVar("defers", default=False)
+def _compiled(module: nn.Module) -> bool:
+    return any(each._compiled_call_impl for each in module.modules())
+
+
+_CAPTURES: ContextVar[bool] = ContextVar("captures", default=False)
 
 
 @contextlib.contextmanager
 def deferring() -> Iterator[None]:
-    """The context of a step that is, or will be, replayed as one launch: ``lent`` also defers gradients of weights.
+    """The context of a step that is, or will be, replayed as one launch: on a GPU, too, gradients of weights are deferred.
 
-    It makes fewer and larger kernels. Elsewhere its Python functions cost the host more time than the launches they save.
+    It makes fewer and larger kernels. In other steps its Python functions cost a GPU's host more time than the launches that
+    they save. A CPU needs no context: it gains wherever a weight is larger than the maps that it meets.
     """
-    before = _DEFERS.set(True)
+    before = _CAPTURES.set(True)
     try:
         yield
     finally:
-        _DEFERS.reset(before)
+        _CAPTURES.reset(before)
 
 
-def _defers(module: nn.Module) -> bool:
-    return _DEFERS.get() and not _thrifty(module)
+def _defers(module: nn.Module, device: torch.device) -> bool:
+    """Whether the gradient of a convolution's weight is computed once for several calls."""
+    return (device.type == "cpu" or _CAPTURES.get()) and not _thrifty(module) and not _compiled(module)
 
 
 def _thrifty(module: nn.Module) -> bool:
@@ -131,27 +137,33 @@ def lent(module: nn.Module, calls: int) -> Callable[..., Any]:
     Under autocast the weights of convolutions are cast in one copy, and so are their gradients; autocast casts one after the
     other. A module says by ``autocast_throughout`` that it switches autocast off nowhere; of others the convolutions are left
     alone. Several calls get a loan of the parameters each, whose gradients are added to those of later calls in one operation;
-    autograd by itself adds them parameter by parameter. While ``deferring``, the gradient of a convolution's weight is computed
-    once for all calls.
+    autograd by itself adds them parameter by parameter. While ``deferring``, and on a CPU for weights that are larger than the
+    maps, the gradient of a convolution's weight is computed once for all calls; on a CPU that is all that is done.
     """
     first = next(module.parameters(), None)
-    pays = first is not None and torch.is_grad_enabled() and _pays(module, first.device)
-    return _Lent(module, calls) if pays else module
+    if first is None or not torch.is_grad_enabled():
+        return module
+    pays = _pays(module, first.device)
+    defers = calls > 1 and _defers(module, first.device)
+    return _Lent(module, calls, pays, defers) if pays or defers else module
 
 
 def lent_weights(module: nn.Module, weights: list[Tensor]) -> list[Tensor]:
     """The same for weights of convolutions that ``module`` computes from its own."""
     weights = cast_together(weights)
-    pays = torch.is_grad_enabled() and _defers(module) and _pays(module, weights[0].device)
-    return [deferred(each) for each in weights] if pays else weights
+    if not torch.is_grad_enabled() or not _defers(module, device := weights[0].device):
+        return weights
+    return [deferred(each, only_if_larger=not _pays(module, device)) for each in weights]
 
 
 class _Lent:
-    """A module that is called with what stands in for its parameters."""
+    """A module that is called with what stands in for its parameters: for all of them, or for convolutions' weights alone."""
 
-    def __init__(self, module: nn.Module, calls: int) -> None:
+    def __init__(self, module: nn.Module, calls: int, everything: bool, defers: bool) -> None:
         self._module = module
         owners = [(each, name) for each in module.modules() for name, own in each._parameters.items() if own is not None]
+        if not everything:
+            owners = [(owner, name) for owner, name in owners if _is_weight(owner, name)]
         if torch.is_autocast_enabled(next(module.parameters()).device.type) and not _casts_all(module):
             owners = [(owner, name) for owner, name in owners if not isinstance(owner, _ConvNd)]
         self._places = [(owner._parameters, name) for owner, name in owners]
@@ -160,13 +172,12 @@ class _Lent:
         tensors = [*self._parameters]
         for k, each in zip(convolutions, cast_together([tensors[k] for k in convolutions]), strict=True):
             tensors[k] = each
-        self._loans: Iterator[list[Any]] = repeat(tensors)
-        if calls == 1 or _thrifty(module) or not tensors:
-            return
-        weights = [k for k in convolutions if owners[k][1] == "weight" and _defers(module)]
+        weights = [k for k in convolutions if defers and _is_weight(*owners[k])]
         for k in weights:
-            tensors[k] = deferred(tensors[k])
-        self._loans = _loans(calls, tensors, [k for k in range(len(tensors)) if k not in weights])
+            tensors[k] = deferred(tensors[k], only_if_larger=not everything)
+        others = [k for k in range(len(tensors)) if k not in weights]
+        alone = calls == 1 or _thrifty(module) or not others
+        self._loans: Iterator[list[Any]] = repeat(tensors) if alone else _loans(calls, tensors, others)
 
     def __call__(self, *inputs: Any) -> Any:
         self._put(next(self._loans))
@@ -178,6 +189,10 @@ class _Lent:
     def _put(self, tensors: Sequence[Any]) -> None:
         for (own, name), tensor in zip(self._places, tensors, strict=True):
             own[name] = tensor
+
+
+def _is_weight(owner: nn.Module, name: str) -> bool:
+    return isinstance(owner, _ConvNd) and name == "weight"
 
 
 def _loans(calls: int, tensors: list[Tensor], others: list[int]) -> Iterator[list[Tensor]]:

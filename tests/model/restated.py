@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 RELATIVE = 1e-9  # in float64
 NF_SMALL = 2  # stands for the paper's 64 where only the rollout is in question
@@ -65,3 +66,13 @@ def assert_same_gradients(a: nn.Module, b: nn.Module, relative: float = RELATIVE
     pairs = [(name, x, y) for name, x, y in paired(a, b) if x.requires_grad]
     assert all(x.grad is not None and y.grad is not None for _, x, y in pairs)
     assert_close([(name, x.grad, y.grad) for name, x, y in pairs], relative)
+
+
+class WeightGradients(TorchDispatchMode):
+    """Counts the operations that compute a weight's gradient."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten.convolution_backward.default and args[-1][1]
+        return func(*args, **(kwargs or {}))

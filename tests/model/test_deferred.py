@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from restated import WeightGradients
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cvae.model.deferred import deferred
 
@@ -18,16 +18,6 @@ LAYERS = {
     "transposed": lambda: nn.ConvTranspose2d(4, 6, 4, stride=2, padding=1, output_padding=1),
     "transposed groups": lambda: nn.ConvTranspose2d(4, 6, 3, groups=2, dilation=2),
 }
-
-
-class WeightGradients(TorchDispatchMode):
-    """Counts the operations that compute a weight's gradient."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.aten.convolution_backward.default and args[-1][1]
-        return func(*args, **(kwargs or {}))
 
 
 def gradients(layer: nn.Module, maps: list[Tensor], weight: Tensor) -> tuple[list[Tensor], int]:

@@ -10,7 +10,7 @@ import copy
 
 import pytest
 import torch
-from restated import assert_same_state, distance, randomise
+from restated import WeightGradients, assert_same_state, distance, randomise
 from torch import Tensor
 
 from cvae.model import together
@@ -37,7 +37,15 @@ def batch(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.rand(B, T, 3, 64, 64).double(), torch.randn(B, T, A).double(), torch.randn(T, B, Z).double()
 
 
-@pytest.mark.parametrize("where", ["", "as on a GPU", "as in a graph"])
+WHERE = {"on a CPU": (False, True), "as on a GPU": (True, False), "as in a graph": (True, True)}  # what pays there
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, pays: bool, defers: bool) -> None:
+    monkeypatch.setattr(together, "_pays", lambda module, device: pays)
+    monkeypatch.setattr(together, "_defers", lambda module, device: defers and not together._thrifty(module))
+
+
+@pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize("name", KINDS)
 def test_steps_equal_those_of_plain_layers(name, where, monkeypatch):
     model = KINDS[name]().double()
@@ -51,10 +59,9 @@ def test_steps_equal_those_of_plain_layers(name, where, monkeypatch):
     reference = torch.optim.AdamW(others, lr=1e-3)
     for seed in range(2):
         frames, cond, noise = batch(seed)
-        monkeypatch.setattr(together, "_pays", lambda module, device: where != "")
-        with together.deferring() if where == "as in a graph" else contextlib.nullcontext():
-            step.run((frames, cond), FORCED, FORCED[None], noise, Dials(0.3, 1e-3, 0.0, 0.0), lambda losses: None)
-        monkeypatch.setattr(together, "_pays", lambda module, device: False)
+        pretend(monkeypatch, *WHERE[where])
+        step.run((frames, cond), FORCED, FORCED[None], noise, Dials(0.3, 1e-3, 0.0, 0.0), lambda losses: None)
+        pretend(monkeypatch, False, False)
         plain.zero_grad()
         Objective(MSE())(plain(frames, cond, FORCED, noise), frames, 0.3).total.backward()
         reference.step()
@@ -65,18 +72,37 @@ def test_steps_equal_those_of_plain_layers(name, where, monkeypatch):
     assert all(torch.equal(first[name], value) for name, value in model.named_parameters() if id(value) in still)
 
 
+def test_a_cpu_computes_the_gradient_of_a_weight_larger_than_its_maps_once_for_all_free_steps(monkeypatch):
+    """In the encoder: 3 layers on 8x8 maps and the head, for 2 free steps. In the decoder: the stem, 3 layers on 8x8 maps and
+    the one that goes from 8x8 to 16x16, for these and the call for the other predictions. Larger maps are left to autograd.
+    """
+    model = CVAE(vgg64(G, 1 / 8), StandardNormal(Z), A, 2, Z, 5).double().train()
+    frames, cond, noise = batch(0)
+    counts = []
+    for usual in (False, True):
+        with monkeypatch.context() as patched:
+            if not usual:
+                pretend(patched, False, False)
+            rollout = model(frames, cond, FORCED, noise)
+        with WeightGradients() as found:
+            Objective(MSE())(rollout, frames, 0.3).total.backward()
+        counts.append(found.count)
+    assert counts[0] - counts[1] == 4 * (2 - 1) + 5 * (3 - 1)
+
+
 def step_of(model: CVAE, optimizer: torch.optim.Optimizer) -> Step:
     return Step(model.train(), Objective(MSE()), optimizer, contextlib.nullcontext, None, None, None, slice(None))
 
 
-def test_bf16_steps_equal_those_of_autocast_alone(monkeypatch):
+@pytest.mark.parametrize("where", ["on a CPU", "as on a GPU"])
+def test_bf16_steps_equal_those_of_autocast_alone(where, monkeypatch):
     """The same casts and sums: as near as two orders of bf16 sums are."""
     model = KINDS["vgg"]()
     randomise(model, seed=1)
     frames, cond, noise = (each.float() for each in batch(0))
     found = []
-    for everywhere in (False, True):
-        monkeypatch.setattr(together, "_pays", lambda module, device, pays=everywhere: pays)
+    for ways in ((False, False), WHERE[where]):
+        pretend(monkeypatch, *ways)
         each = copy.deepcopy(model).train()
         with torch.autocast("cpu", torch.bfloat16):
             rollout = each(frames, cond, FORCED, noise)
@@ -100,18 +126,17 @@ class InFullPrecision(torch.nn.Module):
             return self.encoder(x_NCHW.float())
 
 
-@pytest.mark.parametrize("where", ["as on a GPU", "as in a graph"])
+@pytest.mark.parametrize("where", WHERE)
 def test_a_module_that_switches_autocast_off_keeps_its_weights(where, monkeypatch):
     model = KINDS["dcgan, learned prior"]()
     randomise(model, seed=1)
     model.backbone.encoder = InFullPrecision(model.backbone.encoder)
     frames, cond, noise = (each.float() for each in batch(0))
     found = []
-    for everywhere in (False, True):
-        monkeypatch.setattr(together, "_pays", lambda module, device, pays=everywhere: pays)
+    for ways in ((False, False), WHERE[where]):
+        pretend(monkeypatch, *ways)
         each = copy.deepcopy(model).train()
-        graph = together.deferring() if where == "as in a graph" and everywhere else contextlib.nullcontext()
-        with graph, torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16):
             rollout = each(frames, cond, FORCED, noise)
         Objective(MSE())(rollout, frames, 0.3).total.backward()
         found.append([p.grad for p in each.parameters() if p.dim() > 1])
