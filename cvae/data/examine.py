@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cvae.data.layout import COURSE, SPLITS, Naming, broken_chunks, read_frame, read_table
+from cvae.data.layout import COURSE, SPLITS, Naming, broken_chunks, content_of, read_frame, read_table
 from cvae.data.listing import NoSequence, frames_in
 from cvae.data.packed import PackedSplit
 from cvae.data.sealed import Damaged
@@ -168,8 +168,8 @@ def _frames(folder: Path, seen: Seen, alive: Callable[[], None]) -> Iterator[NDA
 
 def _other_chunks(path: Path) -> list[str]:
     """What is wrong with the chunks of a PNG file behind the first of which it is said."""
-    with contextlib.suppress(OSError):
-        return list(broken_chunks(path.read_bytes()))[1:]
+    with contextlib.suppress(OSError, ValueError):
+        return list(broken_chunks(content_of(path)))[1:]
     return []
 
 

@@ -32,6 +32,7 @@ TABLES = {"actions.csv": ("dx", "dy", "dz", "gripper"), "endeffector_positions.c
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)  # Pillow's
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LARGEST = float(np.finfo(np.float32).max)
+_MOST = 64 << 20  # bytes of a frame or a table
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def read_frame(path: Path) -> tuple[NDArray[np.uint8], str]:
         UserError: it is not a readable PNG or JPEG, or not 64x64.
     """
     try:
-        content = path.read_bytes()
+        content = content_of(path)
         check_chunks(content)
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:  # for others Pillow may start programs
             if image.size != (IMAGE_SIZE, IMAGE_SIZE):
@@ -96,6 +97,15 @@ def read_frame(path: Path) -> tuple[NDArray[np.uint8], str]:
     except BROKEN as error:
         kind = path.suffix[1:].upper()
         raise UserError(f"{path} is not a readable {kind} ({first_line(error)}): copy or convert it again") from error
+
+
+def content_of(path: Path) -> bytes:
+    """The bytes of a frame or a table; ValueError if there are too many for either."""
+    with path.open("rb") as file:
+        content = file.read(_MOST + 1)
+    if len(content) > _MOST:
+        raise ValueError(f"it has more than {_MOST >> 20} MiB")
+    return content
 
 
 def check_chunks(content: bytes) -> None:
@@ -146,8 +156,9 @@ def read_table(folder: Path, file: str, length: int, names: Sequence[str] = ()) 
     if path is None:
         return None
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() would also end a row at a damaged sign
-    except (OSError, UnicodeDecodeError) as error:
+        text = content_of(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        lines = text.split("\n")  # splitlines() would also end a row at a damaged sign
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): a text file of {columns} columns is needed") from error
     lines = [line for line in lines if line.strip()]
     if len(lines) < length:

@@ -13,12 +13,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from cvae.errors import UserError, is_whole, require
+from cvae.errors import UserError, require
 from cvae.model.backbones import Backbone, StageContext
 from cvae.model.coins import Coins
 from cvae.model.contract import check_parts
 from cvae.model.moving import moved
-from cvae.model.recurrent import FramePredictor, GaussianLSTM, StandardNormal, State
+from cvae.model.recurrent import FramePredictor, GaussianLSTM, StandardNormal, State, size_hint
 from cvae.model.together import lent
 
 __all__ = ["CVAE", "Rollout", "reparameterise"]
@@ -79,7 +79,8 @@ class CVAE(nn.Module):
         sizes = {"latent_dim": latent_dim, "hidden_dim": hidden_dim}
         sizes |= {"predictor_layers": predictor_layers, "posterior_layers": posterior_layers}
         for name, size in sizes.items():
-            require(is_whole(size, 1), f"model.{name}", size, "give a whole number, at least 1")
+            if hint := size_hint(name, size):
+                raise UserError(f"model.{name} is {size!r}: {hint}")
         self.n_past, self.rollout, self.force_past = n_past, rollout, force_past
         self.first_scored = n_past if scored == "future" else 1
         # The last step whose input's skips are taken: step t is fed frame t-1.

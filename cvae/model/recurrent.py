@@ -6,6 +6,8 @@ one call, and one that must wait for its own predictions runs it a step at a tim
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,8 @@ from cvae.errors import BadArgument, is_whole
 __all__ = ["GaussianLSTM", "StandardNormal"]  # the priors
 
 State = tuple[Tensor, Tensor] | None
+
+_LAYERS = 100  # of LSTM cells
 
 
 class _LSTM(nn.Module):
@@ -74,8 +78,8 @@ class GaussianLSTM(nn.Module):
         super().__init__()
         sizes = {"input_dim": input_dim, "latent_dim": latent_dim, "hidden_dim": hidden_dim, "layers": layers}
         for name, size in sizes.items():
-            if not is_whole(size, 1):
-                raise BadArgument(self, name, f"is {size!r}: give a whole number, at least 1")
+            if hint := size_hint(name, size):
+                raise BadArgument(self, name, f"is {size!r}: {hint}")
         self.core = _LSTM(input_dim, hidden_dim, layers)
         self.mu = nn.Linear(hidden_dim, latent_dim)
         self.logvar = nn.Linear(hidden_dim, latent_dim)
@@ -99,6 +103,14 @@ class StandardNormal(nn.Module):
         """Return zeros for ``mu_BTZ`` and ``logvar_BTZ``: mean 0, variance 1 whatever came before."""
         zeros_BTZ = h_BTG.new_zeros(*h_BTG.shape[:2], self.latent_dim)
         return zeros_BTZ, zeros_BTZ, state
+
+
+def size_hint(name: str, size: object) -> str:
+    """What is wrong with a size of these nets; empty if nothing is. Each layer is a module: a million of them take minutes."""
+    most = _LAYERS if name.endswith("layers") else math.inf
+    if is_whole(size, 1, most):
+        return ""
+    return "give a whole number, at least 1" + (f" and at most {most}" if most < math.inf else "")
 
 
 def _initialise(module: nn.Module) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -32,11 +33,30 @@ def restored(cfg: DictConfig, weights: object, path: Path) -> CVAE:
             f"{path} holds no weights of a model of this package; scripts/import_course_checkpoint.py reads those of SVG"
         )
     weights = {str(name): value for name, value in weights.items()}
-    with torch.random.fork_rng(devices=[]):  # initial values are drawn and thrown away: the caller's numbers stay the same
+
+    def built() -> CVAE:
         model: CVAE = build(cfg.model, cfg.allow_targets, CVAE, cond_dim=len(mean_A))
-    try:
-        check_weights(weights, model)
-    except ValueError as error:
-        raise UserError(f"{path} is damaged or of another config ({error}): restore both from a copy") from error
+        return model
+
+    with torch.random.fork_rng(devices=[]):  # initial values are drawn and thrown away: the caller's numbers stay the same
+        outline = _outline(built)
+        try:
+            if outline is not None:
+                check_weights(weights, outline)
+            model = built()
+            if outline is None:
+                check_weights(weights, model)
+        except ValueError as error:
+            raise UserError(f"{path} is damaged or of another config ({error}): restore both from a copy") from error
     model.load_state_dict(weights)
     return model.to(memory_format=torch.channels_last).eval()
+
+
+def _outline(built: Callable[[], CVAE]) -> CVAE | None:
+    """The model without memory for its weights: a stranger's config may ask for more than there is.
+
+    None if it cannot be had: a part of the user's own may need the values of its weights when it is built.
+    """
+    with contextlib.suppress(UserError), torch.device("meta"):
+        return built()
+    return None

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvae.data.layout import read_frames, read_table
+from cvae.data.layout import read_frame, read_frames, read_table
 from cvae.data.listing import list_split
 from cvae.data.store import VideoData
 from cvae.errors import UserError
@@ -310,3 +310,13 @@ def test_the_fingerprint_does_not_depend_on_the_place_or_on_other_splits(root, t
     (tmp_path / "elsewhere").rename(root)
     (tmp_path / "link").symlink_to(root)
     assert list_split(tmp_path / "link", "train").fingerprint == before
+
+
+@pytest.mark.parametrize("name", ["3.png", "actions.csv"])
+def test_a_file_far_larger_than_a_frame_or_table_is_named(tmp_path: Path, name: str) -> None:
+    """A sparse one takes no space, and would take as much memory as it says."""
+    sequence(tmp_path / "1", 5)
+    with (tmp_path / "1" / name).open("a+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(UserError, match=rf"{name} .*it has more than 64 MiB"):
+        read_table(tmp_path / "1", name, 5) if name.endswith("csv") else read_frame(tmp_path / "1" / name)

@@ -21,6 +21,7 @@ from torch import nn
 import cvae
 from cvae.errors import UserError
 from cvae.evaluation.validation import images
+from cvae.model.recurrent import StandardNormal
 from cvae.prediction.predictor import Predictor
 from cvae.prediction.weights import write
 from cvae.training.assembly import load_model
@@ -161,6 +162,38 @@ def test_a_file_of_weights_names_no_code(model: Predictor, tmp_path: Path) -> No
     write(model.model, config, tmp_path / "w.safetensors")
     with pytest.raises(UserError, match=r"os.system.* is not allowed"):
         cvae.load(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("key", ["hidden_dim", "latent_dim", "predictor_layers"])
+def test_weights_are_refused_before_there_is_memory_for_what_their_config_asks(model: Predictor, tmp_path: Path, key) -> None:
+    """Terabytes; a machine may well hand them out, and then end the process that uses them."""
+    pytest.importorskip("safetensors")
+    config = model.config.copy()
+    config.model[key] = 2_000_000
+    write(model.model, config, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=rf"w.safetensors is damaged or of another config|model.{key}"):
+        cvae.load(tmp_path / "w.safetensors")
+
+
+class NeedsItsValues(StandardNormal):
+    """A part that reads its weights when it is built, which a model without memory has not."""
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        assert torch.ones(1).item() == 1
+
+
+def test_a_part_that_reads_its_weights_when_it_is_built_is_loaded(model: Predictor, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    config = model.config.copy()
+    config.model.prior._target_ = f"{__name__}.NeedsItsValues"
+    write(model.model, config, tmp_path / "w.safetensors")
+    again = cvae.load(tmp_path / "w.safetensors", allow_targets=[__name__])
+    assert type(again.model.prior).__name__ == "NeedsItsValues"
+    config.model.hidden_dim += 1
+    write(model.model, config, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match="of another config"):
+        cvae.load(tmp_path / "w.safetensors", allow_targets=[__name__])
 
 
 def test_a_file_of_weights_tells_nothing_of_the_environment(model: Predictor, tmp_path: Path, monkeypatch) -> None:
