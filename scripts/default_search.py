@@ -2,9 +2,9 @@
 
 `python -m cvae.train experiment=tune_default` searches. This keeps its finished trials in docs/default_search: `sweep.json`,
 from which the search goes on in a fresh clone (hydra.sweeper.warm_start), and `runs.jsonl`, a line for each finished run with
-its config and metrics. `--seeds` names multiruns of the chosen recipe over seeds, one for each data set: their runs go to
-`seeds.jsonl`. Places of this machine are left out. What an earlier call kept stays. Then it prints the tables of
-docs/default.md.
+its config and metrics, those of the best trials on fresh seeds among them. `--seeds` names multiruns of the chosen recipe over
+seeds, one for each data set: their runs go to `seeds.jsonl`. Places of this machine are left out. What an earlier call kept
+stays. Then it prints the tables of docs/default.md.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ def main() -> None:
         keep(asked.sweep, asked.kept)
     if asked.seeds:
         keep_seeds(asked.seeds, asked.kept)
-    print(table(runs_in(asked.kept)))
+    runs = runs_in(asked.kept)
+    finalists, searched = ([run for run in runs if ("seed" in run["params"]) == again] for again in (True, False))
+    print(table(searched))
+    print("\n" + seeds_table(by_recipe(finalists)))
     print("\n" + seeds_table(runs_in(asked.kept, _SEEDS)))
 
 
@@ -50,7 +53,7 @@ def keep(sweep: Path, kept: Path) -> None:
     """Add a sweep's finished trials and runs to what is kept."""
     record = files.read_json(sweep, "sweep.json", _LARGEST)
     integrity.check_record(record)
-    wanted = ("objective", "directions", "space", "search", "cases", "data")
+    wanted = ("objective", "directions", "space", "search", "cases", "data", "top_k")
     trials = [without(trial, _OF_A_PLACE) for trial in record["trials"] if trial["state"] in ("complete", "pruned")]
     known = {_key(run): run for run in runs_in(kept)}
     known |= {_key(run): run for run in _finished(sweep, "*/*")}
@@ -110,6 +113,19 @@ def table(runs: Iterable[Run]) -> str:
         said = ", ".join(f"{key}={_short(value)}" for key, value in json.loads(recipe).items())
         rows.append((-len(means), -above, [said, str(len(own)), f"{above:.2f}" * whole, *cells]))
     return _drawn(head, [row for *_, row in sorted(rows)])
+
+
+def by_recipe(finalists: Iterable[Run]) -> list[Run]:
+    """The finalists' runs on fresh seeds, called by data set and by what their recipes differ in."""
+    runs = list(finalists)
+    recipes = [{key: value for key, value in run["params"].items() if key != "seed"} for run in runs]
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
+    differing = [key for key in keys if len({json.dumps(recipe.get(key)) for recipe in recipes}) > 1]
+    named = [
+        {**run, "case": ", ".join([run["case"], *(f"{key}={_short(recipe[key])}" for key in differing if key in recipe)])}
+        for run, recipe in zip(runs, recipes, strict=True)
+    ]
+    return sorted(named, key=lambda run: (run["case"], run["seed"]))
 
 
 def seeds_table(runs: Iterable[Run]) -> str:

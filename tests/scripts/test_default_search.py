@@ -77,3 +77,22 @@ def test_runs_over_seeds_are_kept_and_told_by_data_set(tmp_path):
     _, _, drawn, sawyer = default_search.seeds_table(default_search.runs_in(kept, "seeds.jsonl")).splitlines()
     assert drawn == "| drawn | 1 | 20.00 | 20.50 | 3.00 | 0.50 | 1.00 | 0.25 |"
     assert sawyer.startswith("| sawyer | 2 | 23.50 [17.15, 29.85] | 24.00 [17.65, 30.35] |")
+
+
+def test_the_best_on_fresh_seeds_are_told_by_data_set_and_by_what_they_differ_in():
+    common = {"lr": 5e-4, "kl_schedule": "target"}
+    rows = [{"val/psnr": 20.0, "val/psnr_best": 20.5, "val/psnr_copy": 17.0, "train/kld": 1.0}]
+    runs = [
+        {"params": {**common, "kl_schedule.nats": nats, "seed": seed}, "case": case, "seed": seed, "metrics": rows}
+        for case in ("sawyer", "drawn")
+        for nats in (0.85, 1)
+        for seed in (3, 2)
+    ]
+    named = default_search.by_recipe(runs)
+    assert [(run["case"], run["seed"]) for run in named[:3]] == [
+        ("drawn, kl_schedule.nats=0.85", 2),
+        ("drawn, kl_schedule.nats=0.85", 3),
+        ("drawn, kl_schedule.nats=1", 2),
+    ]
+    assert [line.split(" | ")[1] for line in default_search.seeds_table(named).splitlines()[2:]] == ["2"] * 4
+    assert default_search.by_recipe([]) == []
