@@ -250,15 +250,22 @@ def test_shell_completion_knows_groups_and_keys():
 
 @pytest.mark.slow
 def test_a_compiled_run_computes_the_same(drawn):
-    """In a process of its own: torch.compile warns of what it does itself."""
+    """In a process of its own: torch.compile warns of what it does itself. On a GPU weights are lent to a compiled model."""
+    as_on_a_gpu = "import runpy; from cvae.model import together; together._pays = lambda device: True; "
+    as_on_a_gpu += "runpy.run_module('cvae.train', run_name='__main__')"
+    ways = {
+        "plain": ("false", "-m", "cvae.train"),
+        "compiled": ("true", "-m", "cvae.train"),
+        "lent": ("true", "-c", as_on_a_gpu),
+    }
     found = []
-    for choice in ("false", "true"):
-        words = tiny(drawn, "epochs=1", "tf_schedule=constant", "tfr=0.5", f"compile={choice}", f"hydra.run.dir=run_{choice}")
-        done = subprocess.run([sys.executable, "-m", "cvae.train", *words], capture_output=True, text=True, check=False)
+    for name, (choice, *program) in ways.items():
+        words = tiny(drawn, "epochs=1", "tf_schedule=constant", "tfr=0.5", f"compile={choice}", f"hydra.run.dir={name}")
+        done = subprocess.run([sys.executable, *program, *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        found += rows(Path(f"run_{choice}"))
+        found += rows(Path(name))
     for key in ("train/mse", "train/kld", "val/psnr"):
-        assert found[1][key] == pytest.approx(found[0][key], rel=1e-3)
+        assert [row[key] for row in found] == pytest.approx([found[0][key]] * 3, rel=1e-3)
 
 
 # --- what a failed start leaves ----------------------------------------------------------------------------------------

@@ -82,13 +82,12 @@ def _without_biases(cancelled: list[tuple[Any, Any]]) -> Iterator[None]:
             torch._foreach_copy_(means, torch._foreach_add(without, biases))
 
 
-def _pays(module: nn.Module, device: torch.device) -> bool:
-    """Whether fewer launches are worth it: a CPU starts an operation in no time, and a compiler merges them by itself."""
-    return device.type == "cuda" and not _compiled(module)
+def _pays(device: torch.device) -> bool:
+    """Whether fewer launches are worth it: a CPU starts an operation in no time.
 
-
-def _compiled(module: nn.Module) -> bool:
-    return any(each._compiled_call_impl for each in module.modules())
+    So it is for compiled modules: a compiler merges what one call does, and would cast weights and add gradients in each.
+    """
+    return device.type == "cuda"
 
 
 _CAPTURES: ContextVar[bool] = ContextVar("captures", default=False)
@@ -109,8 +108,9 @@ def deferring() -> Iterator[None]:
 
 
 def _defers(module: nn.Module, device: torch.device) -> bool:
-    """Whether the gradient of a convolution's weight is computed once for several calls."""
-    return (device.type == "cpu" or _CAPTURES.get()) and not _thrifty(module) and not _compiled(module)
+    """Whether the gradient of a convolution's weight is computed once for several calls; a compiler cannot see into that."""
+    compiled = any(each._compiled_call_impl for each in module.modules())
+    return (device.type == "cpu" or _CAPTURES.get()) and not _thrifty(module) and not compiled
 
 
 def _thrifty(module: nn.Module) -> bool:
@@ -143,7 +143,7 @@ def lent(module: nn.Module, calls: int) -> Callable[..., Any]:
     first = next(module.parameters(), None)
     if first is None or not torch.is_grad_enabled():
         return module
-    pays = _pays(module, first.device)
+    pays = _pays(first.device)
     defers = calls > 1 and _defers(module, first.device)
     return _Lent(module, calls, pays, defers) if pays or defers else module
 
@@ -153,7 +153,7 @@ def lent_weights(module: nn.Module, weights: list[Tensor]) -> list[Tensor]:
     weights = cast_together(weights)
     if not torch.is_grad_enabled() or not _defers(module, device := weights[0].device):
         return weights
-    return [deferred(each, only_if_larger=not _pays(module, device)) for each in weights]
+    return [deferred(each, only_if_larger=not _pays(device)) for each in weights]
 
 
 class _Lent:

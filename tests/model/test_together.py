@@ -41,7 +41,7 @@ WHERE = {"on a CPU": (False, True), "as on a GPU": (True, False), "as in a graph
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, pays: bool, defers: bool) -> None:
-    monkeypatch.setattr(together, "_pays", lambda module, device: pays)
+    monkeypatch.setattr(together, "_pays", lambda device: pays)
     monkeypatch.setattr(together, "_defers", lambda module, device: defers and not together._thrifty(module))
 
 
