@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import io
@@ -14,12 +15,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
 from cvae.config import CONF
-from cvae.errors import UserError, named
+from cvae.console import warn
+from cvae.errors import UserError, expanded, named
 from cvae.explain import explain, is_users
 
 _asked_for_tracebacks = False
@@ -79,6 +82,7 @@ def main_of(task: Callable[[DictConfig], None], config_name: str, not_swept: str
     def run() -> None:
         if is_multirun(sys.argv[1:]):
             raise UserError(not_swept)
+        warn_of_hidden(parsed(sys.argv[1:]).config_dir)
         job()
 
     return functools.partial(guarded, run)
@@ -115,6 +119,32 @@ def _outcome(job: JobReturn) -> Any:
 def _print_no_more() -> None:
     """Drop what is left to print, and what follows: Python flushes once more at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def parsed(words: Sequence[str]) -> argparse.Namespace:
+    """A command line with its flags apart from its overrides.
+
+    Raises:
+        UserError: it cannot be read so.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}: give all key=value in one row, before or after the flags; --help shows the flags")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_args(list(words))
+
+
+def warn_of_hidden(config_dir: str | None) -> None:
+    """Warn of files in the user's folder of configs that Hydra passes over for this package's of the same name."""
+    if config_dir is None:
+        return
+    own = expanded(config_dir, "--config-dir")
+    hidden = sorted(str(path.relative_to(own)) for path in own.glob("*/*.yaml") if (CONF / path.relative_to(own)).is_file())
+    if hidden:
+        few = ", ".join(hidden[:3]) + ", ..." * (len(hidden) > 3)
+        warn(f"{own} has {few}, and so has this package, whose files are taken: give yours other names")
 
 
 def is_multirun(arguments: Sequence[str]) -> bool:

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cvae import integrity
 from cvae.console import say, short, warn
@@ -124,6 +125,18 @@ def recover(folder: Path) -> None:
             for path in (checkpoint_of(folder, "last"), checkpoint_of(folder, "best"), *(folder / name for name in LINES)):
                 if path.exists():
                     path.replace(beside(path))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of a run; lines that are cut off, damaged or no rows are left out, a missing file has none."""
+    if not path.exists():
+        return []
+    rows: list[dict[str, Any]] = []
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(row := json.loads(line), dict):
+                rows.append(row)
+    return rows
 
 
 def first_lines(path: Path, key: str, numbers: Sequence[int]) -> bytes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from cvae import cli, config
@@ -108,9 +109,19 @@ def _settings(cfg: DictConfig) -> Settings:
 
 
 def _changes() -> list[str]:
-    """The command's words that make numbers those of another protocol, such as ``protocol.course.samples=10``."""
+    """What of the command makes numbers those of another protocol, such as ``protocol.course.samples=10``, key by key."""
     words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return [word.lstrip("+~") for word in words if re.match(r"[+~]*protocol\.\w[\w-]*\.(?!metrics\b)", word)]
+    parsed = OverridesParser.create().parse_overrides(list(words))
+    leaves = [leaf for each in parsed for leaf in _leaves(each.get_key_element().lstrip("+~"), each.value())]
+    return [leaf for leaf in leaves if re.match(r"protocol\.\w[\w-]*\.(?!metrics\b)", leaf)]
+
+
+def _leaves(key: str, value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from _leaves(f"{key}.{name}", each)
+    else:
+        yield key if value is None else f"{key}={value}"
 
 
 def _path(value: Any) -> str | None:

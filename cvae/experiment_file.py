@@ -12,11 +12,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cvae.cli import override_values, quoted
+from cvae.cli import override_values, parsed, quoted
 from cvae.config import flat
 from cvae.console import say, warn
 from cvae.errors import UserError, expanded
-from cvae.start import load, parsed
+from cvae.start import load
 from cvae.strangers import forget_caches, is_changed, names_path, read_settings, refuse_new_root, refuse_resolvers
 
 _OF_THE_COMMAND = ("logger", "trial", "allow_targets", "resume", "show", "evaluate")

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.hydra import Hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from cvae.cli import quoted
 from cvae.config import CONF, flat
-from cvae.errors import UserError
+from cvae.errors import UserError, brief
 from cvae.start import compose, loader
 
 
@@ -27,11 +29,16 @@ def words_of(cfg: DictConfig) -> list[str]:
     Raises:
         UserError: no command composes to it.
     """
+    if not isinstance(cfg, DictConfig):
+        raise UserError(f"cfg is a {type(cfg).__name__}: give the config that cvae.start.compose returns")
     wanted = _plain(cfg)
     base = _plain(compose([]))
     choices = [word for group in base for word in _choice(group, wanted.get(group), base[group])]
     words = [*choices, *_differences(wanted, _plain(compose(choices)))]
-    found = _plain(compose(words))
+    try:
+        found = _plain(compose(words))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"no command line composes to this config ({brief(error)}): set other values") from error
     if different := [key for key in {**flat(found), **flat(wanted)} if flat(found).get(key) != flat(wanted).get(key)]:
         raise UserError(
             f"{different[0]}={flat(wanted).get(different[0])!r} cannot be written on a command line: set another value"

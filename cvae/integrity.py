@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 Facts = dict[str, Any]
-"""``epoch`` and ``iteration`` of the checkpoint; ``lines``, ``bytes`` and ``lines_sha256`` of metrics.jsonl at that moment;
-``config_sha256`` of .hydra/config.yaml as it lies; ``dataset``, the fingerprint of the data; ``run``, the nonce of the run's
-run.json; ``name``, best or last; ``size`` and ``crc32`` of the archive.
+"""``epoch`` and ``iteration`` of the checkpoint; ``best_epoch`` of the run, 0 if it is not known; ``lines``, ``bytes`` and
+``lines_sha256`` of metrics.jsonl at that moment; ``config_sha256`` of .hydra/config.yaml as it lies; ``dataset``, the
+fingerprint of the data; ``run``, the nonce of run.json; ``name``, best or last; ``size`` and ``crc32`` of the archive.
 """
 
 # The rows of a run by file, of epochs and of validations within them, and what stands before the names of their facts.
 LINES = {"metrics.jsonl": "", "validations.jsonl": "inside_"}
 _OF_LINES: Facts = {"lines": 0, "bytes": 0, "lines_sha256": ""}
 _DEFAULTS: Facts = {
-    **{"epoch": 0, "iteration": 0, "crc32": ""},
+    **{"epoch": 0, "iteration": 0, "best_epoch": 0, "crc32": ""},
     **{f"{prefix}{key}": value for prefix in LINES.values() for key, value in _OF_LINES.items()},
 }
 _END = b"PK\x05\x06"  # the end record of an archive: 22 bytes, the last two of them the length of the comment that follows
@@ -122,6 +122,21 @@ def _check_run(path: Path, facts: Facts | None) -> None:
         raise Damaged("it is of another run than the run.json beside it")
     if path.stem == "best" and (facts or {}).get("name") == "last":  # the other way round a run went back
         raise Damaged("it is a copy of last.pt")
+    if path.stem == "best" and facts is not None:
+        _check_epoch(path, facts["epoch"])
+
+
+def _check_epoch(best: Path, epoch: int) -> None:
+    """Raise Damaged if best.pt is of another epoch than last.pt knows to be the best: an earlier one, put back.
+
+    It is written before last.pt, so that it may be newer.
+    """
+    last: Facts = {}
+    with contextlib.suppress(OSError, Damaged), opened(best.with_name("last.pt")) as file:
+        last = _facts(file) or {}
+    wanted = last.get("best_epoch")
+    if wanted and epoch != wanted and epoch <= last["epoch"]:
+        raise Damaged(f"it is of epoch {epoch}, and the run's best was epoch {wanted}")
 
 
 def _record_of(path: Path) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def predict(cfg: DictConfig) -> None:
     model = load(run, cfg.checkpoint, cfg.allow_targets, choose_device(cfg.device))
     if cfg.export is not None:
         path = expanded(cfg.export, "export")
-        weights.write(model.model, model.config, path)
+        weights.write(model.model, model.config, path, model.conditions)
         say(f"written {short(path)}: the weights of {cfg.checkpoint}.pt and their config")
         return
     actions = None if cfg.actions is None else expanded(cfg.actions, "actions")

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from cvae import start
+from cvae import cli, start
 from cvae.config import build
 from cvae.console import say
 from cvae.errors import UserError
@@ -34,7 +34,7 @@ def schedules(words: Sequence[str]) -> None:
 
     found: dict[str, tuple[DictConfig, Plan]] = {}
     for overrides in _settings(words):
-        cfg = start.load(start.parsed(words), overrides)
+        cfg = start.load(cli.parsed(words), overrides)
         if cfg.show != "schedules":
             raise UserError(f"show={cfg.show}: choose schedules")
         plan = _plan(cfg)
@@ -76,7 +76,7 @@ def _title(cfg: DictConfig, plan: Plan, differing: Sequence[str]) -> str:
 
 def _settings(words: Sequence[str]) -> list[list[str]]:
     """The overrides of each job of a multirun, as far as schedules depend on them; of a single run its own."""
-    given = start.parsed(words).overrides
+    given = cli.parsed(words).overrides
     parser = OverridesParser.create()
     mine = parser.parse_overrides(given)
     plain = [word for word, override in zip(given, mine, strict=True) if not override.is_sweep_override()]
@@ -96,7 +96,7 @@ def _settings(words: Sequence[str]) -> list[list[str]]:
 
 
 def _sweeper(words: Sequence[str], plain: list[str]) -> Any:
-    return start.load(start.parsed(words), plain).hydra.sweeper
+    return start.load(cli.parsed(words), plain).hydra.sweeper
 
 
 def _words(override: Override) -> list[str]:

@@ -8,10 +8,10 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra._internal.utils import create_config_search_path
 from hydra.conf import HydraConf
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,9 +20,9 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from cvae.cli import is_multirun, override_values, quoted
+from cvae.cli import is_multirun, override_values, parsed, quoted, warn_of_hidden
 from cvae.config import CONF, build
-from cvae.console import only_prints, warn
+from cvae.console import only_prints
 from cvae.errors import UserError, expanded
 
 
@@ -59,21 +59,6 @@ def compose(words: Sequence[str]) -> DictConfig:
     with open_dict(cfg):
         del cfg["hydra"]
     return cfg
-
-
-def parsed(words: Sequence[str]) -> argparse.Namespace:
-    """A command line with its flags apart from its overrides.
-
-    Raises:
-        UserError: it cannot be read so.
-    """
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"{message}: give all key=value in one row, before or after the flags; --help shows the flags")
-
-    parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
-    return parser.parse_args(list(words))
 
 
 def load(args: argparse.Namespace, overrides: list[str]) -> DictConfig:
@@ -145,7 +130,7 @@ def check_start(words: Sequence[str]) -> tuple[bool, Path | None]:
     except HydraException:  # without the swept words it need not compose; Hydra itself will say what is wrong
         cfg = load(args, [word for word in args.overrides if word.startswith(("hydra", "experiment="))])
         OmegaConf.update(cfg, "data", None, merge=False)
-    _warn_of_hidden(args.config_dir)
+    warn_of_hidden(args.config_dir)
     hydra = cfg.hydra
     multirun = is_multirun(words) or hydra.mode == RunMode.MULTIRUN
     if multirun and under_torchrun():
@@ -158,17 +143,6 @@ def check_start(words: Sequence[str]) -> tuple[bool, Path | None]:
     refuse_used(folder, "*/" if multirun else "")
     fixed = not re.search(r"\$\{(now|cvae\.nonce)", str(OmegaConf.to_container(hydra.run, resolve=False)))
     return multirun, folder if fixed and not multirun else None
-
-
-def _warn_of_hidden(config_dir: str | None) -> None:
-    """Warn of files in the user's folder of configs that Hydra passes over for this package's of the same name."""
-    if config_dir is None:
-        return
-    own = expanded(config_dir, "--config-dir")
-    hidden = sorted(str(path.relative_to(own)) for path in own.glob("*/*.yaml") if (CONF / path.relative_to(own)).is_file())
-    if hidden:
-        few = ", ".join(hidden[:3]) + ", ..." * (len(hidden) > 3)
-        warn(f"{own} has {few}, and so has this package, whose files are taken: give yours other names")
 
 
 def refuse_used(folder: Path, below: str = "") -> None:

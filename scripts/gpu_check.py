@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from cvae.damage import read_rows
 from cvae.errors import UserError
 from cvae.start import compose
 from cvae.training.assembly import build_trainer
-from cvae.training.recorder import read_metrics
 
 TRAIN = [sys.executable, "-m", "cvae.train"]
 SMALL = ["data.world=1", "data.train=96", "data.validate=12", "data.test=0", "logger=none", "sample_every=0"]
@@ -111,7 +111,7 @@ class Checks:
         )
         deadline = time.monotonic() + 120
         try:
-            while not read_metrics(run / "metrics.jsonl") and process.poll() is None and time.monotonic() < deadline:
+            while not read_rows(run / "metrics.jsonl") and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=60)
@@ -120,7 +120,7 @@ class Checks:
         if process.returncode != 75:
             raise Failed(f"SIGTERM ended it with {process.returncode}, not 75")
         self._call([*TRAIN, f"resume={run}"])
-        rows, whole = read_metrics(run / "metrics.jsonl"), self._whole()
+        rows, whole = read_rows(run / "metrics.jsonl"), self._whole()
         difference = abs(rows[-1]["val/psnr"] - whole[-1]["val/psnr"])
         if [row["epoch"] for row in rows] != [1, 2, 3, 4] or not difference < SAME_PSNR:
             raise Failed(f"epochs {[row['epoch'] for row in rows]}, PSNR off by {difference:.2f} dB")
@@ -181,7 +181,7 @@ class Checks:
     def _compiled(self, choice: str) -> dict[str, Any]:
         """A compiled run computes the same; its pace once it is compiled, beside the eager one's."""
         words = ("epochs=3", "epoch_size=25", "tfr=0", "tf_schedule=constant", "validate_every=3")
-        eager = read_metrics(self.folder / "eager" / "metrics.jsonl") or self._run("eager", *words)
+        eager = read_rows(self.folder / "eager" / "metrics.jsonl") or self._run("eager", *words)
         compiled = self._run(f"compiled_{choice}", *words, f"compile={choice}", timeout=240)
         if not abs(eager[-1]["val/psnr"] - compiled[-1]["val/psnr"]) < 2 * SAME_PSNR:
             raise Failed(f"PSNR {eager[-1]['val/psnr']:.2f} eager, {compiled[-1]['val/psnr']:.2f} compiled")
@@ -195,7 +195,7 @@ class Checks:
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", "-m", "cvae.train"]
         run = self.folder / "ddp"
         self._call([*torchrun, *self._words("epochs=1", "epoch_size=25"), f"hydra.run.dir={run}"])
-        mse = [rows[0]["train/mse"] for rows in (read_metrics(run / "metrics.jsonl"), self._whole())]
+        mse = [rows[0]["train/mse"] for rows in (read_rows(run / "metrics.jsonl"), self._whole())]
         if not math.isclose(*mse, rel_tol=0.05):
             raise Failed(f"MSE {mse[0]} under torchrun, {mse[1]} alone")
         return {"mse": mse[0]}
@@ -227,13 +227,13 @@ class Checks:
 
     def _whole(self) -> list[dict[str, Any]]:
         """The rows of a run that others are compared with."""
-        return read_metrics(self.folder / "whole" / "metrics.jsonl") or self._run("whole", "epochs=4", "epoch_size=25")
+        return read_rows(self.folder / "whole" / "metrics.jsonl") or self._run("whole", "epochs=4", "epoch_size=25")
 
     def _run(self, name: str, *words: str, timeout: float = 150) -> list[dict[str, Any]]:
         """Train in a process of its own; its rows."""
         run = self.folder / name
         self._call([*TRAIN, *self._words(*words), f"hydra.run.dir={run}"], timeout)
-        return read_metrics(run / "metrics.jsonl")
+        return read_rows(run / "metrics.jsonl")
 
     def _words(self, *words: str) -> list[str]:
         return [*SMALL, f"device={self.device}", *self.words, *words]

@@ -91,6 +91,7 @@ def test_a_warm_up_that_does_nothing_is_warned_of(train, drawn, words, told):
         ("average=0.999", ("average is 0.999", "0.05")),
         ("lr_decay=fast", ("lr_decay", "cosine")),
         ("free_bits=-1", ("free_bits is -1",)),
+        ("free_bits=1e39", ("free_bits is 1e+39", "at most")),
         ("kl_balance=0.8", ("kl_balance=0.8", "prior=learned")),
         ("device=tpu", ("device", "'tpu'", "cuda")),
         ("device=cuda:9", ("device=cuda:9", "CUDA devices")),

@@ -13,12 +13,12 @@ from conftest import tiny
 from omegaconf import OmegaConf
 
 from cvae.config import signature
+from cvae.damage import read_rows
 from cvae.errors import UserError
 from cvae.from_python import words_of
 from cvae.runs.run import read_run
 from cvae.start import compose
 from cvae.train import train as train_from_python
-from cvae.training.recorder import read_metrics
 
 INTERRUPTING = """
 import signal
@@ -61,6 +61,17 @@ def test_a_dataset_of_one_s_own_takes_the_place_of_the_usual_one(tmp_path, monke
     assert compose(words).data == compose([*given, "allow_targets=[mypkg]"]).data
 
 
+def test_what_no_command_composes_to_is_one_line() -> None:
+    odd = compose(["model=tiny", "logger=none"])
+    OmegaConf.update(odd, "metrics", {"a b": {"_target_": "x.y", "better": "max"}}, force_add=True)
+    none = compose(["logger=none"])
+    none.model = None
+    for cfg in (odd, none, {"lr": 1}):
+        with pytest.raises(UserError) as raised:
+            words_of(cfg)
+        assert "\n" not in str(raised.value)
+
+
 def test_what_is_chosen_has_its_option_s_name() -> None:
     cfg = compose(["kl_schedule=cyclical", "model=tiny", "logger=none"])
     cfg.lr, cfg.model.latent_dim = 3e-3, 8
@@ -84,7 +95,7 @@ def test_a_run_is_that_of_the_command(train, drawn: Path) -> None:
     assert train(*command[3:], "hydra.run.dir=again").code == 0
     again = json.loads(Path("again/run.json").read_text())
     assert again["signature"] == record["signature"] == signature(compose(tiny(drawn)))
-    kept = [read_metrics(run / "metrics.jsonl") for run in (folder, Path("again"))]
+    kept = [read_rows(run / "metrics.jsonl") for run in (folder, Path("again"))]
     for row in (*kept[0], *kept[1]):
         del row["seconds"], row["frames_per_second"]
     assert kept[0] == kept[1]
@@ -104,10 +115,10 @@ def test_an_interrupt_is_one_and_the_run_goes_on_from_where_it_was(train, drawn:
     cfg = compose(tiny(drawn, "allow_targets=[mypkg]", "+metrics.odd._target_=mypkg.odd", "+metrics.odd.better=min"))
     with pytest.raises(KeyboardInterrupt):
         train_from_python(cfg, "run")
-    assert len(read_metrics(Path("run/metrics.jsonl"))) == 1
+    assert len(read_rows(Path("run/metrics.jsonl"))) == 1
     done = train("resume=run", "allow_targets=[mypkg]")
     assert done.code == 0, done.err
-    assert len(read_metrics(Path("run/metrics.jsonl"))) == 2
+    assert len(read_rows(Path("run/metrics.jsonl"))) == 2
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,18 @@ class Dataset(Protocol):
         """Raise UserError if the data are not there. It is asked before a multirun, so it is cheap and reads no frame."""
 
 
+def condition_names(split: Split) -> list[str]:
+    """What a split calls the values of a condition (``conditions``, which it may have); their numbers if it does not say."""
+    width, names = split.cond_NA.shape[1], getattr(split, "conditions", ())
+    given = isinstance(names, (list, tuple)) and len(names) == width and all(isinstance(name, str) for name in names)
+    return list(names) if given else numbered(width)
+
+
+def numbered(width: int) -> list[str]:
+    """The names of conditions that have none."""
+    return [f"condition {column}" for column in range(1, width + 1)]
+
+
 def check_lengths(data: Dataset, n_past: int, n_future: int) -> None:
     """Raise UserError unless every sequence of train and validate has ``n_past + n_future`` frames."""
     for which, split in (("train", data.train), ("validate", data.validate)):

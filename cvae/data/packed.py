@@ -74,7 +74,7 @@ class PackedSplit(ArraySplit):
         lengths = np.array(self.meta["lengths"], np.int64)
         shapes = array_shapes(int(lengths.sum()), width(self.tables))
         frames_NHWC, cond_NA = (self._mapped(name, *shapes[name]) for name in ("frames.npy", "cond.npy"))
-        columns = sum(len(self.tables[file]) for file in chosen(self.tables, condition))
+        self.conditions = [name for file in chosen(self.tables, condition) for name in self.tables[file]]
         for name in ("names", "checksums"):
             if len(self.meta[name]) != len(lengths):
                 raise ValueError(f"{len(self.meta[name])} {name} for {len(lengths)} sequences")
@@ -83,7 +83,7 @@ class PackedSplit(ArraySplit):
         cond_NA = np.array(cond_NA)
         if zlib.crc32(cond_NA.data) != self.meta["cond_checksum"]:
             raise Damaged("cond.npy is not as it was written")
-        cond_NA = np.ascontiguousarray(cond_NA[:, :columns])
+        cond_NA = np.ascontiguousarray(cond_NA[:, : len(self.conditions)])
         frames = _Checked(frames_NHWC, lengths, self.meta["checksums"], self)
         super().__init__(frames, _Rows(cond_NA, lengths), self.meta["names"], lengths)
         self.cond_NA = cond_NA

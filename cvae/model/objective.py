@@ -19,6 +19,8 @@ from cvae.model.cvae import Rollout
 
 __all__ = ["MSE", "Gaussian", "Likelihood", "Losses", "Objective", "SigmaOptimal", "kl_divergence"]
 
+_FREE = 1e6  # nats of a dimension; no KL comes near, and far larger numbers are none of a GPU
+
 
 class Likelihood(Protocol):
     """A decoder distribution: what a squared error costs, and the beta that suits its scale. One of your own needs no more."""
@@ -135,7 +137,8 @@ class Objective:
         kl_balance: float | None = None,
         mean: Callable[[Tensor], Tensor] = lambda value: value,
     ) -> None:
-        require(0 <= free_bits < math.inf, "free_bits", free_bits, "give the free nats of a latent dimension, 0 for none")
+        valid = 0 <= free_bits <= _FREE
+        require(valid, "free_bits", free_bits, f"give the free nats of a latent dimension, 0 for none, at most {_FREE:g}")
         valid = kl_balance is None or 0 <= kl_balance <= 1
         require(valid, "kl_balance", kl_balance, "give a share in [0, 1], such as 0.8, or null for none")
         self.likelihood, self.free_bits, self.kl_balance, self.mean = likelihood, free_bits, kl_balance, mean

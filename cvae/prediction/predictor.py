@@ -6,6 +6,7 @@ future = model.predict(past, cond, samples=5)                # as past: NumPy or
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 from collections.abc import Sequence
@@ -18,20 +19,26 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from cvae.data.contract import numbered
 from cvae.data.layout import IMAGE_SIZE, TABLES
 from cvae.data.tables import CHOICES, chosen
 from cvae.errors import UserError, expanded, first_line, require
 from cvae.model.cvae import CVAE
 from cvae.prediction import weights
 from cvae.resume import recorded_config
+from cvae.run_record import read_record
 from cvae.training import checkpoint as checkpoints
 from cvae.training.loading import restored
+from cvae.training.runtime import choose_device
 
 Array = NDArray[Any] | Tensor
 
 _FUTURES = 64  # predicted at a time: sequences x samples
 _CHECKPOINTS = ("best", "last")
 _SEEDS = 1 << 40
+_SAMPLES = 10_000
+_MANY = f"give a number of futures, from 1 to {_SAMPLES}"
+_LETTERS = 200  # of a condition's name
 _SEED = f"give a whole number from {-_SEEDS} to {_SEEDS}"
 
 
@@ -47,24 +54,31 @@ def load(
         run: a run folder; one of its files ``checkpoints/*.pt``; or a file of ``python -m cvae.predict export=``.
         checkpoint: of a run folder: ``best`` or ``last``.
         allow_targets: packages of your own that the model is built of. What a folder or file names is not believed.
-        device: where to predict.
+        device: where to predict: a device by PyTorch's names, or ``auto``.
 
     Raises:
-        UserError: there is no such run or checkpoint, it is damaged, or no checkpoint of this package.
+        UserError: there is no such run, checkpoint or device, it is damaged, or no checkpoint of this package.
     """
+    if not isinstance(run, (str, os.PathLike)):
+        raise UserError(f"run is {run!r}: give the path of a run folder, of its checkpoints/best.pt, or of a .safetensors file")
+    if isinstance(allow_targets, str):
+        raise UserError(f"allow_targets is {allow_targets!r}: give a list of packages, such as [{allow_targets!r}]")
+    place = choose_device(str(device))
     path = expanded(run, "run")
     found: Any
+    names: Any = None
     if path.suffix == ".safetensors":
-        cfg, found = weights.read(path)
+        cfg, found, names = weights.read(path)
     elif path.is_dir():
         require(checkpoint in _CHECKPOINTS, "checkpoint", checkpoint, f"choose {' or '.join(_CHECKPOINTS)}")
-        cfg = recorded_config(path, data=False)
+        cfg, names = recorded_config(path, data=False), _recorded_names(path)
         path = path / "checkpoints" / f"{checkpoint}.pt"
         found = checkpoints.load(path).get("model")
     else:
         cfg, found = _of_file(path)
+        names = _recorded_names(path.parent.parent)
     cfg.allow_targets = list(allow_targets)
-    return Predictor(restored(cfg, found, path).to(device), cfg)
+    return Predictor(restored(cfg, found, path).to(place), cfg, names)
 
 
 def _of_file(path: Path) -> tuple[DictConfig, Any]:
@@ -80,11 +94,24 @@ def _of_file(path: Path) -> tuple[DictConfig, Any]:
     return recorded_config(folder, data=False), checkpoints.load(path).get("model")
 
 
-def condition_names(cfg: DictConfig, width: int) -> list[str]:
-    """What the conditions of a run are called; numbers where its data are not in the course layout."""
+def _recorded_names(folder: Path) -> Any:
+    """What run.json calls the conditions; None if it is damaged, gone, or of a version before."""
+    with contextlib.suppress(UserError):
+        return (read_record(folder) or {}).get("conditions")
+    return None
+
+
+def _names(given: Any, cfg: DictConfig, width: int) -> list[str]:
+    """What conditions are called: what their data say, if a stranger may say so; of a version before, the course's names."""
+    if isinstance(given, list) and len(given) == width:
+        if all(isinstance(name, str) and name.isprintable() and len(name) <= _LETTERS for name in given):
+            return given
+        return numbered(width)
+    if "packed" in str(OmegaConf.select(cfg, "data._target_")).lower():
+        return numbered(width)
     choice = OmegaConf.select(cfg, "data.condition", throw_on_missing=False)
     names = [name for file in chosen(TABLES, choice) for name in TABLES[file]] if choice in CHOICES else []
-    return names if len(names) == width else [f"condition {column}" for column in range(1, width + 1)]
+    return names if len(names) == width else numbered(width)
 
 
 class Predictor:
@@ -98,10 +125,10 @@ class Predictor:
         conditions: the names of the values that it takes with each frame, in their order; empty if it takes none.
     """
 
-    def __init__(self, model: CVAE, config: DictConfig) -> None:
+    def __init__(self, model: CVAE, config: DictConfig, conditions: Any = None) -> None:
         self.model, self.config = model, config
         self.n_past, self.n_future = model.n_past, int(config.n_future)
-        self.conditions = condition_names(config, len(model.cond_mean_A))
+        self.conditions = _names(conditions, config, len(model.cond_mean_A))
 
     @property
     def device(self) -> torch.device:
@@ -135,8 +162,8 @@ class Predictor:
             UserError: a shape, type or value is not as said.
         """
         frames_BTCHW, single, channels_last = self._past(past)
-        samples, seed = _whole("samples", samples, "give a number of futures, at least 1"), _whole("seed", seed, _SEED)
-        require(samples >= 1, "samples", samples, "give a number of futures, at least 1")
+        samples, seed = _whole("samples", samples, _MANY), _whole("seed", seed, _SEED)
+        require(1 <= samples <= _SAMPLES, "samples", samples, _MANY)
         require(abs(seed) <= _SEEDS, "seed", seed, _SEED)
         if n_future is not None:
             n_future = _whole("n_future", n_future, "give a number of frames to predict, at least 1, or None")
@@ -169,7 +196,21 @@ class Predictor:
                 given = past_BTCHW[row].to(device), cond_BTA[row].to(device)
                 each = [self.model.generate(*given, noise_STBZ[part, :, row].to(device)).float() for part in parts]
                 future.append(torch.cat(each))
-        return torch.cat(future, dim=1)
+        future_SBKCHW = torch.cat(future, dim=1)
+        if not bool(future_SBKCHW.isfinite().all()):
+            raise UserError(f"the prediction is not finite: {self._farthest(cond_BTA)}")
+        return future_SBKCHW
+
+    def _farthest(self, cond_BTA: Tensor) -> str:
+        """The condition that lies farthest from those of training, in words."""
+        if not cond_BTA.numel():
+            return "other weights, or another precision, are needed"
+        away_BTA = ((cond_BTA.double() - self.model.cond_mean_A.cpu()) / self.model.cond_std_A.cpu()).abs()
+        b, t, a = (int(index) for index in np.unravel_index(int(away_BTA.argmax()), away_BTA.shape))
+        return (
+            f"{self.conditions[a]} is {float(cond_BTA[b, t, a]):g} in row {t + 1}, {float(away_BTA[b, t, a]):.2g} standard "
+            "deviations from the mean of training: check the conditions' units"
+        )
 
     def _past(self, past: Array) -> tuple[Tensor, bool, bool]:
         """``frames_BTCHW`` in [0, 1], whether it is one sequence, and whether its channels come last."""
@@ -201,6 +242,8 @@ class Predictor:
                 )
             return torch.zeros(batch, 0, 0)
         found = _tensor("cond", cond)
+        if found.is_complex():
+            raise UserError(f"cond is {found.dtype}: real numbers are needed")
         cond_BTA = found[None] if single and found.dim() == 2 else found
         if cond_BTA.dim() != 3 or cond_BTA.shape[0] != batch or cond_BTA.shape[2] != width:
             raise UserError(
@@ -228,6 +271,8 @@ class Predictor:
 def _tensor(name: str, values: Array) -> Tensor:
     """An array as a tensor that shares no memory with it: NumPy's may be read-only, which PyTorch warns of."""
     if isinstance(values, Tensor):
+        if values.layout != torch.strided or (values.element_size() == 1 and values.is_floating_point()):
+            raise UserError(f"{name} is {values.dtype} in the layout {values.layout}: give a plain tensor, such as of float32")
         return values
     try:
         return torch.from_numpy(np.array(values))

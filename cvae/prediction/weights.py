@@ -1,12 +1,13 @@
 """``export=FILE.safetensors``: the weights of a model with its config in one file that runs no code when it is read.
 
 The file's text fields hold ``format`` (of this package), ``cvae`` (the version) and ``config``: the settings that decide what a
-run computes, as JSON, without places, logger and device.
+run computes, as JSON, without places, logger and device; ``conditions``: what they are called, as JSON.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ _FORMAT = "cvae 1"
 _MOST = 1 << 30  # bytes of weights that are read; the largest model here has 90 MB
 
 
-def write(model: CVAE, config: DictConfig, path: Path) -> None:
-    """Write the weights and the config of a model.
+def write(model: CVAE, config: DictConfig, path: Path, conditions: Sequence[str] = ()) -> None:
+    """Write the weights and the config of a model, and what its conditions are called.
 
     Raises:
         UserError: the name does not end in .safetensors, safetensors is not installed, or the file cannot be written.
@@ -34,14 +35,15 @@ def write(model: CVAE, config: DictConfig, path: Path) -> None:
     # A part with two names is written twice: safetensors takes no shared memory.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     text = {"format": _FORMAT, "cvae": __version__, "config": json.dumps(identity(config), sort_keys=True)}
+    text["conditions"] = json.dumps(list(conditions))
     with writing(path, "choose another file with export="):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as scratch:
             scratch.write_bytes(save(tensors, text))
 
 
-def read(path: Path) -> tuple[DictConfig, dict[str, Any]]:
-    """The config and the weights of an exported file, which may come from a stranger: it is data and nothing else.
+def read(path: Path) -> tuple[DictConfig, dict[str, Any], Any]:
+    """The config, the weights and the conditions' names of an exported file, which may come from a stranger: it is data alone.
 
     Raises:
         UserError: it is not such a file, or safetensors is not installed.
@@ -62,6 +64,7 @@ def read(path: Path) -> tuple[DictConfig, dict[str, Any]]:
         if isinstance(settings.get("data"), dict):
             settings["data"]["root"] = None  # no place is exported; a stranger's would read the environment
         cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), settings)
+        conditions = json.loads(text.get("conditions") or "[]")
     except UserError:
         raise
     except FileNotFoundError as error:
@@ -69,7 +72,7 @@ def read(path: Path) -> tuple[DictConfig, dict[str, Any]]:
     except Exception as error:  # whatever a damaged file leads the readers to raise
         raise UserError(f"{path} is not a whole .safetensors file ({brief(error)}): export it again") from error
     assert isinstance(cfg, DictConfig)
-    return cfg, tensors
+    return cfg, tensors, conditions
 
 
 def _library() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -22,6 +23,7 @@ from cvae.evaluation.weights import sha256_of_file
 from cvae.model.cvae import CVAE
 from cvae.protocols.result import file_name, of_protocol, of_scores, summary, table, write
 from cvae.protocols.tools import Tools
+from cvae.run_record import read_record
 from cvae.training.assembly import load_model
 from cvae.training.content import split_fingerprint
 
@@ -58,13 +60,22 @@ def evaluate(folder: Path, protocols: Sequence[Protocol], tools: Tools) -> Itera
         yield result
 
 
+def _own_data(folder: Path, split: str) -> str | None:
+    """The fingerprint that a run knows of a split; the test split was not opened in training."""
+    with contextlib.suppress(UserError, AttributeError):
+        found = (read_record(folder) or {}).get("splits", {}).get(split, {}).get("fingerprint")
+        return found if isinstance(found, str) else None
+    return None
+
+
 def _facts(folder: Path, model: CVAE, split: Split, cfg: DictConfig, tools: Tools) -> dict[str, Any]:
     settings = tools.settings
     path = folder / "checkpoints" / f"{settings.checkpoint}.pt"
+    found, own = split_fingerprint(split), _own_data(folder, settings.split)
     return {
         "split": settings.split,
         "videos": len(split),
-        "data": split_fingerprint(split),
+        "data": found,
         "conditions": {"values": len(model.cond_mean_A), "condition": str(cfg.data.get("condition", ""))},
         "norm": "eval mode: running statistics",
         "checkpoint": {
@@ -75,6 +86,7 @@ def _facts(folder: Path, model: CVAE, split: Split, cfg: DictConfig, tools: Tool
         "trained": {"n_past": cfg.n_past, "n_future": cfg.n_future},
         "seed": settings.seed,
         "precision": tools.precision,
+        "marks": [f"other data than the run's own {settings.split} split"] if own not in (None, found) else [],
     }
 
 
@@ -97,7 +109,7 @@ def _scored(
             advance,
         )
     numbers = of_scores(found, settings.seed)
-    marks = _marks(protocol, cfg, tools)
+    marks = [*facts["marks"], *_marks(protocol, cfg, tools)]
     if protocol.bar is not None and settings.bair:
         reached = numbers["psnr"]["mean"] >= protocol.bar
         marks.append(
@@ -133,7 +145,7 @@ def _diagnosed(
     return {
         "protocol": of_protocol(protocol, {"psnr": None}, None),
         **facts,
-        "marks": _marks(protocol, cfg, tools),
+        "marks": [*facts["marks"], *_marks(protocol, cfg, tools)],
         "missing": {},
         "psnr": found["ways"]["prior"],
         **found,

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cvae.config import build
 from cvae.console import short
-from cvae.data.contract import Dataset, Split
+from cvae.data.contract import Dataset, Split, condition_names
 from cvae.errors import UserError
 
 
@@ -37,7 +37,7 @@ def _told(cfg: DictConfig) -> str | None:
 
 
 def describe(data: Dataset) -> dict[str, Any]:
-    """What run.json holds of the data: ``dataset``, their fingerprint, and what each split has."""
+    """What run.json holds of the data: ``dataset``, their fingerprint, what each split has, and the conditions' names."""
     splits = {}
     for name, split in (("train", data.train), ("validate", data.validate)):
         splits[name] = {
@@ -45,7 +45,7 @@ def describe(data: Dataset) -> dict[str, Any]:
             "frames": int(split.lengths.sum()),
             "fingerprint": split_fingerprint(split),
         }
-    return {"dataset": data.fingerprint, "splits": splits}
+    return {"dataset": data.fingerprint, "splits": splits, "conditions": condition_names(data.train)}
 
 
 def split_fingerprint(split: Split) -> str | None:

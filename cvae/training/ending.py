@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from cvae.console import warn
+from cvae.damage import read_rows
 from cvae.evaluation.diagnosis import NATS, Diagnosis
 from cvae.evaluation.metrics import psnr
 from cvae.evaluation.protocol import Protocol
 from cvae.evaluation.validation import validate
 from cvae.run_schedules import half_weight
-from cvae.training.recorder import read_metrics
 from cvae.training.runtime import peak_memory
 from cvae.training.trainer import Trainer
 
@@ -28,7 +28,7 @@ def facts(trainer: Trainer, in_trial: bool = False) -> dict[str, float]:
     sample of the last epoch to be given the conditions of another sequence, in dB. It is little if they are not used.
     """
     objective = trainer.settings.objective
-    rows = [row for row in read_metrics(trainer.recorder.folder / "metrics.jsonl") if objective.key in row]
+    rows = [row for row in read_rows(trainer.recorder.folder / "metrics.jsonl") if objective.key in row]
     best = min(rows, key=lambda row: objective.rank(row[objective.key]), default={})
     found = {**best, "peak_memory": round(peak_memory(trainer.device), 3)}
     if best:
@@ -52,7 +52,7 @@ def warn_of_latent(trainer: Trainer) -> None:
     predicts well with z from the posterior, which has seen the frame, poorly with z from the prior, and does without its
     conditions.
     """
-    rows = read_metrics(trainer.recorder.folder / "metrics.jsonl")
+    rows = read_rows(trainer.recorder.folder / "metrics.jsonl")
     if not (trainer.finished and rows and trainer.processes.first):
         return
     kl = rows[-1]["train/kld"]

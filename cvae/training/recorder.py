@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cvae import charts, pictures
+from cvae import charts, integrity, pictures
 from cvae.console import command, say, short, warn
-from cvae.damage import first_lines
+from cvae.damage import first_lines, read_rows
 from cvae.errors import FAILURE, brief, whole, writing
 from cvae.integrity import LINES, Damaged, Lines
 from cvae.metrics import BUILT_IN, Metric, as_record, panels
@@ -115,6 +115,7 @@ class Recorder:
         self.owner = held(folder)
         self._lines, self._validations = (Lines(name=name) for name in LINES)
         self._known: dict[str, Any] = {}  # of the run, for its checkpoints
+        self._best_epoch = 0
 
     def start(
         self,
@@ -176,7 +177,8 @@ class Recorder:
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint that is saved now knows of its run; see ``cvae.integrity``."""
-        return {**self._known, **self._lines.facts(), **(self._validations.facts() if self._validations.count else {})}
+        lines = {**self._lines.facts(), **(self._validations.facts() if self._validations.count else {})}
+        return {**self._known, "best_epoch": self._best_epoch, **lines}
 
     def truncate(self, epoch: int, steps: Sequence[int] = ()) -> None:
         """Drop the rows after those of ``epoch`` and of validations at ``steps``: a resumed run writes them again, identically.
@@ -187,6 +189,8 @@ class Recorder:
         """
         self._lines = self._cut("metrics.jsonl", "epoch", range(1, epoch + 1))
         self._validations = self._cut("validations.jsonl", "step", steps)
+        with contextlib.suppress(OSError, Damaged):
+            self._best_epoch = (integrity.facts(self.folder / "checkpoints" / "last.pt") or {}).get("best_epoch", 0)
 
     def _cut(self, name: str, key: str, numbers: Sequence[int]) -> Lines:
         path = self.folder / name
@@ -208,6 +212,7 @@ class Recorder:
             UserError: the line could not be written.
         """
         self._write("metrics.jsonl", row, self._lines)
+        self._best_epoch = row["epoch"] if best else self._best_epoch
         epoch_line(row, self.metrics, epochs, best)
         self.mirror.log(row)
 
@@ -246,7 +251,7 @@ class Recorder:
         """Draw curves.png from metrics.jsonl, close the mirror (with a trial's state), and say where everything is."""
         try:
             self.check()
-            rows, between = (read_metrics(self.folder / name) for name in LINES)
+            rows, between = (read_rows(self.folder / name) for name in LINES)
             if rows and self.chosen is not None:
                 drawn = [[(metric.key, metric.title) for metric in together] for together in panels(self.metrics)]
                 charts.curves(rows, drawn, self.folder / "curves.png", self.chosen, between)
@@ -271,18 +276,6 @@ class SilentRecorder(Recorder):
 def inside(row: Mapping[str, Any]) -> dict[str, Any]:
     """The scores of a validation inside an epoch by keys of their own: a view that has points by epochs keeps them apart."""
     return {f"inside/{key.removeprefix('val/')}": value for key, value in row.items() if key.startswith("val/")}
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of a run; lines that are cut off, damaged or no rows are left out, a missing file has none."""
-    if not path.exists():
-        return []
-    rows: list[dict[str, Any]] = []
-    for line in path.read_bytes().splitlines():
-        with contextlib.suppress(ValueError, RecursionError):
-            if isinstance(row := json.loads(line), dict):
-                rows.append(row)
-    return rows
 
 
 def _agents_id(group: str | None) -> str | None:

@@ -14,10 +14,11 @@ from typing import Any
 
 from cvae.config import flat
 from cvae.console import say, short, warn
+from cvae.damage import read_rows
 from cvae.errors import UserError
 from cvae.integrity import LINES
 from cvae.options import believed, named
-from cvae.training.recorder import RunInfo, inside, read_metrics
+from cvae.training.recorder import RunInfo, inside
 
 __all__ = ["TensorboardMirror"]
 
@@ -51,7 +52,7 @@ class TensorboardMirror:
             self._records = RecordWriter(path.open("wb"))
             self._write(file_version="brain.Event:2")
             # What a run had written beyond the checkpoint that it goes on from is forgotten.
-            rows, between = (read_metrics(info.folder / name) for name in LINES)
+            rows, between = (read_rows(info.folder / name) for name in LINES)
             last = max([0, *(info.step(row["epoch"]) for row in rows[-1:]), *(row["step"] for row in between[-1:])])
             self._write(step=last + 1, session_log=SessionLog(status=SessionLog.START))
             options = believed(info.record.get("options")) or {}

@@ -16,9 +16,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cvae.console import say, short, warn
+from cvae.damage import read_rows
 from cvae.errors import first_line, require
 from cvae.options import believed, named
-from cvae.training.recorder import RunInfo, inside, read_metrics
+from cvae.training.recorder import RunInfo, inside
 from cvae.training.wandb_files import FILES, keep_files, size
 from cvae.training.wandb_service import kill_service, logged_in, silence, tear_down
 from cvae.training.wandb_video import within
@@ -90,7 +91,7 @@ class WandbMirror:
 
     def start(self, info: RunInfo) -> None:
         self._info = info
-        for row in read_metrics(info.folder / "metrics.jsonl"):
+        for row in read_rows(info.folder / "metrics.jsonl"):
             self._scored(row)
         self._thread = threading.Thread(target=self._work, args=(info,), name="wandb-mirror", daemon=True)
         self._thread.start()

@@ -61,6 +61,49 @@ def test_it_predicts_what_the_run_s_own_model_predicts(trained: Path, model: Pre
     assert (model.n_past, model.n_future) == (2, 4)
 
 
+def test_conditions_have_the_names_that_their_data_give_them(train, tmp_path: Path) -> None:
+    """Seven values need not be the course's; a run folder and an exported file say what they are."""
+    pytest.importorskip("safetensors")
+    root, names = draw_course(tmp_path / "data"), [f"joint {k}" for k in range(4)]
+    tables = [{"file": "actions.csv", "columns": 4, "names": names}]
+    tables += [{"file": "endeffector_positions.csv", "columns": 3, "names": ["a", "b", "c"]}]
+    (root / "conditions.json").write_text(json.dumps({"tables": tables}))
+    assert train(*tiny(root, "epochs=1", "hydra.run.dir=R")).code == 0
+    model = cvae.load("R")
+    assert model.conditions == [*names, "a", "b", "c"]
+    write(model.model, model.config, tmp_path / "w.safetensors", model.conditions)
+    for place in ("w.safetensors", "R/checkpoints/last.pt"):
+        assert cvae.load(place).conditions == model.conditions
+    record = json.loads(Path("R/run.json").read_text())
+    for names in (["x"], ["a\n"] * 7, [3] * 7):  # a stranger's
+        Path("R/run.json").write_text(
+            json.dumps({key: value for key, value in record.items() if key != "sha256"} | {"conditions": names})
+        )
+        assert cvae.load("R").conditions[0] in ("dx", "condition 1")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"device": "gpu"}, "device is 'gpu'"),
+        ({"device": "cuda:77"}, "device=cuda:77, but this machine has"),
+        ({"allow_targets": "mypkg"}, "allow_targets is 'mypkg': give a list"),
+        ({"run": None}, "run is None: give the path"),
+        ({"run": 3}, "run is 3: give the path"),
+    ],
+)
+def test_what_cannot_be_loaded_so_is_one_line(trained: Path, words, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        cvae.load(**{"run": trained, **words})
+
+
+def test_conditions_that_lead_nowhere_are_named(model: Predictor) -> None:
+    past_THWC, cond_TA = some(model)
+    cond_TA[2] = 3e38
+    with pytest.raises(UserError, match=r"the prediction is not finite: \w+ is 3e\+38 in row 3, .* standard deviations"):
+        model.predict(past_THWC, cond_TA)
+
+
 def test_its_data_may_be_gone(train, tmp_path: Path) -> None:
     root = draw_course(tmp_path / "data")
     assert train(*tiny(root, "epochs=1", "hydra.run.dir=R")).code == 0

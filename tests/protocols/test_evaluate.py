@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
+from conftest import draw_course, tiny
 from PIL import Image
 
 from cvae import integrity
@@ -125,6 +125,50 @@ def test_a_result_is_written_into_no_pipe_and_through_no_link(command, run: Path
 def test_a_copy_of_last_pt_is_not_the_best(command, run: Path) -> None:
     shutil.copy(run / "checkpoints/last.pt", run / "checkpoints/best.pt")
     assert "best.pt is damaged (it is a copy of last.pt)" in command("evaluate", "run=R").err
+
+
+def test_a_best_pt_of_an_earlier_epoch_is_not_the_best(command, train, run: Path) -> None:
+    """Its content is whole and the run's own; the run had a better epoch later."""
+    path = run / "checkpoints/best.pt"
+    state, facts = checkpoint.load(path), integrity.facts(path)
+    assert facts["epoch"] == facts["best_epoch"] == integrity.facts(path.with_name("last.pt"))["best_epoch"]
+    earlier = {**facts, "epoch": facts["epoch"] - 1}
+    checkpoint.save(path, {key: value for key, value in state.items() if key != "format"}, earlier)
+    why = f"it is of epoch {earlier['epoch']}, and the run's best was epoch {facts['epoch']}"
+    assert f"best.pt is damaged ({why})" in command("evaluate", "run=R").err
+    assert why in " ".join(train("resume=R").out.split())
+    later = {
+        **facts,
+        "epoch": integrity.facts(path.with_name("last.pt"))["epoch"] + 1,
+    }  # written, and killed before last.pt was
+    checkpoint.save(path, {key: value for key, value in state.items() if key != "format"}, later)
+    assert integrity.verify(path)
+
+
+@pytest.mark.parametrize(
+    "word", ["protocol.course={n_future:2}", "protocol={course:{n_future:2}}", "++protocol.course.n_future=2"]
+)
+def test_a_changed_protocol_is_told_however_it_was_changed(command, run: Path, word: str) -> None:
+    assert command("evaluate", "run=R", word).code == 0
+    assert evaluated(run)["marks"] == ["another protocol than course: n_future=2"]
+
+
+def test_other_data_than_the_run_s_own_are_told(command, run: Path, tmp_path: Path) -> None:
+    words = ("split=validate", "protocol.course.n_future=2")
+    assert command("evaluate", "run=R", *words).code == 0
+    own = evaluated(run, "course-validate")["marks"]
+    root = draw_course(tmp_path / "data", validate=1)
+    assert command("evaluate", "run=R", f"data.root={root}", *words).code == 0
+    assert evaluated(run, "course-validate")["marks"] == ["other data than the run's own validate split", *own]
+
+
+def test_a_protocol_of_ones_own_with_the_package_s_name_is_told(command, run: Path) -> None:
+    Path("mine/protocol").mkdir(parents=True)
+    Path("mine/protocol/course.yaml").write_text("# @package protocol.course\nn_past: 2\nn_future: 3\nmetrics: [psnr]\n")
+    result = command("evaluate", "--config-dir", "mine", "run=R", "protocol.course.n_future=2")
+    assert "has protocol/course.yaml, and so has this package, whose files are taken" in " ".join(
+        (result.out + result.err).split()
+    )
 
 
 @pytest.mark.slow

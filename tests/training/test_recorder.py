@@ -19,6 +19,7 @@ from conftest import tiny
 from PIL import Image
 
 from cvae.charts import Chosen
+from cvae.damage import read_rows
 from cvae.data.store import VideoData
 from cvae.errors import UserError
 from cvae.integrity import Damaged
@@ -26,7 +27,7 @@ from cvae.run_schedules import Plan
 from cvae.schedules import Constant
 from cvae.training import provenance
 from cvae.training import recorder as module
-from cvae.training.recorder import NoMirror, Recorder, RunInfo, read_metrics, short
+from cvae.training.recorder import NoMirror, Recorder, RunInfo, short
 
 
 class Spy:
@@ -301,7 +302,7 @@ def test_every_epoch_is_a_whole_line_in_its_turn(run):
         text = (run / "metrics.jsonl").read_text()
         assert text.endswith("}\n")
         assert [json.loads(line) for line in text.splitlines()] == rows  # to the last bit of every number
-        assert read_metrics(run / "metrics.jsonl") == rows
+        assert read_rows(run / "metrics.jsonl") == rows
     assert spy.told[1:] == [("log", one) for one in rows]
 
 
@@ -321,13 +322,13 @@ def test_a_torn_last_line_is_left_out_wherever_it_is_torn(tmp_path):
     for cut in (*range(0, len(lines[1]), 9), len(lines[1]) - 1, len(lines[1])):
         path.write_text(f"{lines[0]}\n{lines[1][:cut]}")
         whole = lines if cut == len(lines[1]) else lines[:1]
-        assert read_metrics(path) == [json.loads(line) for line in whole], cut
+        assert read_rows(path) == [json.loads(line) for line in whole], cut
 
 
 def test_a_run_without_metrics_has_no_rows(tmp_path):
-    assert read_metrics(tmp_path / "metrics.jsonl") == []
+    assert read_rows(tmp_path / "metrics.jsonl") == []
     (tmp_path / "metrics.jsonl").write_text("")
-    assert read_metrics(tmp_path / "metrics.jsonl") == []
+    assert read_rows(tmp_path / "metrics.jsonl") == []
 
 
 @pytest.mark.parametrize("tail", ["", '{"epoch": 6, "tr', "{", '{"epoch": 6}\n{"ep', json.dumps(row(6))], ids=len)

@@ -81,6 +81,8 @@ def run(asked: argparse.Namespace) -> None:
         require(value is None or value >= least, f"--{name}", value, f"give a whole number of at least {least}")
     if not source.exists():
         raise UserError(f"{source} does not exist: SRC is the folder or file to convert")
+    if source.resolve() in target.resolve().parents:
+        raise UserError(f"DST={target} lies in SRC={source}, which would then hold both: give a folder outside of it")
     cut = Cut(asked.stride, asked.clip, min(asked.shortest, asked.clip))
     found = _find(asked, source)
     for number, line in enumerate(found.lost):

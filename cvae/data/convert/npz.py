@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cvae.data.convert.episodes import BadEpisode, Episode, Found, Step
 from cvae.data.convert.pixels import RULE, small
@@ -100,7 +101,7 @@ def _look(path: Path) -> tuple[list[int], tuple[str, ...]]:
             raise ValueError("lengths or names are too large")
         with np.load(path, allow_pickle=False) as arrays:
             lengths = arrays["lengths"] if "lengths" in found else np.full(frames.shape[0], frames.shape[1])
-            names = tuple(map(str, arrays["names"])) if "names" in found else names
+            names = _texts(arrays["names"]) if "names" in found else names
     if (
         lengths.shape != frames.shape[:1]
         or lengths.dtype.kind not in "iu"
@@ -110,6 +111,15 @@ def _look(path: Path) -> tuple[list[int], tuple[str, ...]]:
     if "conditions" in found and len(names) != cond.shape[2]:
         raise ValueError(f"there are {len(names)} names for {cond.shape[2]} conditions")
     return [int(length) for length in lengths], names if "conditions" in found else ()
+
+
+def _texts(found: NDArray[Any]) -> tuple[str, ...]:
+    if found.ndim != 1 or found.dtype.kind != "U":
+        raise ValueError(f"names are {found.dtype} of {found.ndim} dimensions, where a row of texts is needed")
+    names = tuple(map(str, found))
+    if len(set(names)) < len(names) or not all(name.isprintable() and name.strip() for name in names):
+        raise ValueError("names are not texts of one line each, all different")
+    return names
 
 
 def _header(archive: zipfile.ZipFile, name: str) -> _Array:

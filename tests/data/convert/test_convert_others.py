@@ -118,6 +118,11 @@ def test_arrays_of_another_size_without_conditions(convert: Convert) -> None:
         ({"lengths": np.array([1, 2, 3, 4])}, "lengths are not 4 whole numbers from 1 to 3"),
         ({"names": np.array(["one"])}, "1 names for 2 conditions"),
         ({"names": np.array([{}, 3], dtype=object)}, "train.npz cannot be read"),
+        ({"names": np.array("dx")}, "names are <U2 of 0 dimensions"),
+        ({"names": np.array([["a", "b"], ["c", "d"]])}, "names are <U1 of 2 dimensions"),
+        ({"names": np.array([1, 2])}, "names are int64"),
+        ({"names": np.array(["a", "a"])}, "all different"),
+        ({"names": np.array(["a\nb", "c"])}, "names are not texts of one line"),
         ({"conditions": np.full((4, 3, 2), np.nan)}, "sequence 0: its conditions hold NaN"),
         ({"frames": None}, "it has no frames"),
     ],
@@ -156,6 +161,7 @@ def test_a_damaged_archive_is_named(convert: Convert) -> None:
         (("S", "D", "--validate", "1.5"), "neither a number of episodes nor a share"),
         (("S", "D", "--format", "npz", "--camera", "main"), "--camera has no meaning"),
         (("S",), "the following arguments are required: DST"),
+        (("S", "S/below", "--format", "npz"), "lies in SRC="),
     ],
 )
 def test_bad_words(words: tuple[str, ...], why: str, convert: Convert) -> None:
