@@ -122,11 +122,12 @@ def _protocols(cfg: DictConfig, configs: Sequence[str]) -> list[Protocol]:
 
 def _evaluated(cfg: DictConfig, folder: Path, protocols: Sequence[Protocol], only_missing: bool) -> dict[str, float]:
     """Evaluate a finished run; the means of its metrics by ``eval/PROTOCOL/METRIC``. What cannot be evaluated is one line."""
-    from cvae.protocols.running import evaluate, means
+    from cvae.protocols.running import evaluate, known_results, means
     from cvae.protocols.tools import Settings, Tools
 
-    wanted = [each for each in protocols if not (only_missing and (folder / "eval" / f"{each.name}.json").exists())]
-    found: dict[str, float] = {}
+    known = known_results(folder, [each.name for each in protocols]) if only_missing else {}
+    wanted = [each for each in protocols if each.name not in known]
+    found = {key: value for result in known.values() for key, value in means(result).items()}
     try:
         tools = Tools(Settings(device=cfg.device, places=config.places(cfg.data), allow_targets=list(cfg.allow_targets)))
         for result in evaluate(folder, wanted, tools) if wanted else ():

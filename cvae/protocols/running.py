@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from cvae import integrity
+from cvae import files, integrity
 from cvae.console import progress, say, short
 from cvae.data.contract import Split
 from cvae.errors import UserError
@@ -109,6 +109,10 @@ def _scored(
             advance,
         )
     numbers = of_scores(found, settings.seed)
+    missing = {
+        **missing,
+        **{name: "it compares at least two videos" for name in found["model"].features if name not in numbers},
+    }
     marks = [*facts["marks"], *_marks(protocol, cfg, tools)]
     if protocol.bar is not None and settings.bair:
         reached = numbers["psnr"]["mean"] >= protocol.bar
@@ -161,6 +165,18 @@ def _marks(protocol: Protocol, cfg: DictConfig, tools: Tools) -> list[str]:
     if protocol.n_past != cfg.n_past:
         marks.append(f"given frames: {protocol.n_past}, where the model was trained with {cfg.n_past}")
     return marks
+
+
+def known_results(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The results that a run has of these protocols; one that is damaged is none."""
+    known: dict[str, dict[str, Any]] = {}
+    for name in names:
+        with contextlib.suppress(FileNotFoundError, files.Unreadable, integrity.Damaged, KeyError, TypeError):
+            result = files.read_json(folder, f"eval/{name}.json")
+            integrity.check_record(result)
+            means(result)
+            known[name] = result
+    return known
 
 
 def means(result: Mapping[str, Any]) -> dict[str, float]:

@@ -102,7 +102,7 @@ class Board:
     def _headline(self) -> str:
         finished = self.study.finished()
         parts = [f"{len(finished)} of {self.plan.n_trials} done", counts(self.study.trials)]
-        for best in ranked(self.study.study)[:1]:
+        for best in [each for each in ranked(self.study.study)[:1] if OF not in each.user_attrs]:  # those are no contest
             parts.append(f"best {numbers(best.values)} (trial {best.number})")
         here, missing = len(finished) - self._before, self.plan.n_trials - len(finished)
         if here > 0 and missing > 0:

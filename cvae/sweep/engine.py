@@ -47,13 +47,13 @@ class Engine:
     single job, so that a slow trial delays no other one.
     """
 
-    def __init__(self, plan: Plan, study: SweepStudy, launcher: Any, config: DictConfig) -> None:
+    def __init__(self, plan: Plan, study: SweepStudy, launcher: Any, config: DictConfig, deadline: float | None = None) -> None:
         self.plan, self.study, self.launcher, self.config = plan, study, launcher, config
         self.places = Place(study, config)
         self.board = Board(plan, study, launcher)
         self.slots: dict[int, Slot] = {}
         self.returned: queue.SimpleQueue[tuple[Slot, Any]] = queue.SimpleQueue()
-        self.deadline = None if plan.timeout is None else time.monotonic() + plan.timeout
+        self.deadline = deadline  # of the whole sweep, by the monotonic clock
         self.stop: Stop | None = None  # why no more trials are started
         self.interrupted = False  # by a signal
         self.failed_in_a_row = 0

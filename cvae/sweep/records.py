@@ -24,7 +24,7 @@ from cvae.sweep.figures import Figure, drawn
 from cvae.sweep.journal import Journal
 from cvae.sweep.locks import owned
 from cvae.sweep.storage import absolute, read_journal
-from cvae.sweep.top import on_fresh_seeds
+from cvae.sweep.top import kept_top, on_fresh_seeds
 from cvae.sweep.trials import BEFORE, FAILURE, OF, SEEDS, counted, failure, ranked, retried
 
 # Of a journal: bytes, bytes of a line, trials, and seconds to read them. A few hostile lines can take hours: the time that
@@ -65,7 +65,8 @@ class SweepRecord:
     def awaits(self, number: int) -> bool:
         """Whether it holds every trial, has no result of this one, not of one of its jobs, and nobody works on it."""
         trial = self.trials[self.newest(number)]
-        return self.whole and not trial.state.is_finished() and not trial.system_attrs.get(SEEDS) and not owned(trial)
+        begun = trial.system_attrs.get(SEEDS) or trial.system_attrs.get(BEFORE)  # or it is queued anew
+        return self.whole and not trial.state.is_finished() and not begun and not owned(trial)
 
     def newest(self, number: int) -> int:
         """The number of the last trial that retries this one, in the same folder; of one that is not retried its own."""
@@ -196,10 +197,10 @@ def _command(record: Mapping[str, Any], programs: Sequence[Sequence[str]]) -> tu
 
 
 def _winner(record: Mapping[str, Any], objective: str) -> tuple[int, str] | None:
-    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError, StopIteration):
-        number, values = next(iter(record["top_k"]["values"].items()))
-        return int(number), f"trial {int(number)}, {on_fresh_seeds(objective, [float(value) for value in values])}"
-    return None
+    top = kept_top(record)
+    if top is None or top.winner is None:
+        return None
+    return top.winner, f"trial {top.winner}, {on_fresh_seeds(objective, top.values[top.winner])}"
 
 
 def _sweep_json(folder: Path, name: str, problems: list[Problem]) -> dict[str, Any]:

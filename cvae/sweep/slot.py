@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ class Place:
             return str(place)
         # By Hydra's default two sweeps that start in the same second have the same folder.
         stem, copies = self._folder, itertools.count(2)
-        while OF not in trial.user_attrs and (self._folder / str(first)).exists():
+        own = str(first) if OF not in trial.user_attrs else _repeat(trial.user_attrs)
+        while (self._folder / own).exists() or any(self._folder.glob(f"{own}_case_*")):
             self._folder = stem.with_name(f"{stem.name}_{next(copies)}")
         with writing(self._folder, "choose another with hydra.sweep.dir=FOLDER"):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -58,6 +60,11 @@ class Place:
                 OmegaConf.save(self._config, self._folder / "multirun.yaml")
         self._study.storage.set_trial_system_attr(trial._trial_id, PLACE, str(self._folder))
         return str(self._folder)
+
+
+def _repeat(attributes: Mapping[str, Any]) -> str:
+    """The folder, below the sweep's, of a trial that repeats another one on a fresh seed; without its case."""
+    return f"top/trial_{attributes[OF]}_seed_{attributes['values']['seed']}"
 
 
 def suggested(plan: Plan, trial: optuna.Trial, config: DictConfig) -> dict[str, Value]:
@@ -92,8 +99,8 @@ def job_overrides(plan: Plan, slot: Slot, index: int, config: DictConfig) -> lis
         usual = config.hydra.job.config.override_dirname.exclude_keys
         unnamed = [*usual, *(f"trial.{key}" for key in (*trial, "seed_index", "case"))]
         words.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(unnamed)}]")
-    if (of := slot.trial.user_attrs.get(OF)) is not None:
-        words.append(f"hydra.sweep.subdir=top/trial_{of}_seed_{slot.values['seed']}" + (f"_case_{case}" if case else ""))
+    if OF in slot.trial.user_attrs:
+        words.append(f"hydra.sweep.subdir={_repeat(slot.trial.user_attrs)}" + (f"_case_{case}" if case else ""))
     elif len(plan.jobs) > 1:
         names = [f"seed_{seed}"] * (plan.seeds_per_trial > 1) + [f"case_{case}"] * (case is not None)
         words += [f"seed={seed}"] * (plan.seeds_per_trial > 1) + [f"hydra.sweep.subdir={slot.first}/{'_'.join(names)}"]

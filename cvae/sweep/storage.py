@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import shlex
 import sqlite3
 import time
@@ -222,13 +223,16 @@ def hidden(url: str) -> str:
         return url
     try:
         parsed = make_url(url)
-        if any("password" in key.lower() for key in parsed.query):
-            raise UserError("storage has its password after the question mark: write USER:PASSWORD@HOST, or set PGPASSWORD")
-        return parsed.render_as_string(hide_password=True)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError):  # what it says may be a part of the password
         raise UserError(
-            f"storage is not a URL: write journal://FILE, sqlite:///FILE or postgresql://USER@HOST/NAME ({error})"
+            "storage is not a URL: write journal://FILE, sqlite:///FILE or postgresql://USER@HOST:PORT/NAME, with %40 for a @ "
+            "and %2F for a / in a password"
         ) from None
+    if any(re.search("passw|pwd|secret|token", key.lower()) for key in parsed.query):
+        raise UserError("storage has its password after the question mark: write USER:PASSWORD@HOST, or set PGPASSWORD")
+    if "@" in (parsed.host or ""):
+        raise UserError("storage has a @ in its password: write %40 for it")
+    return parsed.render_as_string(hide_password=True)
 
 
 def hide(url: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from cvae.config import flat
 from cvae.errors import UserError
@@ -31,11 +31,13 @@ from cvae.sweep.trials import (
     CLAIM,
     FAILURE,
     FIXED,
+    PLACE,
     SEEDS,
     STOP,
     STUDY_DATA,
     again,
     counted,
+    grid_attributes,
     recorded_data,
     retried,
     tied,
@@ -160,11 +162,12 @@ class SweepStudy:
             new = {outcome: trial for trial in trials if (outcome := _outcome(trial)) not in known}
             for trial in new.values():
                 trial.set_user_attr(_TAKEN_OVER, True)
+                trial.system_attrs = {**trial.system_attrs, **grid_attributes(self.study.sampler, trial.params)}
                 self.study.add_trial(trial)
             return len(new)
 
-    def enqueue(self, points: Sequence[dict[str, Any]], **attributes: Sequence[Any]) -> None:
-        """Queue trials with given parameters and attributes. Each is queued once, whoever asks for it.
+    def enqueue(self, points: Sequence[dict[str, Any]], places: Sequence[str | None] = (), **attributes: Sequence[Any]) -> None:
+        """Queue trials with given parameters and attributes, in given sweep folders. Each is queued once, whoever asks for it.
 
         A point that a trial from elsewhere has tried is not queued.
         """
@@ -177,7 +180,10 @@ class SweepStudy:
                 if point and any(point.items() <= params for params in tried):
                     continue
                 if queued.count(point) <= points[:index].count(point):  # a point may stand there several times
-                    self.study.enqueue_trial(point, user_attrs={_QUEUED: index, **own})
+                    place = {PLACE: places[index]} if places and places[index] else {}
+                    system = {FIXED: point, **place, **grid_attributes(self.study.sampler, point)}
+                    attrs = {_QUEUED: index, **own}
+                    self.study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=system, user_attrs=attrs))
 
     def lease(self, trial_id: int, role: str, owner: Process | None = None) -> None:
         """Give ``owner`` (default: this process) a running trial for ``LEASE`` seconds, as its ``SWEEPER`` or its ``JOB``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import warnings
@@ -15,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
-from cvae import integrity
+from cvae import files, integrity
 from cvae.config import flat
 from cvae.console import command, program, say, short
 from cvae.errors import write_whole
@@ -24,11 +25,12 @@ from cvae.sweep.board import counts, numbers
 from cvae.sweep.folders import is_of
 from cvae.sweep.plan import Plan
 from cvae.sweep.storage import hidden
-from cvae.sweep.top import Top
+from cvae.sweep.top import Top, kept_top
 from cvae.sweep.trials import ATTEMPTS, DATA, FACTS, FAILURE, FOLDER, PLACE, SEEDS, counted, front, ranked, retried
 
 # What best.yaml leaves to the command that uses it: where a run is shown, and whose packages may run.
 _NOT_OF_A_RUN = ("hydra", "experiment", "trial", "logger", "allow_targets")
+_LARGEST = 10_000_000  # bytes of a sweep.json
 _SURE = 30  # complete trials; with fewer, importances are mostly chance
 
 
@@ -39,9 +41,15 @@ class Summary:
         self.plan, self.study, self.config, self.loader = plan, study, config, loader
         self.storage = hidden(plan.storage)
 
-    def write(self, top: Top | None) -> None:
-        """Say the outcome, and write it into the sweep's folder: the one that holds its last trial."""
+    def write(self, top: Top | None, stopped: bool = False) -> None:
+        """Say the outcome, and write it into the sweep's folder: the one that holds its last trial.
+
+        A sweep that was ``stopped`` keeps what an earlier start found on fresh seeds.
+        """
         trials = self.study.get_trials(deepcopy=False)
+        folder = self._folder(trials)
+        if stopped and self.plan.top_k and folder is not None:
+            top = self._kept(folder)
         # With several objectives the best are those that no other trial beats in all.
         best = ranked(self.study)[:1] if len(self.study.directions) == 1 else front(self.study)
         importances = _importances(self.study)
@@ -57,15 +65,14 @@ class Summary:
         for line in _several_data(ranked(self.study) or best):
             say(line)
         if importances:
-            complete = len(ranked(self.study))
+            complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
             doubt = f"  (of {complete} trials: rough)" if complete < _SURE else ""
             say("importance " + "  ".join(f"{key} {value:.2f}" for key, value in importances.items()) + doubt)
         winner = best[0] if len(best) == 1 else None
-        if top is not None and top.values:
-            winner = trials[next(iter(top.values))]
+        if top is not None and top.winner is not None:
+            winner = trials[top.winner]
         if winner is not None:
             say(f"again      {shlex.join([*program(), *_config_flags(), *self._again(winner)])}")
-        folder = self._folder(trials)
         if folder is not None:
             self._write_files(folder, best, winner, top, importances)
             say(f"results    {short(folder / 'sweep.json')}" + (f", {short(folder / 'best.yaml')}" if winner else ""))
@@ -76,7 +83,15 @@ class Summary:
         """The folder of the last trial that has one of this study's."""
         own = Path(self.config.hydra.sweep.dir).absolute()
         named = dict.fromkeys(Path(trial.system_attrs[PLACE]) for trial in reversed(trials) if PLACE in trial.system_attrs)
-        return next((each for each in named if each.is_dir() and (each == own or is_of(self.storage, each))), None)
+        found = next((each for each in named if each.is_dir() and (each == own or is_of(self.storage, each))), None)
+        return own if found is None and is_of(self.storage, own) else found  # its trials ran elsewhere, but the best again here
+
+    def _kept(self, folder: Path) -> Top | None:
+        with contextlib.suppress(FileNotFoundError, files.Unreadable, integrity.Damaged):
+            record = files.read_json(folder, "sweep.json", _LARGEST)
+            integrity.check_record(record)
+            return kept_top(record) if record.get("study") == self.study.study_name else None
+        return None
 
     def _write_files(
         self, folder: Path, best: list[FrozenTrial], winner: FrozenTrial | None, top: Top | None, importances: dict[str, float]
@@ -93,7 +108,7 @@ class Summary:
             "search": {key: value for key, value in self.plan.identity.items() if key not in ("settings", "data")},
             "best": [trial.number for trial in best],
             "importances": importances,
-            "top_k": None if top is None else {"seeds": top.seeds, "values": top.values, "recorded": top.facts},
+            "top_k": None if top is None else top.record(),
             "trials": [_entry(trial) for trial in counted(trials)],
         }
         if gone := retried(trials):
@@ -107,6 +122,8 @@ class Summary:
         write_whole(folder / "optimization_results.yaml", OmegaConf.to_yaml(_published(best, self.plan)), hint)
         if winner is not None:
             write_whole(folder / "best.yaml", self._experiment(winner), hint)
+        else:
+            (folder / "best.yaml").unlink(missing_ok=True)  # an earlier winner's
 
     def _again(self, trial: FrozenTrial) -> list[str]:
         """The overrides of a single run with a trial's settings."""

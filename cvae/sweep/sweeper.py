@@ -6,6 +6,7 @@ import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 from optuna.exceptions import StorageInternalError
 
-from cvae.cli import end_of_signal
+from cvae.cli import end_of_signal, quoted
 from cvae.console import say
 from cvae.errors import UserError, first_line
 from cvae.sweep.engine import Engine, Stop
@@ -52,8 +53,9 @@ def sweep(
     loader = context.config_loader
     _silence(config)
     plan = read_plan(settings, arguments, config, loader)
+    deadline = None if plan.timeout is None else time.monotonic() + plan.timeout
     shown = hide(plan.storage)
-    _show_without_password(settings.get("storage"), shown, config)
+    _show_without_password(shown, config)
 
     def complete(plan: Plan, study: SweepStudy) -> None:
         again = study.retry_failed()
@@ -69,7 +71,7 @@ def sweep(
         begin(plan, study)
         job = Job(task, plan.pruner, plan.constraints, len(plan.jobs), plan.one_data)
         launcher = Plugins.instance().instantiate_launcher(context, partial(run_trial, job), config)
-        Engine(plan, study, launcher, config).run()
+        Engine(plan, study, launcher, config, deadline).run()
 
     with _damage_in_a_line(shown), _ended_in_order():
         study = open_study(plan, finished_trials(plan))
@@ -80,7 +82,7 @@ def sweep(
             complete(plan, study)
             top = run_top(plan, study, complete) if plan.top_k else None
         except Stop as stop:
-            summary.write(None)
+            summary.write(None, stopped=True)
             if stop.exit_code == 1:
                 raise UserError(str(stop)) from None
             say(str(stop), style="yellow")
@@ -118,10 +120,15 @@ def _silence(config: DictConfig) -> None:
     configure_log(config.hydra.hydra_logging)
 
 
-def _show_without_password(given: str | None, shown: str, config: DictConfig) -> None:
-    """Put the storage's URL without its password wherever jobs and people read it."""
+def _show_without_password(shown: str, config: DictConfig) -> None:
+    """Put the storage's URL without its password wherever jobs and people read it, however the command writes it."""
     with read_write(config), open_dict(config):
         config.hydra.sweeper.storage = shown
-        if given and "***" in shown:
-            config.hydra.overrides.hydra = [word.replace(given, shown) for word in config.hydra.overrides.hydra]
-            sys.argv[:] = [word.replace(given, shown) for word in sys.argv]
+        if "***" in shown:
+            config.hydra.overrides.hydra = [_with_storage(word, shown) for word in config.hydra.overrides.hydra]
+            sys.argv[:] = [_with_storage(word, shown) for word in sys.argv]
+
+
+def _with_storage(word: str, shown: str) -> str:
+    key, equals, _ = word.partition("=")
+    return f"{key}={quoted(shown)}" if equals and key.lstrip("+") == "hydra.sweeper.storage" else word

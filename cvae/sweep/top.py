@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -18,32 +19,76 @@ from cvae.evaluation.intervals import mean_interval
 from cvae.sweep.plan import Plan, open_study
 from cvae.sweep.space import Space
 from cvae.sweep.study import SweepStudy
-from cvae.sweep.trials import FACTS, OF, ranked
+from cvae.sweep.trials import FACTS, OF, PLACE, RECORDED, Limits, ranked, together
 
 
 @dataclass(frozen=True)
 class Top:
-    """The values that each of the best trials scored on fresh seeds, best mean first."""
+    """The values that each of the best trials scored on fresh seeds, the winner first.
+
+    A trial that keeps the constraints on the mean over its seeds comes before one that does not, and one with a value for each
+    seed before one that failed or diverged on some.
+    """
 
     seeds: list[int]
-    values: dict[int, list[float]]  # by trial
+    values: dict[int, list[float | None]]  # by trial, a value for each seed
     facts: dict[int, dict[str, float]] = field(default_factory=dict)  # means of what only these runs recorded; none is ranked
+    broken: dict[int, dict[str, float]] = field(default_factory=dict)  # means of the constrained facts that are out of limits
+
+    @property
+    def winner(self) -> int | None:
+        """The first trial; None if that breaks a constraint, or has no value."""
+        first = next(iter(self.values), None)
+        return None if first is None or first in self.broken or not any_of(self.values[first]) else first
 
     def lines(self, objective: str) -> list[str]:
         """A line a trial, the winner first."""
-        lines = [f"trial {number}: {on_fresh_seeds(objective, values)}" for number, values in self.values.items()]
-        ranked = [f"{'' if index else 'winner':10} {line}" for index, line in enumerate(lines)]
+        ranked = []
+        for number, values in self.values.items():
+            name = "winner" if number == self.winner else ""
+            ranked.append(f"{name:10} trial {number}: {on_fresh_seeds(objective, values)}")
+            if number in self.broken:
+                ranked[-1] += f"; breaks {_said(self.broken[number])} on the mean"
         return ranked + [
-            f"{'recorded':10} trial {number}: {', '.join(f'{key} {value:.4g}' for key, value in self.facts[number].items())}"
-            for number in self.values
-            if self.facts.get(number)
+            f"{'recorded':10} trial {number}: {_said(self.facts[number])}" for number in self.values if self.facts.get(number)
         ]
 
+    def record(self) -> dict[str, Any]:
+        """What sweep.json holds of it."""
+        return {"seeds": self.seeds, "values": self.values, "recorded": self.facts, "broken": self.broken}
 
-def on_fresh_seeds(objective: str, values: Sequence[float]) -> str:
+
+def any_of(values: Sequence[float | None]) -> list[float]:
+    """Those that there are."""
+    return [value for value in values if value is not None]
+
+
+def _said(facts: Mapping[str, float]) -> str:
+    return ", ".join(f"{key} {value:.4g}" for key, value in facts.items())
+
+
+def on_fresh_seeds(objective: str, values: Sequence[float | None]) -> str:
     """The mean of an objective's values with its interval, in words."""
-    middle, low, high = mean_interval(values)
-    return f"{objective} {middle:.4g} [{low:.4g}, {high:.4g}] on {len(values)} fresh seeds"
+    there = any_of(values)
+    of = f"{len(values)}" if len(there) == len(values) else f"{len(there)} of {len(values)}"
+    if not there:
+        return f"{objective} has no value on {len(values)} fresh seeds"
+    middle, low, high = mean_interval(there)
+    interval = f" [{low:.4g}, {high:.4g}]" if len(there) > 1 else ""
+    return f"{objective} {middle:.4g}{interval} on {of} fresh seeds"
+
+
+def kept_top(record: Mapping[str, Any]) -> Top | None:
+    """The ``Top`` that a sweep.json holds; None if there is none that can be read."""
+    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
+        top = record["top_k"]
+        values = {int(number): [None if each is None else float(each) for each in row] for number, row in top["values"].items()}
+        facts, broken = (
+            {int(number): {str(key): float(each) for key, each in row.items()} for number, row in (top.get(name) or {}).items()}
+            for name in ("recorded", "broken")
+        )
+        return Top([int(seed) for seed in top["seeds"]], values, facts, broken)
+    return None
 
 
 def run_top(plan: Plan, study: SweepStudy, complete: Callable[[Plan, SweepStudy], None]) -> Top:
@@ -63,24 +108,39 @@ def run_top(plan: Plan, study: SweepStudy, complete: Callable[[Plan, SweepStudy]
     again = _plan(plan, pairs)
     repeats = open_study(again)
     points = [{**trial.params, "seed": seed} for trial, seed in pairs]
-    repeats.enqueue([{} for _ in points], values=points, of=[trial.number for trial, _ in pairs])
+    places = [trial.system_attrs.get(PLACE) for trial, _ in pairs]
+    repeats.enqueue([{} for _ in points], places, values=points, of=[trial.number for trial, _ in pairs])
     say(f"the best {len(best)} once more, on {len(seeds)} fresh seeds each")
     complete(again, repeats)
-    values: dict[int, list[float]] = {}
-    recorded: dict[int, list[dict[str, float]]] = {}
+    values: dict[int, dict[int, float]] = {trial.number: {} for trial in best}
+    recorded: dict[int, list[dict[str, float]]] = {trial.number: [] for trial in best}
     for trial in repeats.finished():
-        if trial.state == TrialState.COMPLETE:
-            values.setdefault(trial.user_attrs[OF], []).append(trial.values[0])
-            recorded.setdefault(trial.user_attrs[OF], []).append(trial.user_attrs.get(FACTS) or {})
+        if trial.state == TrialState.COMPLETE and (of := trial.user_attrs[OF]) in values:
+            values[of][int(trial.user_attrs["values"]["seed"])] = trial.values[0]
+            jobs = trial.system_attrs.get(RECORDED) or {"0": trial.user_attrs.get(FACTS) or {}}
+            recorded[of].append(together(jobs, plan.constraints))
     known = {trial.number: trial.user_attrs.get(FACTS) or {} for trial in best}
     facts = {number: _means(each, known[number]) for number, each in recorded.items()}
-    order = sorted(values.items(), key=lambda each: mean(each[1]), reverse=plan.directions == ["maximize"])
-    return Top(seeds, dict(order), facts)
+    broken = {number: out for number, each in recorded.items() if (out := _broken(_means(each, {}), plan.constraints))}
+    sign = -1 if plan.directions == ["maximize"] else 1
+
+    def rank(number: int) -> tuple[bool, int, float]:
+        there = values[number].values()
+        return number in broken, -len(there), sign * mean(there) if there else 0.0
+
+    ordered = {number: [values[number].get(seed) for seed in seeds] for number in sorted(values, key=rank)}
+    return Top(seeds, ordered, facts, broken)
+
+
+def _broken(means: Mapping[str, float], constraints: Mapping[str, Limits]) -> dict[str, float]:
+    """The means that are out of their limits; of a fact that a run did not record nothing can be said."""
+    return {key: means[key] for key, limits in constraints.items() if key in means and limits.excess(means[key]) > 0}
 
 
 def _means(recorded: Sequence[Mapping[str, float]], known: Mapping[str, float]) -> dict[str, float]:
     """The means over runs of the facts that all of them recorded, and the trial that they repeat did not."""
-    keys = [key for key in recorded[0] if key not in known and all(key in each for each in recorded)]
+    first = recorded[0] if recorded else {}
+    keys = [key for key in first if key not in known and all(key in each for each in recorded)]
     return {key: mean(each[key] for each in recorded) for key in keys}
 
 

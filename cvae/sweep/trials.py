@@ -78,6 +78,17 @@ def again(trial: FrozenTrial) -> FrozenTrial:
     )
 
 
+def grid_attributes(sampler: optuna.samplers.BaseSampler, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a trial with given parameters count as a point of a grid; nothing for another sampler, or another point."""
+    if not isinstance(sampler, optuna.samplers.GridSampler):
+        return {}
+    for number, values in enumerate(sampler._all_grids):
+        point = dict(zip(sampler._param_names, values, strict=True))
+        if params.items() <= point.items():
+            return dict(zip(_GRID, (number, sampler._search_space), strict=True))
+    return {}
+
+
 def tied(trials: Sequence[FrozenTrial], but: int | None = None) -> bool:
     """Whether some trial, ``but`` one, has a result or a state on the data of its study. A failed one has neither."""
     ends = (TrialState.COMPLETE, TrialState.PRUNED)

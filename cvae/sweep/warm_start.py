@@ -54,6 +54,8 @@ def _refuse_other(plan: Plan, record: Mapping[str, Any], where: str) -> None:
         if ours.get(key) != theirs.get(key):
             both = f"{key}: {theirs.get(key)} there, {ours.get(key)} here"
             raise UserError(f"{where} is of another search ({both}): give one of this search, or null")
+    if None not in (data := (record.get("data"), plan.data)) and data[0] != data[1]:
+        raise UserError(f"{where} is of other data ({data[0]} there, {data[1]} here): give a sweep's on these data, or null")
     there, here = list(theirs.get("cases") or {}), list(ours.get("cases") or {})
     if there != here:  # the values of a trial's jobs are kept by their places
         raise UserError(f"{where} has its cases in another order ({', '.join(there)}): write yours in that order, or null")
@@ -65,6 +67,8 @@ def _trial(plan: Plan, entry: Mapping[str, Any]) -> FrozenTrial:
     params = {key: as_searched(distributions[key], value) for key, value in given.items()}
     if unfit := [key for key, value in params.items() if not inside(distributions[key], value)]:
         raise ValueError(f"trial {entry['number']}: {unfit[0]} is outside of what is searched")
+    # As a storage gives them back: of a range of reals 1 is 1.0, and a trial that is taken over again is known.
+    params = {key: each.to_external_repr(each.to_internal_repr(params[key])) for key, each in distributions.items()}
     if lacking := [key for key in plan.space.distributions if key not in given and key not in plan.space.conditions]:
         raise ValueError(f"trial {entry['number']}: it has no {lacking[0]}")
     if wrong := [key for key, value in given.items() if isinstance(value, bool) and not _takes_any(distributions[key])]:
