@@ -109,10 +109,7 @@ def _scored(
             advance,
         )
     numbers = of_scores(found, settings.seed)
-    missing = {
-        **missing,
-        **{name: "it compares at least two videos" for name in found["model"].features if name not in numbers},
-    }
+    missing |= {name: "it compares at least two videos" for name in found["model"].features if name not in numbers}
     marks = [*facts["marks"], *_marks(protocol, cfg, tools)]
     if protocol.bar is not None and settings.bair:
         reached = numbers["psnr"]["mean"] >= protocol.bar

@@ -19,6 +19,7 @@ from cvae.console import warn
 from cvae.errors import UserError, require
 from cvae.sweep.distributions import as_searched, inside, shown
 from cvae.sweep.space import Space, path_of
+from cvae.sweep.trials import FIXED, GRID
 
 
 def build_sampler(given: Any, space: Space, allow_targets: Sequence[str], start: int = 0) -> optuna.samplers.BaseSampler:
@@ -47,11 +48,28 @@ def build_sampler(given: Any, space: Space, allow_targets: Sequence[str], start:
         spec["search_space"] = _grid(spec, space)
     spec = _reseeded(spec, start)
     sampler: optuna.samplers.BaseSampler = _built("sampler", spec, allow_targets, optuna.samplers.BaseSampler, quiet=start > 0)
-    if isinstance(sampler, optuna.samplers.GridSampler) and kind == "GridSampler" and space.conditions:
-        # Of points that differ in nothing but parameters that do not exist there, one; Optuna knows no conditions.
-        sampler._all_grids = _different(sampler._all_grids, sampler._param_names, space)
-        sampler._n_min_trials = len(sampler._all_grids)
-    return sampler
+    return _Grid(sampler, space) if type(sampler) is optuna.samplers.GridSampler else sampler
+
+
+class _Grid(optuna.samplers.GridSampler):
+    """A grid whose points are tried in order, each once, by whatever trial.
+
+    Optuna gives point k to trial k, although a trial that was queued or taken over may have had it (``grid_attributes``). Of
+    points that differ in nothing but parameters that do not exist there it has one; Optuna knows no conditions.
+    """
+
+    def __init__(self, grid: optuna.samplers.GridSampler, space: Space) -> None:
+        self.__dict__.update(grid.__dict__)
+        if space.conditions:
+            self._all_grids = _different(self._all_grids, self._param_names, space)
+            self._n_min_trials = len(self._all_grids)
+
+    def before_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        if not {FIXED, *GRID} & trial.system_attrs.keys():
+            point = min(self._get_unvisited_grid_ids(study), default=0)
+            found: dict[str, Any] = dict(zip(GRID, (point, self._search_space), strict=True))
+            for key, value in found.items():
+                study._storage.set_trial_system_attr(trial._trial_id, key, value)
 
 
 def _optunas(spec: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ STUDY_DATA = "cvae:data"  # of a study, the user's: the fingerprint of the data 
 
 FIXED = "fixed_params"  # Optuna's: of a trial that was enqueued
 _RECORD = 10_000_000  # bytes; a run.json has some thousand
-_GRID = ("grid_id", "search_space")  # Optuna's: the point of a grid
+GRID = ("grid_id", "search_space")  # Optuna's: the point of a grid
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 def again(trial: FrozenTrial) -> FrozenTrial:
     """A trial to queue in place of a failed one: with its parameters, in its folder, with what its finished jobs told."""
-    known = {key: trial.system_attrs[key] for key in (PLACE, SEEDS, RECORDED, *_GRID) if key in trial.system_attrs}
+    known = {key: trial.system_attrs[key] for key in (PLACE, SEEDS, RECORDED, *GRID) if key in trial.system_attrs}
     fixed = {**trial.system_attrs.get(FIXED, {}), **trial.params}
     own: dict[str, Any] = {key: value for key, value in trial.user_attrs.items() if key not in (FAILURE, FACTS, DATA)}
     return create_trial(
@@ -85,7 +85,7 @@ def grid_attributes(sampler: optuna.samplers.BaseSampler, params: Mapping[str, A
     for number, values in enumerate(sampler._all_grids):
         point = dict(zip(sampler._param_names, values, strict=True))
         if params.items() <= point.items():
-            return dict(zip(_GRID, (number, sampler._search_space), strict=True))
+            return dict(zip(GRID, (number, sampler._search_space), strict=True))
     return {}
 
 

@@ -142,6 +142,22 @@ def test_every_method_of_a_database_waits_for_it(reason: Exception, monkeypatch:
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql+pymysql://u@127.0.0.1:1/db?passwd=s3cret",
+        "postgresql://u:s3cret@h:abc/db",
+        "postgresql://u:s3cret/db",
+        "postgresql://u:pa@s3cret@h:5432/db",
+        "postgresql://h/db?sslPassword=s3cret",
+    ],
+)
+def test_a_url_that_cannot_be_read_shows_nothing_of_its_password(url: str) -> None:
+    with pytest.raises(UserError, match="storage") as raised:
+        hidden(url)
+    assert "s3cret" not in str(raised.value)
+
+
 def test_a_password_is_hidden_and_found_again_by_a_child() -> None:
     shown = hide(SECRET)
     assert "s3cret" not in shown

@@ -488,8 +488,16 @@ def test_the_best_once_more_on_fresh_seeds(app: App) -> None:
 # --- passwords --------------------------------------------------------------------------------------------------------
 
 
-def test_no_file_holds_the_storage_s_password(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A journal stands in for the server that the URL names."""
+@pytest.mark.parametrize(
+    ("word", "password"),
+    [
+        ("postgresql://bob:s3cret@db.example/studies", "s3cret"),
+        (r"postgresql://bob:p\,3s3cret@db.example/studies", "p,3s3cret"),
+        ("'postgresql://bob:p,3s3cret@db.example/studies'", "p,3s3cret"),
+    ],
+)
+def test_no_file_holds_the_storage_s_password(app: App, monkeypatch: pytest.MonkeyPatch, word: str, password: str) -> None:
+    """However the command writes it. A journal stands in for the server that the URL names."""
     from cvae.sweep import job_trial
     from cvae.sweep import study as studies
 
@@ -502,9 +510,9 @@ def test_no_file_holds_the_storage_s_password(app: App, monkeypatch: pytest.Monk
     for module, name in ((job_trial, "open_storage"), (studies, "open_storage")):
         monkeypatch.setattr(module, name, instead)
         monkeypatch.setattr(module, "locked", lambda *place: contextlib.nullcontext())
-    url = "postgresql://bob:s3cret@db.example/studies"
+    url = f"postgresql://bob:{password}@db.example/studies"
     app.write()
-    done = app(*NAMED, f"hydra.sweeper.storage={url}")
+    done = app(*NAMED, f"hydra.sweeper.storage={word}")
     assert (done.code, done.err) == (0, "")
     assert set(opened) == {url}, "the sweeper and its jobs know it"
     files = [path for path in Path("multirun").rglob("*") if path.is_file()]

@@ -97,6 +97,42 @@ def test_the_values_of_cases_come_along(app: App) -> None:
     )
 
 
+def test_whole_numbers_of_an_earlier_sweep_are_taken_over_once_into_a_range_of_reals(app: App) -> None:
+    app.write("return cfg.x", params="{x: 'int(interval(1, 4))'}")
+    assert app(*FIRST[:2]).code == 0
+    shutil.copy("multirun/first/sweep.json", "kept.json")
+    app.write("return cfg.x", params="{x: 'interval(0.0, 9.0)'}")
+    for n_trials, told in ((5, True), (6, False)):
+        done = app(*WARM, f"hydra.sweeper.n_trials={n_trials}")
+        assert (done.code, "warm start" in done.out) == (0, told)
+    assert len(trials()) == 6
+
+
+def test_values_on_other_data_are_not_taken_over(app: App) -> None:
+    app.write("return cfg.x", "dat: aaa\ntrial: {data: '${dat}'}")
+    assert app(*FIRST[:2]).code == 0
+    shutil.copy("multirun/first/sweep.json", "kept.json")
+    other = app(*WARM, "dat=bbb")
+    assert (other.code, other.err.count("\n")) == (1, 1)
+    assert "is of other data (aaa there, bbb here)" in other.err
+    assert app(*WARM).code == 0
+
+
+def test_points_that_were_queued_or_taken_over_count_as_those_of_a_grid(app: App) -> None:
+    grid, points = "hydra/sweeper/sampler=grid", "{x: 'choice(1, 2, 3, 4)'}"
+    app.write("return cfg.x", params=points)
+    assert app(*FIRST[:2], grid, "hydra.sweeper.n_trials=4", "hydra.sweeper.enqueue=[{x: 2}]").code == 0
+    record = json.loads(Path("multirun/first/sweep.json").read_text())
+    assert sorted(each["params"]["x"] for each in record["trials"]) == [1, 2, 3, 4]
+    app.write("return cfg.x", params="{x: 'choice(1, 2)'}")
+    early = ("hydra.sweeper.study_name=e", "hydra.sweep.dir=multirun/early")
+    assert app(*early, grid, "hydra.sweeper.n_trials=2").code == 0
+    shutil.copy("multirun/early/sweep.json", "kept.json")
+    app.write("return cfg.x", params=points)
+    assert app(*WARM, grid, "hydra.sweeper.n_trials=4").code == 0
+    assert sorted(trial.params["x"] for trial in trials()) == [1, 2, 3, 4]
+
+
 @pytest.mark.slow
 def test_the_best_of_an_earlier_sweep_runs_on_fresh_seeds(app: App) -> None:
     app.write("return cfg.x + cfg.seed", "seed: 1")
