@@ -102,10 +102,9 @@ def read_frame(path: Path) -> tuple[NDArray[np.uint8], str]:
 def content_of(path: Path) -> bytes:
     """The bytes of a frame or a table; ValueError if there are too many for either."""
     with path.open("rb") as file:
-        content = file.read(_MOST + 1)
-    if len(content) > _MOST:
-        raise ValueError(f"it has more than {_MOST >> 20} MiB")
-    return content
+        if os.fstat(file.fileno()).st_size > _MOST:
+            raise ValueError(f"it has more than {_MOST >> 20} MiB")
+        return file.read()
 
 
 def check_chunks(content: bytes) -> None:
