@@ -122,7 +122,7 @@ def _check_run(path: Path, facts: Facts | None) -> None:
         raise Damaged("it is of another run than the run.json beside it")
     if path.stem == "best" and (facts or {}).get("name") == "last":  # the other way round a run went back
         raise Damaged("it is a copy of last.pt")
-    if path.stem == "best" and facts is not None:
+    if path.stem == "best" and facts is not None and facts["epoch"]:
         _check_epoch(path, facts["epoch"])
 
 
