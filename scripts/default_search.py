@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import mean
+from types import MappingProxyType
 from typing import Any
 
 from kept_runs import HINT, config_of, without
@@ -56,7 +58,8 @@ def keep(sweep: Path, kept: Path) -> None:
     wanted = ("objective", "directions", "space", "search", "cases", "data", "top_k")
     trials = [without(trial, _OF_A_PLACE) for trial in record["trials"] if trial["state"] in ("complete", "pruned")]
     known = {_key(run): run for run in runs_in(kept)}
-    known |= {_key(run): run for run in _finished(sweep, "*/*")}
+    tried = {trial["number"]: trial["params"] for trial in record["trials"]}
+    known |= {_key(run): run for run in _finished(sweep, "*/*", tried)}
     kept.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(run) for run in sorted(known.values(), key=_key))
     write_whole(kept / "sweep.json", integrity.stamped({**{key: record.get(key) for key in wanted}, "trials": trials}), HINT)
@@ -73,8 +76,8 @@ def keep_seeds(folders: Iterable[Path], kept: Path) -> None:
     write_whole(kept / _SEEDS, "".join(f"{line}\n" for line in lines), HINT)
 
 
-def _finished(folder: Path, runs: str) -> Iterable[Run]:
-    """The finished runs below a folder, where ``runs`` finds them."""
+def _finished(folder: Path, runs: str, tried: Mapping[int, dict[str, Any]] = MappingProxyType({})) -> Iterable[Run]:
+    """The finished runs below a folder, where ``runs`` finds them; a run on a fresh seed has what its trial ``tried``."""
     for path in sorted(folder.glob(f"{runs}/run.json")):
         record, place = json.loads(path.read_text()), path.parent
         case = OmegaConf.load(place / ".hydra" / "config.yaml").trial.get("case", "")
@@ -82,6 +85,8 @@ def _finished(folder: Path, runs: str) -> Iterable[Run]:
         rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
         if rows and rows[-1]["epoch"] == config["epochs"]:
             params = record.get("trial", {}).get("params", {})
+            if again := re.match(r"trial_(\d+)_seed_\d+", place.name):
+                params = {**tried[int(again[1])], "seed": config["seed"]}
             known = {"params": params, "case": case, "seed": config["seed"]}
             yield {**known, "config": config, "metrics": rows}
 

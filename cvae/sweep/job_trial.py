@@ -58,7 +58,8 @@ class JobTrial(NoTrial):
     def __init__(self, job: Job, place: DictConfig, study: optuna.Study, frozen: FrozenTrial) -> None:
         super().__init__()
         self._url, self._claim = absolute(revealed(place.storage)), str(place.claim)
-        self.job, self.study, self.number, self.params = job, study, frozen.number, dict(frozen.params)
+        self.job, self.study, self.number = job, study, frozen.number
+        self.params = dict(frozen.user_attrs["values"] if OF in frozen.user_attrs else frozen.params)
         self.again = OF in frozen.user_attrs
         self.steps, self.index, self.case = place.get("steps"), int(place.get("seed_index") or 0), place.get("case")
         self._trial = optuna.Trial(study, frozen._trial_id)

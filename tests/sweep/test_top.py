@@ -78,6 +78,18 @@ def test_who_breaks_a_constraint_on_fresh_seeds_does_not_win(app: App) -> None:
     assert OmegaConf.load(place(app) / "best.yaml").x == 3, "the best by its own run, as without fresh seeds"
 
 
+def test_a_run_on_a_fresh_seed_knows_its_parameters(app: App) -> None:
+    body = """
+    from cvae.trial import current_trial
+    with open("seen.txt", "a") as file:
+        print(sorted(current_trial().params.items()), file=file)
+    return cfg.x
+    """
+    app.write(body, "seed: 0", "{x: 'choice(3, 4)'}")
+    assert app(*NAMED, "hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=2", "hydra.sweeper.top_k=1").code == 0
+    assert Path("seen.txt").read_text().splitlines()[2:] == [f"[('seed', {seed}), ('x', 3)]" for seed in range(1, 6)]
+
+
 def test_a_sweep_that_is_stopped_keeps_what_fresh_seeds_found(app: App) -> None:
     app.write(AGAIN + "return 10 - cfg.x if again else cfg.x", "seed: 0", POINTS)
     assert app(*NAMED, *TOP, *GRID, "hydra.sweeper.enqueue=[{x: 3}, {x: 4}]", "hydra.sweeper.n_trials=2").code == 0
