@@ -162,7 +162,7 @@ class SweepStudy:
             new = {outcome: trial for trial in trials if (outcome := _outcome(trial)) not in known}
             for trial in new.values():
                 trial.set_user_attr(_TAKEN_OVER, True)
-                trial.system_attrs = {**trial.system_attrs, **grid_attributes(self.study.sampler, trial.params)}
+                trial.system_attrs = {**trial.system_attrs, **grid_attributes(self.study, trial.params)}
                 self.study.add_trial(trial)
             return len(new)
 
@@ -181,7 +181,7 @@ class SweepStudy:
                     continue
                 if queued.count(point) <= points[:index].count(point):  # a point may stand there several times
                     place = {PLACE: places[index]} if places and places[index] else {}
-                    system = {FIXED: point, **place, **grid_attributes(self.study.sampler, point)}
+                    system = {FIXED: point, **place, **grid_attributes(self.study, point)}
                     attrs = {_QUEUED: index, **own}
                     self.study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=system, user_attrs=attrs))
 

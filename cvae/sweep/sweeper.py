@@ -55,7 +55,7 @@ def sweep(
     plan = read_plan(settings, arguments, config, loader)
     deadline = None if plan.timeout is None else time.monotonic() + plan.timeout
     shown = hide(plan.storage)
-    _show_without_password(shown, config)
+    _show_without_password(plan.storage, shown, config)
 
     def complete(plan: Plan, study: SweepStudy) -> None:
         again = study.retry_failed()
@@ -120,15 +120,18 @@ def _silence(config: DictConfig) -> None:
     configure_log(config.hydra.hydra_logging)
 
 
-def _show_without_password(shown: str, config: DictConfig) -> None:
+def _show_without_password(url: str, shown: str, config: DictConfig) -> None:
     """Put the storage's URL without its password wherever jobs and people read it, however the command writes it."""
     with read_write(config), open_dict(config):
         config.hydra.sweeper.storage = shown
         if "***" in shown:
-            config.hydra.overrides.hydra = [_with_storage(word, shown) for word in config.hydra.overrides.hydra]
-            sys.argv[:] = [_with_storage(word, shown) for word in sys.argv]
+            config.hydra.overrides.hydra = [_without(url, word, shown) for word in config.hydra.overrides.hydra]
+            sys.argv[:] = [_without(url, word, shown) for word in sys.argv]
 
 
-def _with_storage(word: str, shown: str) -> str:
+def _without(url: str, word: str, shown: str) -> str:
+    """A word of the command, which may write the URL with escapes, or as a part of a larger value."""
     key, equals, _ = word.partition("=")
-    return f"{key}={quoted(shown)}" if equals and key.lstrip("+") == "hydra.sweeper.storage" else word
+    if equals and key.lstrip("+") == "hydra.sweeper.storage":
+        return f"{key}={quoted(shown)}"
+    return word.replace(url, shown)

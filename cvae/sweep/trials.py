@@ -78,14 +78,19 @@ def again(trial: FrozenTrial) -> FrozenTrial:
     )
 
 
-def grid_attributes(sampler: optuna.samplers.BaseSampler, params: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a trial with given parameters count as a point of a grid; nothing for another sampler, or another point."""
+def grid_attributes(study: optuna.Study, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a trial with given parameters count as a point of the study's grid, of several that fit as a fresh one.
+
+    Nothing where the sampler is another, or no point fits.
+    """
+    sampler = study.sampler
     if not isinstance(sampler, optuna.samplers.GridSampler):
         return {}
-    for number, values in enumerate(sampler._all_grids):
-        point = dict(zip(sampler._param_names, values, strict=True))
-        if params.items() <= point.items():
-            return dict(zip(GRID, (number, sampler._search_space), strict=True))
+    points = [dict(zip(sampler._param_names, values, strict=True)) for values in sampler._all_grids]
+    fitting = [number for number, point in enumerate(points) if params.items() <= point.items()]
+    taken = {trial.system_attrs.get(GRID[0]) for trial in study.get_trials(deepcopy=False)}
+    for number in sorted(fitting, key=taken.__contains__)[:1]:
+        return dict(zip(GRID, (number, sampler._search_space), strict=True))
     return {}
 
 

@@ -494,6 +494,7 @@ def test_the_best_once_more_on_fresh_seeds(app: App) -> None:
         ("postgresql://bob:s3cret@db.example/studies", "s3cret"),
         (r"postgresql://bob:p\,3s3cret@db.example/studies", "p,3s3cret"),
         ("'postgresql://bob:p,3s3cret@db.example/studies'", "p,3s3cret"),
+        ("{storage: 'postgresql://bob:s3cret@db.example/studies'}", "s3cret"),
     ],
 )
 def test_no_file_holds_the_storage_s_password(app: App, monkeypatch: pytest.MonkeyPatch, word: str, password: str) -> None:
@@ -512,7 +513,7 @@ def test_no_file_holds_the_storage_s_password(app: App, monkeypatch: pytest.Monk
         monkeypatch.setattr(module, "locked", lambda *place: contextlib.nullcontext())
     url = f"postgresql://bob:{password}@db.example/studies"
     app.write()
-    done = app(*NAMED, f"hydra.sweeper.storage={word}")
+    done = app(*NAMED, f"hydra.sweeper={word}" if word.startswith("{") else f"hydra.sweeper.storage={word}")
     assert (done.code, done.err) == (0, "")
     assert set(opened) == {url}, "the sweeper and its jobs know it"
     files = [path for path in Path("multirun").rglob("*") if path.is_file()]

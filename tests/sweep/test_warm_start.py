@@ -124,6 +124,15 @@ def test_points_that_were_queued_or_taken_over_count_as_those_of_a_grid(app: App
     assert app(*FIRST[:2], grid, "hydra.sweeper.n_trials=4", "hydra.sweeper.enqueue=[{x: 2}]").code == 0
     record = json.loads(Path("multirun/first/sweep.json").read_text())
     assert sorted(each["params"]["x"] for each in record["trials"]) == [1, 2, 3, 4]
+    parts = (
+        "y=choice(1,2)",
+        "hydra.sweeper.enqueue=[{x: 2}, {x: 2}]",
+        "hydra.sweeper.study_name=p",
+        "hydra.sweep.dir=multirun/p",
+    )
+    assert app(*parts, grid, "hydra.sweeper.n_trials=8").code == 0
+    record = json.loads(Path("multirun/p/sweep.json").read_text())
+    assert len({(each["params"]["x"], each["params"]["y"]) for each in record["trials"]}) == 8
     app.write("return cfg.x", params="{x: 'choice(1, 2)'}")
     early = ("hydra.sweeper.study_name=e", "hydra.sweep.dir=multirun/early")
     assert app(*early, grid, "hydra.sweeper.n_trials=2").code == 0
