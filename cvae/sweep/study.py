@@ -176,13 +176,12 @@ class SweepStudy:
             first = [trial for trial in self.trials if _QUEUED in trial.user_attrs and BEFORE not in trial.system_attrs]
             queued = [trial.system_attrs.get(FIXED) for trial in first]
             for index, point in enumerate(points):
-                own = {key: values[index] for key, values in attributes.items()}
                 if point and any(point.items() <= params for params in tried):
                     continue
                 if queued.count(point) <= points[:index].count(point):  # a point may stand there several times
                     place = {PLACE: places[index]} if places and places[index] else {}
                     system = {FIXED: point, **place, **grid_attributes(self.study, point)}
-                    attrs = {_QUEUED: index, **own}
+                    attrs = {_QUEUED: index, **{key: values[index] for key, values in attributes.items()}}
                     self.study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=system, user_attrs=attrs))
 
     def lease(self, trial_id: int, role: str, owner: Process | None = None) -> None:
@@ -297,4 +296,5 @@ def _difference(known: dict[str, Any], given: dict[str, Any]) -> str:
 
 def _outcome(trial: FrozenTrial) -> str:
     """What two trials share if they are the same, in two studies: no number, and no time."""
-    return json.dumps([trial.state.name, trial.params, trial.values, trial.system_attrs.get(SEEDS)], sort_keys=True)
+    values = trial.state is TrialState.COMPLETE and trial.values  # Optuna gives a pruned trial its last report for a value
+    return json.dumps([trial.state.name, trial.params, values, trial.system_attrs.get(SEEDS)], sort_keys=True)

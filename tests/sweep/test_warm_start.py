@@ -69,6 +69,15 @@ def test_finished_trials_count_and_points_that_they_tried_are_not_queued(kept: A
     assert "is complete: 4 trials; nothing to run" in kept(*words, "hydra.sweeper.n_trials=4").out
 
 
+def test_a_pruned_trial_of_this_study_comes_back_to_it_once(app: App) -> None:
+    """Optuna keeps the last report of a pruned trial as its value; sweep.json has none for it."""
+    app.write(BODY.replace("return", "current_trial().report(0, cfg.x)\nreturn"))
+    assert app(*FIRST, POINTS).code == 0
+    shutil.copy("multirun/first/sweep.json", "kept.json")
+    again = app(*FIRST, POINTS, "hydra.sweeper.warm_start=kept.json")
+    assert (again.code, "warm start" in again.out, len(app.record()["trials"])) == (0, False, 3)
+
+
 @pytest.mark.slow
 def test_ranges_may_be_wider_than_they_were(kept: App) -> None:
     done = kept(
