@@ -95,10 +95,11 @@ def page(runs: Mapping[str, Sequence[Run]], missing: int = 0) -> list[Block]:
     rows = []
     for dial, own in runs.items():
         pairs = [(run, plain[run.folder.name]) for run in own if run.folder.name in plain]
-        gains = [_difference(pairs, key) for key in ("val/psnr", "val/psnr_best")] if dial != "default" else ["", ""]
-        time = median(_seconds(run) / _seconds(other) for run, other in pairs) if pairs else 0.0
+        changed = pairs if dial != "default" else []
+        gains = [_difference(changed, key) for key in ("val/psnr", "val/psnr_best")]
+        time = f"{median(_seconds(run) / _seconds(other) for run, other in changed):.2f}" if changed else ""
         nats = ", ".join(f"{run.rows[-1]['train/kld']:.2g}" for run in own)
-        rows.append([dial, " ".join(DIALS[dial]), str(len(own)), f"{time:.2f}", *gains, nats])
+        rows.append([dial, " ".join(DIALS[dial]), str(len(own)), time, *gains, nats])
     levels = [[name, *(f"{run.rows[-1][key]:.2f}" for key in _LEVELS)] for name, run in sorted(plain.items())]
     devices = {f"{run.record.get('device')}, {run.record.get('precision')}" for own in runs.values() for run in own}
     unfinished = f"Not complete: {missing} runs are missing; the command goes on with them."
