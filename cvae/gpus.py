@@ -26,7 +26,7 @@ def visible() -> list[str]:
         return [str(number) for number in range(_count())]
     names: list[str] = []
     for name in map(str.strip, given.split(",")):
-        if not re.fullmatch(r"\d+|(GPU|MIG)-[\w/-]+", name) or name in names:
+        if not re.fullmatch(r"\d+|(GPU|MIG)-[\w/-]+", name) or (name := _plain(name)) in names:
             break
         names.append(name)
     return names
@@ -51,8 +51,17 @@ def allotted(wanted: Sequence[int | str] | None, key: str) -> list[str]:
             said = f" ({_VARIABLE}={os.environ[_VARIABLE]})" if _VARIABLE in os.environ else ""
             there = f"{len(seen)} GPUs{said}, counted from 0" if seen else f"no GPU{said}"
             raise UserError(f"{key}={[*wanted]} names GPU {each}, and this process may use {there}: give others, or null")
+        if name in found:
+            raise UserError(
+                f"{key}={[*wanted]} names GPU {each} twice: once is enough; jobs_per_gpu says how many jobs share it"
+            )
         found.append(name)
     return found
+
+
+def _plain(name: str) -> str:
+    """A number without zeros before it: 01 is GPU 1."""
+    return str(int(name)) if name.isdigit() else name
 
 
 def share() -> float:

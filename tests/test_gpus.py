@@ -27,6 +27,7 @@ KEY = "hydra.launcher.gpus"
         ("", []),
         ("0,x,1", ["0"]),
         ("1,1", ["1"]),
+        ("01,1", ["1"]),
         ("GPU-8932f937-d72c,MIG-GPU-8932/1/0", ["GPU-8932f937-d72c", "MIG-GPU-8932/1/0"]),
     ],
 )
@@ -43,7 +44,11 @@ def test_slots_get_gpus_counted_among_those_that_are_allotted(monkeypatch):
     for wanted in ([2], [0, 7], ["GPU-a"]):
         with pytest.raises(UserError, match=r"this process may use 2 GPUs \(CUDA_VISIBLE_DEVICES=2,3\), counted from 0"):
             gpus.allotted(wanted, KEY)
+    with pytest.raises(UserError, match=r"names GPU 1 twice: once is enough; jobs_per_gpu says how many jobs share it"):
+        gpus.allotted([0, 1, "1"], KEY)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    with pytest.raises(UserError, match="names GPU 0 twice"):
+        gpus.allotted(["GPU-a", 0], KEY)
     assert gpus.allotted(["GPU-b"], KEY) == ["GPU-b"]
     assert gpus.allotted([0], KEY) == ["GPU-a"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")

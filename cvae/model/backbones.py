@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cvae.errors import require
+from cvae.model.norms import Chain
 from cvae.model.together import as_before, lent_weights
 
 __all__ = ["Backbone", "Decoder", "Encoder", "dcgan64", "vgg64"]
@@ -89,7 +90,7 @@ class SkipStage(nn.Module):
         self.register_buffer("taps_PQ", tap_sums() if upsample else None, persistent=False)
 
     def in_order(self) -> list[nn.Module]:
-        """The layers that a map goes through."""
+        """The layers that a map goes through, up to the first block."""
         return [self.conv, *(self.rest if isinstance(self.rest, nn.Sequential) else [self.rest])]
 
     def halves(self, skip_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,7 +202,7 @@ def vgg64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch", check
             block(c128, c256, c256, c256, pool=True),  # 32 -> 16
             block(c256, c512, c512, c512, pool=True),  # 16 -> 8
         ],
-        nn.Sequential(nn.MaxPool2d(2), *_head(c512, feature_dim, norm)),  # 8 -> 4 -> 1
+        Chain(nn.MaxPool2d(2), *_head(c512, feature_dim, norm)),  # 8 -> 4 -> 1
         checkpointing,
     )
     decoder = Decoder(
@@ -230,7 +231,7 @@ def dcgan64(feature_dim: int = 128, width: float = 1.0, norm: str = "batch", che
 
     encoder = Encoder(
         [down(3, c64), down(c64, c128), down(c128, c256), down(c256, c512)],  # 64 -> 32 -> 16 -> 8 -> 4
-        nn.Sequential(*_head(c512, feature_dim, norm)),  # 4 -> 1
+        Chain(*_head(c512, feature_dim, norm)),  # 4 -> 1
         checkpointing,
     )
     decoder = Decoder(
@@ -272,8 +273,8 @@ def _channels(width: float, feature_dim: int) -> tuple[int, int, int, int]:
     return c64, c128, c256, c512
 
 
-def _conv_block(conv: _Conv, norm: str) -> nn.Sequential:
-    return nn.Sequential(conv, *_norm_and_activation(conv.out_channels, norm))
+def _conv_block(conv: _Conv, norm: str) -> Chain:
+    return Chain(conv, *_norm_and_activation(conv.out_channels, norm))
 
 
 def _norm_and_activation(channels: int, norm: str) -> tuple[nn.Module, nn.Module]:

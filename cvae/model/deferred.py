@@ -44,6 +44,7 @@ class _Use(NamedTuple):
     how: _How
     x_NCHW: Tensor
     gradient_NCHW: Tensor
+    backward: int  # the backward pass that met it
 
     def like(self) -> tuple[Any, ...]:
         """What uses have in common whose gradients can be computed together."""
@@ -116,7 +117,7 @@ class _Convolution(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient_NCHW: Tensor) -> tuple[Any, ...]:
         x_NCHW, weight = ctx.saved_tensors
-        ctx.uses.append(_Use(ctx.how, x_NCHW, gradient_NCHW))
+        ctx.uses.append(_Use(ctx.how, x_NCHW, gradient_NCHW, torch._C._current_graph_task_id()))
         wanted = [ctx.needs_input_grad[2], False, ctx.biases is not None and ctx.needs_input_grad[4]]
         of_x, of_bias = None, None
         if any(wanted):
@@ -136,7 +137,10 @@ class _Collected(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, total: Tensor | None) -> tuple[None, Tensor | None]:
         (weight,) = ctx.saved_tensors
-        for _, alike in groupby(sorted(ctx.uses, key=_Use.like), _Use.like):
+        # A module may call torch.autograd.grad for its features: that pass asks for no gradient of a weight.
+        now = torch._C._current_graph_task_id()
+        own = sorted((use for use in ctx.uses if use.backward == now), key=_Use.like)
+        for _, alike in groupby(own, _Use.like):
             uses = [*alike]
             x_NCHW, gradient_NCHW = (_together([use[k] for use in uses]) for k in (1, 2))
             one = _backward(gradient_NCHW, x_NCHW, weight, None, *uses[0].how, [False, True, False])[1]

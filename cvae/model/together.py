@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from itertools import pairwise, repeat
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -14,72 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from cvae.model.deferred import deferred
-
-
-class BatchNorms:
-    """The BatchNorms of a model that trains, and the convolutions right before them.
-
-    BatchNorm subtracts the batch's mean, and with it whatever bias the convolution before it has added. So a training step
-    neither adds such a bias nor computes its gradient. The running mean, which prediction subtracts, holds it all the same.
-
-    An optimizer passes over a parameter without a gradient: the bias gets no weight decay, no moments and no share in a
-    gradient's norm, and the moments that an old checkpoint has of it stay as they are. (Its gradient would be rounding, but
-    Adam divides by a gradient's size: the bias would go as far as any weight, and the running mean would follow late.)
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._norms: list[Any] = [
-            each
-            for each in model.modules()
-            if isinstance(each, _BatchNorm) and each.track_running_stats and each.momentum is not None
-        ]
-        self._cancelled: list[tuple[Any, Any]] = [
-            (conv, norm) for conv, norm in _followed(model) if norm in self._norms and conv.bias is not None
-        ]
-        for conv, _ in self._cancelled:
-            conv.bias.requires_grad_(False)  # else DDP waits for its gradient
-
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """The context of a training step's forward pass; outside of it, all is as PyTorch's layers leave it."""
-        with (
-            _counted([norm for norm in self._norms if norm.training]),
-            _without_biases([(conv, norm) for conv, norm in self._cancelled if norm.training]),
-        ):
-            yield
-
-
-@contextlib.contextmanager
-def _counted(norms: list[Any]) -> Iterator[None]:
-    """Count batches on the host, which needs no kernel for it."""
-    counters = [norm.num_batches_tracked for norm in norms]
-    for norm in norms:
-        norm.num_batches_tracked = torch.zeros((), dtype=torch.long)
-    try:
-        yield
-    finally:
-        calls = [int(norm.num_batches_tracked) for norm in norms]
-        for norm, counter in zip(norms, counters, strict=True):
-            norm.num_batches_tracked = counter
-        if norms:
-            torch._foreach_add_(counters, calls)
-
-
-@contextlib.contextmanager
-def _without_biases(cancelled: list[tuple[Any, Any]]) -> Iterator[None]:
-    """The running mean is one of batches' means: as long as they lack the bias, so does it."""
-    biases: list[Any] = [conv.bias for conv, _ in cancelled]
-    means = [norm.running_mean for _, norm in cancelled]
-    without: Any = torch._foreach_sub(means, biases) if means else []  # a copy: autograd looks after it
-    for (conv, norm), mean in zip(cancelled, without, strict=True):
-        conv.bias, norm.running_mean = None, mean
-    try:
-        yield
-    finally:
-        for (conv, norm), bias, mean in zip(cancelled, biases, means, strict=True):
-            conv.bias, norm.running_mean = bias, mean
-        if means:
-            torch._foreach_copy_(means, torch._foreach_add(without, biases))
 
 
 def _pays(device: torch.device) -> bool:
@@ -121,14 +55,6 @@ def _thrifty(module: nn.Module) -> bool:
 def _casts_all(module: nn.Module) -> bool:
     """Whether autocast is on wherever the module convolves."""
     return bool(getattr(module, "autocast_throughout", False))
-
-
-def _followed(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """The convolutions whose output goes to another layer and nowhere else, with that layer."""
-    for each in model.modules():
-        in_order: Any = getattr(each, "in_order", list)  # a module of ours may say what follows what
-        pairs = pairwise([*each] if type(each) is nn.Sequential else in_order())
-        yield from ((layer, after) for layer, after in pairs if isinstance(layer, _ConvNd))
 
 
 def lent(module: nn.Module, calls: int) -> Callable[..., Any]:

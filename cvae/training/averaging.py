@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ __all__ = ["Average"]
 
 LEAST = 0.001
 WIDEST = 0.28  # just under 1 / sqrt(12), a plain mean over all steps
+_Place = tuple[int, tuple[int, ...]]  # where a tensor's values are in memory, and its shape
 
 
 class Average:
@@ -29,15 +31,20 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, width: float) -> None:
-        state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-        self._live: dict[tuple[int, tuple[int, ...]], Tensor] = {}  # weights that have several names (tied ones) count once
-        means: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+        # Where a weight lives, as a module may put another tensor in its place: self.scale = 0.9 * self.scale + ...
+        homes = {
+            _place(value): (own, name)
+            for module in model.modules()
+            for own in (module._parameters, module._buffers)
+            for name, value in own.items()
+            if value is not None
+        }
+        means: dict[_Place, Tensor] = {}  # weights that have several names (tied ones) count once
         self._mean = {}
-        for name, value in state.items():
-            if value.is_floating_point():
-                place = (value.data_ptr(), tuple(value.shape))
-                self._live.setdefault(place, value)
+        for name, value in model.state_dict().items():
+            if isinstance(value, Tensor) and value.is_floating_point() and (place := _place(value)) in homes:
                 self._mean[name] = means.setdefault(place, value.clone())
+        self._homes: list[tuple[dict[str, Any], str]] = [homes[place] for place in means]
         self._means = [*means.values()]
         self._power = _power(width)
 
@@ -45,9 +52,10 @@ class Average:
         """How far the average goes to the weights after a run's ``step``, counted from 1."""
         return float(1 - (1 - 1 / step) ** (self._power + 1))
 
+    @torch.no_grad()
     def move(self, shift: float | Tensor) -> None:
         """Take in the weights. No value is read back from the device, where a tensor ``shift`` may lie too."""
-        means, lives = self._means, [*self._live.values()]
+        means, lives = self._means, self._lives()
         if not isinstance(shift, Tensor):
             torch._foreach_lerp_(means, lives, shift)
             return
@@ -66,10 +74,13 @@ class Average:
 
     def _swap(self) -> None:
         with torch.no_grad():
-            for live, mean in zip(self._live.values(), self._means, strict=True):
+            for live, mean in zip(self._lives(), self._means, strict=True):
                 kept = live.clone()
                 live.copy_(mean)
                 mean.copy_(kept)
+
+    def _lives(self) -> list[Tensor]:
+        return [own[name] for own, name in self._homes]
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights, by name."""
@@ -79,6 +90,10 @@ class Average:
         """Take over the averaged weights of a checkpoint."""
         for name, mean in self._mean.items():
             mean.copy_(weights[name])
+
+
+def _place(tensor: Tensor) -> _Place:
+    return tensor.data_ptr(), tuple(tensor.shape)
 
 
 def checked_width(width: float) -> float:

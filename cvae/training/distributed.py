@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -39,6 +40,7 @@ class Processes:
 
     def __init__(self, rank: int = 0, world: int = 1, local_rank: int = 0, store: dist.Store | None = None) -> None:
         self.rank, self.world, self.local_rank, self.store = rank, world, local_rank, store
+        self._trained: list[str] = []  # parameters that DDP awaits gradients of
 
     @property
     def first(self) -> bool:
@@ -111,6 +113,7 @@ class Processes:
         """``model`` with its gradients averaged over the processes; all of them start from the first one's weights."""
         if self.store is None:
             return model
+        self._trained = [name for name, each in model.named_parameters() if each.requires_grad]
         # Without device_ids, DDP leaves the arguments alone: the mask that steers the rollout belongs on the CPU.
         known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
         # Buffers are equal everywhere by themselves; PyTorch has renamed what says so.
@@ -134,14 +137,20 @@ class Processes:
 
     @contextlib.contextmanager
     def in_step(self) -> Iterator[None]:
-        """Name the failure when another process is gone.
+        """Name the failure when another process is gone, or when a parameter takes no part in the loss.
 
         Raises:
-            UserError: instead of what the collective raised.
+            UserError: instead of what the collective or DDP raised.
         """
         try:
             yield
         except RuntimeError as error:
+            if unused := _without_gradient(error):
+                names = ", ".join(self._trained[k] for k in unused if k < len(self._trained))
+                raise UserError(
+                    f"no gradient reaches {names}, and processes that train together wait for it: use them in the loss, call "
+                    "requires_grad_(False) on them, or train without torchrun"
+                ) from error
             if not _lost(error):
                 raise
             raise UserError(f"lost another process ({first_line(error)}): see what it said, then go on with resume=") from error
@@ -205,6 +214,12 @@ class _Mean(torch.autograd.Function):
 def _lost(error: RuntimeError) -> bool:
     # NCCL and the store have types of their own; gloo's errors are plain and begin with the place in its source.
     return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+
+
+def _without_gradient(error: RuntimeError) -> list[int]:
+    """The numbers of the parameters that DDP has waited for in vain, if that is what it says."""
+    found = re.search(r"did not receive grad for rank \d+: ([\d ]+)", str(error))
+    return [int(number) for number in found[1].split()] if found else []
 
 
 _processes = Processes()

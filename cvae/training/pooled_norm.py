@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cvae.errors import UserError
+
 
 class PooledBatchNorm(_BatchNorm):
     """A BatchNorm whose statistics in training are those of all processes' rows; each process has equally many.
@@ -17,15 +19,16 @@ class PooledBatchNorm(_BatchNorm):
     in every layer, and it takes no CPU. This one sends an operation forward and one backward, and waits for nothing.
     """
 
+    as_plain = True  # see is_plain_norm
     world: int
 
     @classmethod
     def of(cls, norm: _BatchNorm, world: int) -> PooledBatchNorm:
-        """The same layer with the same parameters and buffers, pooled over ``world`` processes."""
-        pooled = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-        pooled._parameters, pooled._buffers = norm._parameters, norm._buffers
+        """The same layer with the same parameters, buffers and hooks, pooled over ``world`` processes."""
+        pooled = cls.__new__(cls)
+        pooled.__dict__.update(norm.__dict__)
         pooled.world = world
-        return pooled.train(norm.training)
+        return pooled
 
     def _check_input_dim(self, input: Tensor) -> None:
         """It takes whatever the layer it stands for takes."""
@@ -94,8 +97,24 @@ class _Pooled(torch.autograd.Function):
 
 
 def pool(model: nn.Module, world: int) -> None:
-    """Pool every BatchNorm in ``model`` over ``world`` processes; parameters, buffers and their names stay."""
-    for parent in [*model.modules()]:
+    """Pool every BatchNorm in ``model`` over ``world`` processes; parameters, buffers and their names stay.
+
+    One that stays in eval mode when the model trains takes no batch's statistics, and stays as it is.
+
+    Raises:
+        UserError: a layer derived from BatchNorm does something of its own, which cannot be pooled.
+    """
+    before = model.training
+    model.train()
+    for path, parent in [*model.named_modules()]:
         for name, child in [*parent.named_children()]:
-            if isinstance(child, _BatchNorm):
-                setattr(parent, name, PooledBatchNorm.of(child, world))
+            if not isinstance(child, _BatchNorm) or isinstance(child, nn.SyncBatchNorm) or not child.training:
+                continue
+            if type(child) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+                place = f"{path}.{name}" if path else name
+                raise UserError(
+                    f"{place} is a {type(child).__name__}: {world} processes cannot train what is derived from BatchNorm, as "
+                    "each would know its own rows alone: take torch.nn.BatchNorm2d, GroupNorm, or one process"
+                )
+            setattr(parent, name, PooledBatchNorm.of(child, world))
+    model.train(before)

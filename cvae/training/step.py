@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from cvae.errors import UserError
 from cvae.model.cvae import CVAE
 from cvae.model.moving import moved, pinned
+from cvae.model.norms import BatchNorms
 from cvae.model.objective import Losses, Objective
-from cvae.model.together import BatchNorms, deferring
+from cvae.model.together import deferring
 from cvae.training.averaging import Average
 from cvae.training.control import KLControl
 from cvae.training.feed import Batch
@@ -130,7 +131,7 @@ class CapturedStep(Step):
     operation after the other as before.
 
     Raises:
-        UserError: the optimizer reads its numbers on the host.
+        UserError: the optimizer reads its numbers on the host; in a step, the model puts other tensors in its buffers' places.
     """
 
     def __init__(self, *parts: Any, capture: Capture[Taken] | None = None, dtype: torch.dtype = torch.float32) -> None:
@@ -158,7 +159,13 @@ class CapturedStep(Step):
         inputs = self._fill(batch, forced, noise_TBZ, dials)
         self._seen[key] += 1
         if key not in self._graphs and self._seen[key] > _EAGER_FIRST and len(self._graphs) < _MOST_GRAPHS:
+            before = self._state()
             self._graphs[key] = self._capture(lambda: self._on(inputs, forced, dials, lambda losses: None))
+            if moved_away := [name for name, tensor in self._state().items() if tensor is not before.get(name)]:
+                raise UserError(
+                    f"compile=graphs cannot hold {moved_away[0]}: a step puts another tensor in its place, a graph reads the "
+                    "first one: write into it, as with copy_ or mul_, or compile=auto"
+                )
         if key in self._graphs:
             taken, again = self._graphs[key]
             again()
@@ -168,6 +175,10 @@ class CapturedStep(Step):
         for group in self.optimizer.param_groups:  # a checkpoint holds the optimizer as that of any other run
             group["lr"] = dials.lr
         return taken
+
+    def _state(self) -> dict[str, Tensor]:
+        """The model's parameters and buffers, by name."""
+        return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
 
     def _fill(self, batch: Batch, forced: Tensor, noise_TBZ: Tensor, dials: Dials) -> _Inputs:
         """Copy what is new to where graphs read it."""

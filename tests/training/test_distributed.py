@@ -26,9 +26,9 @@ from cvae.console import console
 from cvae.errors import UserError
 from cvae.model.backbones import dcgan64
 from cvae.model.cvae import CVAE
+from cvae.model.norms import BatchNorms
 from cvae.model.objective import MSE, Objective, SigmaOptimal
 from cvae.model.recurrent import GaussianLSTM
-from cvae.model.together import BatchNorms
 from cvae.training import distributed
 from cvae.training.distributed import Processes
 from cvae.training.pooled_norm import PooledBatchNorm
@@ -349,6 +349,17 @@ def test_an_error_is_one_line_and_ends_both(drawn, words, parts):
             assert part in line
         assert second.communicate(timeout=400) == ("", "")
         assert second.returncode == 0
+
+
+def test_parameters_that_take_no_part_are_named(one_of_one):
+    """DDP waits for their gradients; one process trains without."""
+    model = torch.nn.ModuleDict({"used": torch.nn.Linear(2, 1), "not": torch.nn.Linear(2, 1)})
+    model.forward = lambda x: model["used"](x)
+    processes = distributed.join()
+    network = processes.wrap(model)
+    network(torch.ones(1, 2)).sum().backward()
+    with pytest.raises(UserError, match=r"no gradient reaches not\.weight, not\.bias, and processes"), processes.in_step():
+        network(torch.ones(1, 2))
 
 
 @pytest.mark.slow

@@ -191,6 +191,30 @@ def test_a_part_that_cannot_train_is_named_before_it_does(compose_own, words, sa
         build_trainer(compose_own(*(["~likelihood"] * words[0].startswith("likelihood")), *words), Path("run"))
 
 
+class Scaled(nn.Module):
+    """Puts a new tensor in its buffer's place, as a running scale or a codebook may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.scale = 0.5 * self.scale + 0.5 * x.detach().abs().mean()
+        return x / self.scale
+
+
+def test_a_buffer_that_a_module_replaces_is_averaged() -> None:
+    model = Scaled()
+    average = Average(model, 0.1)
+    model(torch.full((2,), 3.0))
+    average.move(0.25)
+    assert average.weights()["scale"] == 1.25  # a quarter of the way from 1 to 2
+    with average.applied():
+        assert model.scale == 1.25
+    assert model.scale == 2.0
+
+
 def test_weights_with_several_names_are_averaged_once() -> None:
     one, tied = (nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)) for _ in range(2))
     tied.again = tied[0]

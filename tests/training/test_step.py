@@ -132,3 +132,19 @@ def test_an_optimizer_that_reads_its_numbers_on_the_host_is_refused(drawn):
     step = trainer_of(drawn, "optim=sgd").take
     with pytest.raises(UserError, match="compile=graphs cannot hold SGD"):
         CapturedStep(step.model, step.objective, step.optimizer, step.autocast, None, None, None, step.rows)
+
+
+def test_a_model_that_replaces_its_buffers_is_refused(drawn):
+    """A graph would read the first tensor for ever."""
+    trainer = trainer_of(drawn)
+    step, encoder = trainer.take, trainer.model.backbone.encoder
+    encoder.register_buffer("seen", torch.zeros(()))
+
+    def count(module: torch.nn.Module, inputs: Any) -> None:
+        module.seen = module.seen + 1
+
+    encoder.register_forward_pre_hook(count)
+    parts = (step.model, step.objective, step.optimizer, step.autocast, step.grad_clip, step.average, step.control, step.rows)
+    trainer.take = CapturedStep(*parts, capture=Taped(trainer), dtype=torch.float64)
+    with pytest.raises(UserError, match=r"compile=graphs cannot hold backbone\.encoder\.seen: a step puts another tensor"):
+        train(trainer)
