@@ -116,8 +116,8 @@ def recorded_config(folder: Path, places: Mapping[str, Any] = MappingProxyType({
             raise TypeError("it holds no settings")
         recorded["logger"] = _views(recorded.get("logger") or {})
         recorded.pop("trial", None)  # of a sweep that is over, or not this process's
-        refuse_resolvers(recorded, str(path))
         forget_caches(recorded)
+        refuse_resolvers(recorded, str(path), given=places)
         if not data and isinstance(recorded.get("data"), dict):
             recorded["data"]["root"] = None
         cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), recorded)

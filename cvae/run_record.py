@@ -8,11 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from cvae import integrity
+from cvae.config import flat
 from cvae.console import warn
 from cvae.damage import Damage, beside, checkpoint_of
 from cvae.errors import brief, write_whole
 from cvae.integrity import Damaged
+from cvae.strangers import calls_resolver
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -73,6 +77,28 @@ def check_config(folder: Path) -> None:
             f"{folder / '.hydra' / 'config.yaml'} is not what the run was started with, it was edited or damaged: restore it "
             "from a copy; other settings are another run"
         )
+
+
+def write_values(folder: Path, cfg: DictConfig) -> None:
+    """Put values in the place of what calls a resolver in .hydra/config.yaml, as ``seed: ${oc.env:SEED}``, before a run begins.
+
+    So the settings are those that it was started with, and reopening it reads no environment. What a reopened run does not take
+    from its folder stays as it is: a view's settings may be secrets, ``data.root`` says where data lie, caches are the user's.
+
+    Raises:
+        UserError: it could not be written.
+    """
+    path = folder / ".hydra" / "config.yaml"
+    if not path.is_file():
+        return
+    written = OmegaConf.load(path)
+    left = {key: value for key, value in flat(OmegaConf.to_container(written)).items() if calls_resolver(value)}  # type: ignore[arg-type]
+    for key in left:
+        if key != "data.root" and key.split(".")[0] not in ("trial", "logger") and key.rpartition(".")[2] != "cache_dir":
+            value = OmegaConf.select(cfg, key)
+            OmegaConf.update(written, key, OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value)
+    if left:
+        write_whole(path, OmegaConf.to_yaml(written), "free some space, then start again")
 
 
 def note_config(folder: Path) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +54,17 @@ def calls_resolver(value: object) -> bool:
     return "${" in str(value) and ":" in str(value)
 
 
-def refuse_resolvers(settings: Mapping[Any, Any], where: str) -> None:
+def refuse_resolvers(settings: Mapping[Any, Any], where: str, given: Container[str] = ()) -> None:
     """The environment holds secrets: a file may read it to say where its data lie, and for nothing else.
+
+    Args:
+        given: keys whose values the user gives: those of the file do not count.
 
     Raises:
         UserError: a value calls a resolver.
     """
     for key, value in flat(settings).items():
-        if calls_resolver(str(value).replace("${oc.env:", "") if key == "data.root" else value):
+        if key not in given and calls_resolver(str(value).replace("${oc.env:", "") if key == "data.root" else value):
             shown = f"{key}={str(value)[:80]}"
             raise UserError(f"{where}: {shown} calls a resolver, which only your own config may: write the value itself there")
 

@@ -62,6 +62,7 @@ def train(cfg: DictConfig, folder: str | os.PathLike[str] | None = None) -> floa
 
     def job(cfg: DictConfig, folder: Path) -> float | list[float]:
         with owner.hold(folder), _reason_left(folder, log=True):
+            run_record.write_values(folder, cfg)
             return _train(cfg, folder)
 
     try:
@@ -150,6 +151,7 @@ def _job(cfg: DictConfig) -> float | list[float]:
     in_trial = current_trial().number is not None
     try:
         with owner.hold(folder, patient=in_trial), _reason_left(folder, log=alone):
+            run_record.write_values(folder, cfg)
             again = in_trial and any((folder / name).exists() for name in ("run.json", "metrics.jsonl"))
             if again:
                 run_record.note_config(folder)
