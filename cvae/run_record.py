@@ -136,3 +136,8 @@ def recorded_data(folder: Path) -> dict[str, Any]:
         if record is not None:
             warn(f"{folder / 'run.json'} is missing: the run goes on with a new one")
     return record or {}
+
+
+def result_name(protocol: str, split: str, checkpoint: str) -> str:
+    """Of a file in RUN/eval, no suffix: ``<protocol>``, with ``-<split>`` unless it is test, ``-<checkpoint>`` unless best."""
+    return protocol + f"-{split}" * (split != "test") + f"-{checkpoint}" * (checkpoint != "best")

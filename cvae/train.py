@@ -126,7 +126,7 @@ def _evaluated(cfg: DictConfig, folder: Path, protocols: Sequence[Protocol], onl
     from cvae.protocols.running import evaluate, known_results, means
     from cvae.protocols.tools import Settings, Tools
 
-    known = known_results(folder, [each.name for each in protocols]) if only_missing else {}
+    known = known_results(folder, protocols) if only_missing else {}
     wanted = [each for each in protocols if each.name not in known]
     found = {key: value for result in known.values() for key, value in means(result).items()}
     try:

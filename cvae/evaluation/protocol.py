@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from cvae.config import CONF
 from cvae.data.contract import Split
 from cvae.errors import UserError, is_number, require
 
@@ -57,6 +60,19 @@ class Protocol:
         """The protocol for a model that was trained with so many frames."""
         return dataclasses.replace(self, n_past=self.n_past or n_past, n_future=self.n_future or n_future)
 
+    def changes(self) -> list[str] | None:
+        """What it has otherwise than the package's protocol of its name, key by key; None if the package has none.
+
+        Metrics are left out: which are computed changes none of them.
+        """
+        path = CONF / "protocol" / f"{self.name}.yaml"
+        if not path.is_file():
+            return None
+        usual = _protocol(self.name, OmegaConf.to_container(OmegaConf.load(path)))
+        names = [field.name for field in dataclasses.fields(self) if field.name != "metrics"]
+        there = {name: (getattr(self, name), getattr(usual, name)) for name in names}
+        return [f"{name}={'null' if own is None else own}" for name, (own, other) in there.items() if own != other]
+
     @property
     def frames(self) -> tuple[int, int]:
         """Given and predicted frames of a settled protocol."""
@@ -99,6 +115,8 @@ def _protocol(name: str, keys: Any) -> Protocol:
         raise UserError(f"protocol.{name} is {keys!r} and no protocol: {_HEADER}")
     if not re.fullmatch(r"\w[\w-]{0,39}", name):
         raise UserError(f"protocol.{name}: a protocol is named by letters, digits, - and _, at most 40: {_HEADER}")
+    if re.search(r"-(train|validate|test|best|last)$", name):
+        raise UserError(f"protocol.{name} ends as the file of another protocol's split or checkpoint would: name it otherwise")
     if unknown := [str(key) for key in keys if key not in fields]:
         raise UserError(f"protocol.{name} has no {', '.join(unknown)}: its keys are {', '.join(fields)}")
     given = {str(key): value for key, value in keys.items()}

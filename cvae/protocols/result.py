@@ -27,11 +27,6 @@ _LISTED = 10_000  # videos whose values a file holds one by one
 _HINT = "free some space, then evaluate again"
 
 
-def file_name(protocol: str, split: str, checkpoint: str) -> str:
-    """``<protocol>``, with ``-<split>`` unless it is test, and ``-<checkpoint>`` unless it is best; without a suffix."""
-    return protocol + f"-{split}" * (split != "test") + f"-{checkpoint}" * (checkpoint != "best")
-
-
 def summary(values_NK: Values, seed: int) -> dict[str, Any]:
     """Mean over frames, then over videos, with its bootstrap interval over videos; by frame, and by video."""
     by_video = values_NK.mean(axis=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from omegaconf import DictConfig
 
 from cvae import files, integrity
 from cvae.console import progress, say, short
-from cvae.data.contract import Split
+from cvae.data.contract import Dataset, Split
 from cvae.errors import UserError
 from cvae.evaluation.diagnosis import Diagnosis, sentences
 from cvae.evaluation.protocol import Protocol
@@ -21,11 +22,13 @@ from cvae.evaluation.scoring import ROWS, score
 from cvae.evaluation.validation import score_copy
 from cvae.evaluation.weights import sha256_of_file
 from cvae.model.cvae import CVAE
-from cvae.protocols.result import file_name, of_protocol, of_scores, summary, table, write
+from cvae.protocols.result import of_protocol, of_scores, summary, table, write
 from cvae.protocols.tools import Tools
-from cvae.run_record import read_record
+from cvae.run_record import read_record, result_name
 from cvae.training.assembly import load_model
-from cvae.training.content import split_fingerprint
+from cvae.training.content import describe, split_fingerprint
+
+_OTHER_TEST = "other data than an earlier evaluation of the run's test split"
 
 
 def evaluate(folder: Path, protocols: Sequence[Protocol], tools: Tools) -> Iterator[dict[str, Any] | UserError]:
@@ -40,17 +43,18 @@ def evaluate(folder: Path, protocols: Sequence[Protocol], tools: Tools) -> Itera
     split: Split = getattr(data, settings.split)
     if (width := split.cond_NA.shape[1]) != (wanted := len(model.cond_mean_A)):
         raise UserError(f"{settings.split} of {data} has {width} values a condition and the model takes {wanted}")
-    facts = _facts(folder, model, split, cfg, tools)
+    facts = _facts(folder, model, data, split, cfg, tools)
     for protocol in protocols:
         began = time.monotonic()
+        marks = [*facts["marks"], *_marks(protocol, cfg, tools)]
         protocol = protocol.settled(cfg.n_past, cfg.n_future)
         try:
             protocol.check(split, settings.split)
             made = _diagnosed if protocol.kind == "diagnosis" else _scored
-            result = {"format": 1, **made(model, split, protocol, tools, facts, cfg)}
+            result = {"format": 1, **made(model, split, protocol, tools, {**facts, "marks": marks})}
             seconds = round(time.monotonic() - began, 1)
             result["times"] = {"made": datetime.now(timezone.utc).isoformat(timespec="seconds"), "seconds": seconds}
-            path = write(folder, file_name(protocol.name, settings.split, settings.checkpoint), result)
+            path = write(folder, result_name(protocol.name, settings.split, settings.checkpoint), result)
         except UserError as error:
             yield error
             continue
@@ -60,22 +64,37 @@ def evaluate(folder: Path, protocols: Sequence[Protocol], tools: Tools) -> Itera
         yield result
 
 
-def _own_data(folder: Path, split: str) -> str | None:
-    """The fingerprint that a run knows of a split; the test split was not opened in training."""
+def _other_data(folder: Path, data: Dataset, split: str) -> list[str]:
+    """Which splits are not those that the run had; the test split, which it never opened, is compared with earlier results."""
+    known: dict[str, Any] = {}
     with contextlib.suppress(UserError, AttributeError):
-        found = (read_record(folder) or {}).get("splits", {}).get(split, {}).get("fingerprint")
-        return found if isinstance(found, str) else None
-    return None
+        known = (read_record(folder) or {}).get("splits") or {}
+    now = describe(data)["splits"]
+    own = {name: known[name].get("fingerprint") for name in known if name in now}
+    marks = [f"other data than the run's own {name} split" for name in own if own[name] not in (None, now[name]["fingerprint"])]
+    if split == "test":
+        found, earlier = split_fingerprint(data.test), [each for each in _results(folder) if each.get("split") == "test"]
+        if any(each.get("data") not in (None, found) or _OTHER_TEST in (each.get("marks") or ()) for each in earlier):
+            marks.append(_OTHER_TEST)
+    return marks
 
 
-def _facts(folder: Path, model: CVAE, split: Split, cfg: DictConfig, tools: Tools) -> dict[str, Any]:
+def _results(folder: Path) -> Iterator[dict[str, Any]]:
+    """The results that a run has; one that is damaged is none."""
+    for path in sorted((folder / "eval").glob("*.json")):
+        with contextlib.suppress(FileNotFoundError, files.Unreadable, integrity.Damaged):
+            result = files.read_json(folder, f"eval/{path.name}")
+            integrity.check_record(result)
+            yield result
+
+
+def _facts(folder: Path, model: CVAE, data: Dataset, split: Split, cfg: DictConfig, tools: Tools) -> dict[str, Any]:
     settings = tools.settings
     path = folder / "checkpoints" / f"{settings.checkpoint}.pt"
-    found, own = split_fingerprint(split), _own_data(folder, settings.split)
     return {
         "split": settings.split,
         "videos": len(split),
-        "data": found,
+        "data": split_fingerprint(split),
         "conditions": {"values": len(model.cond_mean_A), "condition": str(cfg.data.get("condition", ""))},
         "norm": "eval mode: running statistics",
         "checkpoint": {
@@ -86,13 +105,11 @@ def _facts(folder: Path, model: CVAE, split: Split, cfg: DictConfig, tools: Tool
         "trained": {"n_past": cfg.n_past, "n_future": cfg.n_future},
         "seed": settings.seed,
         "precision": tools.precision,
-        "marks": [f"other data than the run's own {settings.split} split"] if own not in (None, found) else [],
+        "marks": _other_data(folder, data, settings.split),
     }
 
 
-def _scored(
-    model: CVAE, split: Split, protocol: Protocol, tools: Tools, facts: Mapping[str, Any], cfg: DictConfig
-) -> dict[str, Any]:
+def _scored(model: CVAE, split: Split, protocol: Protocol, tools: Tools, facts: Mapping[str, Any]) -> dict[str, Any]:
     functions, features, missing = tools.of(protocol.metrics)
     settings = tools.settings
     with progress(protocol.name, len(split)) as advance:
@@ -110,7 +127,7 @@ def _scored(
         )
     numbers = of_scores(found, settings.seed)
     missing |= {name: "it compares at least two videos" for name in found["model"].features if name not in numbers}
-    marks = [*facts["marks"], *_marks(protocol, cfg, tools)]
+    marks = [*facts["marks"]]
     if protocol.bar is not None and settings.bair:
         reached = numbers["psnr"]["mean"] >= protocol.bar
         marks.append(
@@ -125,9 +142,7 @@ def _scored(
     }
 
 
-def _diagnosed(
-    model: CVAE, split: Split, protocol: Protocol, tools: Tools, facts: Mapping[str, Any], cfg: DictConfig
-) -> dict[str, Any]:
+def _diagnosed(model: CVAE, split: Split, protocol: Protocol, tools: Tools, facts: Mapping[str, Any]) -> dict[str, Any]:
     settings = tools.settings
     say(f"{protocol.name}: {len(split)} sequences")
     measured = Diagnosis(model, split, protocol, settings.seed, tools.device, settings.frames, tools.autocast).measure()
@@ -146,7 +161,6 @@ def _diagnosed(
     return {
         "protocol": of_protocol(protocol, {"psnr": None}, None),
         **facts,
-        "marks": [*facts["marks"], *_marks(protocol, cfg, tools)],
         "missing": {},
         "psnr": found["ways"]["prior"],
         **found,
@@ -155,25 +169,40 @@ def _diagnosed(
 
 
 def _marks(protocol: Protocol, cfg: DictConfig, tools: Tools) -> list[str]:
-    """What a reader of the number must know."""
-    prefix = f"protocol.{protocol.name}."
-    changed = [word.removeprefix(prefix) for word in tools.settings.changed if word.startswith(prefix)]
+    """What a reader of the number must know of the protocol, which is not settled yet."""
+    changed = protocol.changes()
+    if changed is None:  # the user's own: only the command can say that it differs from its file
+        prefix = f"protocol.{protocol.name}."
+        changed = [word.removeprefix(prefix) for word in tools.settings.changed if word.startswith(prefix)]
     marks = [f"another protocol than {protocol.name}: {', '.join(changed)}"] if changed else []
-    if protocol.n_past != cfg.n_past:
+    if protocol.n_past not in (None, cfg.n_past):
         marks.append(f"given frames: {protocol.n_past}, where the model was trained with {cfg.n_past}")
     return marks
 
 
-def known_results(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The results that a run has of these protocols; one that is damaged is none."""
+def known_results(folder: Path, protocols: Sequence[Protocol]) -> dict[str, dict[str, Any]]:
+    """The results that a run has of its best checkpoint under just these protocols, on its test split, by their names."""
     known: dict[str, dict[str, Any]] = {}
-    for name in names:
-        with contextlib.suppress(FileNotFoundError, files.Unreadable, integrity.Damaged, KeyError, TypeError):
-            result = files.read_json(folder, f"eval/{name}.json")
-            integrity.check_record(result)
-            means(result)
-            known[name] = result
+    best = None
+    with contextlib.suppress(OSError, integrity.Damaged):
+        best = (integrity.facts(folder / "checkpoints" / "best.pt") or {}).get("crc32")
+    results = {result_name(*_of(result)): result for result in _results(folder)}
+    for protocol in protocols:
+        with contextlib.suppress(KeyError, TypeError):
+            result = results[protocol.name]
+            asked = protocol.settled(result["trained"]["n_past"], result["trained"]["n_future"])
+            same = all(result["protocol"][name] == value for name, value in asdict(asked).items() if name != "metrics")
+            if same and result["checkpoint"].get("crc32") == best and _OTHER_TEST not in result["marks"]:
+                means(result)
+                known[protocol.name] = result
     return known
+
+
+def _of(result: Mapping[str, Any]) -> tuple[str, str, str]:
+    try:
+        return str(result["protocol"]["name"]), str(result["split"]), str(result["checkpoint"]["name"])
+    except (KeyError, TypeError):
+        return "", "", ""
 
 
 def means(result: Mapping[str, Any]) -> dict[str, float]:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from cvae import files, integrity
+from cvae.console import printable
 from cvae.errors import brief
 from cvae.metrics import KEY, OF_PROTOCOLS, Metric
+from cvae.run_record import result_name
 
 _MOST = 100  # files in a folder of evaluations
 _METRICS, _SENTENCES, _LETTERS = 20, 20, 400  # that are taken of a file
@@ -65,6 +67,7 @@ def _evaluation(folder: Path, name: str) -> Evaluation:
         integrity.check_record(found)
         scores = _scores(found)
         videos = int(found["videos"])
+        own = _own_name(found, protocol)
         sentences, marks = (_texts(found.get(key)) for key in ("sentences", "marks"))
     except KeyError as error:
         return _unreadable(protocol, f"{name} has no {error}")
@@ -74,12 +77,22 @@ def _evaluation(folder: Path, name: str) -> Evaluation:
         return _unreadable(protocol, str(error))
     except (OSError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         return _unreadable(protocol, f"{name} cannot be read ({brief(error)})")
+    if own != protocol:
+        return _unreadable(protocol, f"{name} holds what {own}.json should: it was renamed or copied, so evaluate again")
     outside = [score.metric.label for score in scores if score.mean < score.low or score.mean > score.high]
     if outside or not 0 <= videos < 1 << 53:
         what = f"its {outside[0]} is not in its interval" if outside else "its videos cannot be counted"
         return _unreadable(protocol, f"{name} is damaged: {what}")
     outdated = _outdated(folder, name, found)
     return Evaluation(protocol, videos, scores, sentences, "; ".join(filter(None, [outdated, *marks])), outdated)
+
+
+def _own_name(found: Mapping[str, Any], usual: str) -> str:
+    """The name that a result's file should have by what it says of itself; one of a version before may say less."""
+    protocol, checkpoint = found.get("protocol"), found.get("checkpoint")
+    if not (isinstance(protocol, Mapping) and isinstance(checkpoint, Mapping) and "split" in found):
+        return usual
+    return printable(result_name(str(protocol.get("name"))[:KEY], str(found["split"])[:KEY], str(checkpoint.get("name"))[:KEY]))
 
 
 def _unreadable(protocol: str, reason: str) -> Evaluation:

@@ -18,6 +18,8 @@ from PIL import Image
 
 from cvae import integrity
 from cvae.evaluation.metrics import ssim
+from cvae.evaluation.protocol import protocols
+from cvae.protocols.running import known_results
 from cvae.runs.evaluations import read_evaluations
 from cvae.training import checkpoint
 
@@ -160,6 +162,67 @@ def test_other_data_than_the_run_s_own_are_told(command, run: Path, tmp_path: Pa
     root = draw_course(tmp_path / "data", validate=1)
     assert command("evaluate", "run=R", f"data.root={root}", *words).code == 0
     assert evaluated(run, "course-validate")["marks"] == ["other data than the run's own validate split", *own]
+
+
+def test_a_test_split_beside_other_training_data_or_changed_since_an_evaluation_is_told(
+    command, run: Path, drawn: Path
+) -> None:
+    """Training never opens the test split: it is known by what it came with, and by earlier results."""
+    short = ("run=R", "protocol.course.n_future=2")
+    other = Path(shutil.copytree(drawn, "other"))
+    shutil.rmtree(next((other / "train").glob("*/*")))
+    changed = Path(shutil.copytree(drawn, "changed"))
+    (video,) = (changed / "test").glob("*/*")
+    shutil.copyfile(video / "0.png", video / "1.png")
+    assert command("evaluate", *short).code == 0
+    own = evaluated(run)["marks"]
+    assert own == ["another protocol than course: n_future=2"]
+    for root, mark in (
+        ("other", "other data than the run's own train split"),
+        ("changed", "other data than an earlier evaluation of the run's test split"),
+        ("changed", "other data than an earlier evaluation of the run's test split"),  # which has its file now
+    ):
+        assert command("evaluate", f"data.root={root}", *short).code == 0
+        assert evaluated(run)["marks"] == [mark, *own]
+
+
+def test_a_file_with_another_protocol_s_header_is_told(command, run: Path) -> None:
+    Path("mine/protocol").mkdir(parents=True)
+    header = "# @package protocol.course\nn_past: 2\n"
+    Path("mine/protocol/easy.yaml").write_text(f"{header}n_future: 2\nsamples: 3\nmetrics: [psnr]\n")
+    assert command("evaluate", "--config-dir", "mine", "run=R", "protocol=easy").code == 0
+    assert evaluated(run)["marks"] == ["another protocol than course: n_future=2, samples=3, bar=null"]
+
+
+def test_a_name_that_another_result_s_file_would_have_is_refused(command, run: Path) -> None:
+    Path("mine/protocol").mkdir(parents=True)
+    Path("mine/protocol/own.yaml").write_text("# @package protocol.course-validate\nmetrics: [psnr]\n")
+    result = command("evaluate", "--config-dir", "mine", "run=R", "protocol=own")
+    assert result.code == 1
+    assert "protocol.course-validate ends as the file of another protocol's split or checkpoint would" in result.err
+
+
+def test_a_result_is_no_other_one_by_the_name_of_its_file(command, run: Path) -> None:
+    assert command("evaluate", "run=R", "protocol.course.n_future=2").code == 0
+    for name in ("srvp", "course-validate", "course-last"):
+        (run / "eval/course.json").rename(run / f"eval/{name}.json")
+        (found,) = read_evaluations(run)
+        assert found.scores == ()
+        assert found.problem == f"eval/{name}.json holds what course.json should: it was renamed or copied, so evaluate again"
+        (run / f"eval/{name}.json").rename(run / "eval/course.json")
+    (found,) = read_evaluations(run)
+    assert found.scores
+
+
+def test_what_counts_as_evaluated_is_this_protocol_of_this_checkpoint(command, run: Path) -> None:
+    course = protocols({"course": {"n_past": 2, "n_future": 2, "metrics": ["psnr"], "bar": 25.0}})
+    assert command("evaluate", "run=R", "protocol.course.n_future=2").code == 0
+    assert known_results(run, course).keys() == {"course"}
+    assert known_results(run, protocols({"course": {"n_past": 2, "n_future": 3, "bar": 25.0}})) == {}
+    path = run / "checkpoints/best.pt"
+    state, facts = checkpoint.load(path), integrity.facts(path)
+    checkpoint.save(path, {**{key: value for key, value in state.items() if key != "format"}, "best": 1.0}, facts)
+    assert known_results(run, course) == {}
 
 
 def test_a_protocol_of_ones_own_with_the_package_s_name_is_told(command, run: Path) -> None:
