@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from cvae.arguments import parameters_of, refuse_hydras, refuse_taken, refuse_unfit, refuse_unknown
-from cvae.errors import BadArgument, UserError
+from cvae.errors import PARTS, BadArgument, UserError
 
 CONF = Path(__file__).with_name("conf")
 
@@ -162,11 +162,10 @@ def _lacking(found: object, kind: Any) -> str:
     members = [name for name, value in vars(kind).items() if inspect.isfunction(value) or isinstance(value, property)]
     wanted = [name for name in (*members, *kind.__annotations__) if not name.startswith("_") or name == "__call__"]
     dynamic = hasattr(type(found), "__getattr__")
-    missing = [
-        name
-        for name in wanted
-        if inspect.getattr_static(found, name, None) is None and not (dynamic and getattr(found, name, None) is not None)
-    ]
+    there = {name: inspect.getattr_static(found, name, None) for name in wanted}
+    missing = [name for name in wanted if there[name] is None and not (dynamic and getattr(found, name, None) is not None)]
+    called = {name: there[name] for name in wanted if inspect.isfunction(vars(kind).get(name)) and there[name] is not None}
+    missing += [f"{name} to call" for name, own in called.items() if not (callable(own) or hasattr(type(own), "__get__"))]
     return f"has no {', '.join(missing)}" if missing else ""
 
 
@@ -212,6 +211,7 @@ def _checked(target: object, key: str, allowed: Sequence[str]) -> Callable[..., 
         raise UserError(refused)
     if inspect.isfunction(found) and not public:
         raise UserError(f"{refused}; a function is public if {found.__module__}.__all__ names it")
+    PARTS.update(root for root in allowed if f"{found.__module__}.".startswith(f"{root}.") and root.split(".")[0] != "cvae")
     return found
 
 

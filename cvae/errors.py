@@ -12,6 +12,9 @@ from pathlib import Path
 FAILURE = "failure.txt"  # in a run folder: the reason of a start that failed, in its first line
 
 
+PARTS: set[str] = set()  # packages of others from which this process has built components
+
+
 class UserError(Exception):
     """Bad input: one line that names the file, key or value, and how to put it right.
 

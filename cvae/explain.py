@@ -8,6 +8,7 @@ import re
 import traceback
 from collections.abc import Sequence
 from dataclasses import is_dataclass
+from types import FrameType
 from typing import Any
 
 import yaml
@@ -17,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from cvae.console import printable
-from cvae.errors import UserError
+from cvae.errors import PARTS, UserError, first_line
 
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)  # shown in one line
 
@@ -25,7 +26,8 @@ USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)  # shown in on
 def is_users(error: BaseException) -> bool:
     """Whether an error is one line: it is the user's to put right, or what the system refuses."""
     shown = isinstance(error, (*USER_ERRORS, OSError, MemoryError))
-    return shown or bool(_out_of_memory(error) or _circle_of_links(error) or _of_a_log(error) or _of_a_config_file(error))
+    others = (_out_of_memory, _circle_of_links, _of_a_log, _of_a_config_file, of_a_part)
+    return shown or any(read(error) for read in others)
 
 
 def explain(error: BaseException) -> str:
@@ -36,11 +38,32 @@ def explain(error: BaseException) -> str:
     if not isinstance(error, UserError):
         readers = (
             *(_no_such_option, _no_such_key, _wrong_value, _several_values, _unreadable_override, _missing_value),
-            *(_of_a_resolver, _out_of_memory, _circle_of_links, _of_a_log, _of_a_config_file, _system_error),
+            *(_of_a_resolver, _out_of_memory, _circle_of_links, _of_a_log, _of_a_config_file, _system_error, of_a_part),
         )
         if line := next(filter(None, (read(error) for read in readers)), None):
             return printable(line)
     return printable(" ".join(str(error).split()))
+
+
+def of_a_part(error: BaseException) -> str | None:
+    """What a component of the user's own raised, wherever it was called: a backbone, an optimizer, a metric, a data set."""
+    if isinstance(error, USER_ERRORS):
+        return None
+    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _of_parts(frame)]
+    if not frames:
+        return None
+    frame, line = frames[-1]
+    where = f"{frame.f_globals['__name__']}.{getattr(frame.f_code, 'co_qualname', frame.f_code.co_name)}"
+    said = first_line(error)
+    return (
+        f"{where} raises {type(error).__name__}{f': {said}' if said else ''} ({frame.f_code.co_filename}, line {line}): "
+        "correct it there, or choose another; HYDRA_FULL_ERROR=1 shows the traceback"
+    )
+
+
+def _of_parts(frame: FrameType) -> bool:
+    module = str(frame.f_globals.get("__name__"))
+    return any(module == package or module.startswith(f"{package}.") for package in PARTS)
 
 
 def _of_a_config_file(error: BaseException) -> str | None:

@@ -29,7 +29,7 @@ from omegaconf import DictConfig
 from cvae import cli, config, experiment_file, from_python, grid, owner, resume, run_record, show, start
 from cvae.console import say, warn
 from cvae.errors import FAILURE, UserError, expanded
-from cvae.explain import explain, is_users
+from cvae.explain import explain, is_users, of_a_part
 from cvae.trial import current_trial
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _reason_left(folder: Path, log: bool) -> Iterator[None]:
         yield
     except Exception as error:
         reason = explain(error) or type(error).__name__
-        told = is_users(error)
+        told = is_users(error) and not of_a_part(error)
         if log:
             _log.error(reason)
         with contextlib.suppress(OSError, UserError):  # which may be the error

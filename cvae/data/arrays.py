@@ -178,8 +178,11 @@ def _opened(where: str, pair: Any) -> ArraySplit:
             raise UserError(
                 f"{where}: sequence {index} has frames {_said(frames_THWC)}, conditions {_said(cond_TA)}: {_NEEDED}"
             )
-        if cond is not None and not np.isfinite(cond_TA).all():
-            raise UserError(f"{where}: the conditions of sequence {index} hold NaN or infinity: {_NEEDED}")
+        if cond is not None:
+            with np.errstate(over="ignore"):
+                finite = np.isfinite(cond_TA.astype(np.float32)).all()
+            if not finite:
+                raise UserError(f"{where}: the conditions of sequence {index} hold NaN or infinity in float32: {_NEEDED}")
     return ArraySplit(frames, cond)
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cvae.errors import UserError
+from cvae.errors import UserError, first_line
 
 Frames = NDArray[np.uint8]
 Conditions = NDArray[np.float32]
@@ -97,7 +97,7 @@ def numbered(width: int) -> list[str]:
 def check_lengths(data: Dataset, n_past: int, n_future: int) -> None:
     """Raise UserError unless every sequence of train and validate has ``n_past + n_future`` frames."""
     for which, split in (("train", data.train), ("validate", data.validate)):
-        _check_split(f"{which} of {data}", split)
+        check_split(f"{which} of {data}", split)
         shortest = int(split.lengths.argmin())
         if split.lengths[shortest] < n_past + n_future:
             raise UserError(
@@ -106,8 +106,8 @@ def check_lengths(data: Dataset, n_past: int, n_future: int) -> None:
             )
 
 
-def _check_split(what: str, split: Split) -> None:
-    """Raise UserError unless a split is as ``Split`` says, as far as its first sequence and its conditions tell."""
+def check_split(what: str, split: Split) -> None:
+    """Raise UserError unless a split is as ``Split`` says, as far as its conditions and a window of two sequences tell."""
     lengths, cond_NA, fingerprint = split.lengths, split.cond_NA, split.fingerprint
     if not isinstance(lengths, np.ndarray) or lengths.dtype.kind not in "iu" or len(lengths) != len(split) or not len(split):
         raise UserError(f"{what} has lengths {str(lengths)[:60]}: an array of a whole number for each sequence is needed")
@@ -116,11 +116,26 @@ def _check_split(what: str, split: Split) -> None:
     if not isinstance(cond_NA, np.ndarray) or cond_NA.ndim != 2 or not np.isfinite(cond_NA).all():
         row = int(np.argmin(np.isfinite(cond_NA).all(axis=1))) if getattr(cond_NA, "ndim", 0) == 2 else 0
         raise UserError(f"{what}: its conditions cond_NA are no finite numbers N x A (row {row}): correct them in the data")
-    frames_1THWC, _ = split.gather(np.array([0]), 0, 1)
-    shape = np.shape(frames_1THWC)
-    if getattr(frames_1THWC, "dtype", None) != np.uint8 or len(shape) != 5 or shape[2:] != (64, 64, 3):
-        found = f"{getattr(frames_1THWC, 'dtype', type(frames_1THWC).__name__)} of shape {shape}"
-        raise UserError(f"{what}: gather returns frames as {found}: uint8 of shape (1, 1, 64, 64, 3) is needed, 0 to 255")
+    if (held := int(lengths.sum())) != len(cond_NA):
+        raise UserError(f"{what} has lengths of {held} frames and {len(cond_NA)} rows of conditions: a row a frame is needed")
+    indices, starts = np.unique([0, len(split) - 1]), np.cumsum(lengths) - lengths
+    length = min(2, int(lengths[indices].min()))
+    wanted = len(indices), length
+    try:
+        frames_BTHWC, cond_BTA = split.gather(indices, 0, length)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # whatever a class of the user's raises
+        raise UserError(f"{what}: gather raises {type(error).__name__}: {first_line(error)}") from error
+    if getattr(frames_BTHWC, "dtype", None) != np.uint8 or np.shape(frames_BTHWC) != (*wanted, 64, 64, 3):
+        found = f"{getattr(frames_BTHWC, 'dtype', type(frames_BTHWC).__name__)} of shape {np.shape(frames_BTHWC)}"
+        raise UserError(f"{what}: gather returns frames as {found}: uint8 of shape {(*wanted, 64, 64, 3)} is needed, 0 to 255")
+    rows_BTA = np.stack([cond_NA[starts[index] :][:length] for index in indices])
+    if np.shape(cond_BTA) != rows_BTA.shape or not np.array_equal(cond_BTA, rows_BTA):
+        raise UserError(
+            f"{what}: gather returns conditions of shape {np.shape(cond_BTA)} that are not the rows of cond_NA, of shape "
+            f"{rows_BTA.shape} for this window: both must hold the same"
+        )
 
 
 def condition_statistics(data: Dataset) -> tuple[Conditions, Conditions]:

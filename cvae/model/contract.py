@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cvae.errors import UserError, first_line
+from cvae.errors import UserError, first_line, is_number
 
 _SEQUENCES, _EACH = 2, 2  # k features in a row belong to each of B sequences
 
@@ -34,7 +34,7 @@ def check_likelihood(likelihood: Any, dims: int) -> None:
         raise UserError("likelihood has parameters of its own, which nobody trains: put them into the model")
     try:
         loss = likelihood(torch.tensor(0.1, requires_grad=True), dims)
-        likelihood.implied_sigma(1.0, dims)
+        sigma, beta = likelihood.implied_sigma(1.0, dims), likelihood.default_beta
     except UserError:
         raise
     except Exception as error:  # whatever a class of the user's raises
@@ -42,6 +42,47 @@ def check_likelihood(likelihood: Any, dims: int) -> None:
     if not (isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad):
         shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
         raise UserError(f"likelihood returns a {type(loss).__name__}{shape}: a scalar tensor is needed with a gradient")
+    for name, value in (("implied_sigma", sigma), ("default_beta", beta)):
+        if value is not None and not is_number(value):
+            raise UserError(f"likelihood.{name} is {value!r}: a plain number is needed")
+
+
+def check_prior(prior: Any, feature_dim: int, latent_dim: int) -> None:
+    """Ask a prior for two stretches of steps, the second from the state that the first left. Its weights stay as they are.
+
+    Raises:
+        UserError: it fails, or returns something else than mean and log variance of each step's latent, and a state.
+    """
+    was_training, state = prior.training, None
+    prior.eval()
+    try:
+        for steps in (_EACH, 1):
+            h_BTG = torch.full((_SEQUENCES, steps, feature_dim), 0.5)
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                found = prior(h_BTG, state)
+            wanted = (_SEQUENCES, steps, latent_dim)
+            several = isinstance(found, tuple) and len(found) == 3
+            shapes = (
+                [tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__ for each in found[:2]]
+                if several
+                else []
+            )
+            if shapes != [wanted, wanted]:
+                said = " and ".join(map(str, shapes)) if several else f"a {type(found).__name__}"
+                raise UserError(
+                    f"model.prior returns {said} for features of shape {tuple(h_BTG.shape)}: a tuple is needed of mean and log "
+                    f"variance, each of shape {wanted}, and a state, which may be None"
+                )
+            state = found[2]
+    except UserError:
+        raise
+    except Exception as error:  # whatever a module of the user's raises
+        raise UserError(
+            f"model.prior cannot be asked with (features B x T x {feature_dim}, state) ({type(error).__name__}: "
+            f"{first_line(error)}): see cvae.model.recurrent.StandardNormal"
+        ) from error
+    finally:
+        prior.train(was_training)
 
 
 def check_shapes(backbone: Any, size: int) -> None:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from cvae import files, integrity
 from cvae.console import progress, say, short
-from cvae.data.contract import Dataset, Split
+from cvae.data.contract import Dataset, Split, check_split
 from cvae.errors import UserError
 from cvae.evaluation.diagnosis import Diagnosis, sentences
 from cvae.evaluation.protocol import Protocol
@@ -41,6 +41,7 @@ def evaluate(folder: Path, protocols: Sequence[Protocol], tools: Tools) -> Itera
     model, data, cfg = load_model(folder, settings.checkpoint, settings.allow_targets, settings.places)
     model.to(tools.device)
     split: Split = getattr(data, settings.split)
+    check_split(f"{settings.split} of {data}", split)
     if (width := split.cond_NA.shape[1]) != (wanted := len(model.cond_mean_A)):
         raise UserError(f"{settings.split} of {data} has {width} values a condition and the model takes {wanted}")
     facts = _facts(folder, model, data, split, cfg, tools)

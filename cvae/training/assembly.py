@@ -24,7 +24,7 @@ from cvae.errors import UserError, require
 from cvae.evaluation.metrics import FrameMetric, checked
 from cvae.evaluation.validation import BUILT_IN, error_of
 from cvae.metrics import OWN_KEYS, Metric, objectives, table
-from cvae.model.contract import check_likelihood, check_shapes
+from cvae.model.contract import check_likelihood, check_prior, check_shapes
 from cvae.model.cvae import CVAE
 from cvae.model.objective import Gaussian, Likelihood, Objective
 from cvae.model.recurrent import StandardNormal
@@ -211,6 +211,7 @@ def _model(cfg: DictConfig, data: Dataset) -> CVAE:
     model: CVAE = build(cfg.model, cfg.allow_targets, CVAE, cond_dim=data.train.cond_NA.shape[1])
     require(model.n_past == cfg.n_past, "model.n_past", model.n_past, f"leave it out: it is n_past, {cfg.n_past} here")
     check_shapes(model.backbone, IMAGE_SIZE)
+    check_prior(model.prior, model.backbone.feature_dim, model.latent_dim)
     mean_A, std_A = condition_statistics(data)
     model.normalise_conditions(torch.from_numpy(mean_A), torch.from_numpy(std_A))
     return model

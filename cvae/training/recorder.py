@@ -20,7 +20,7 @@ import numpy as np
 from cvae import charts, integrity, pictures
 from cvae.console import command, say, short, warn
 from cvae.damage import first_lines, read_rows
-from cvae.errors import FAILURE, brief, whole, writing
+from cvae.errors import FAILURE, UserError, brief, whole, writing
 from cvae.integrity import LINES, Damaged, Lines
 from cvae.metrics import BUILT_IN, Metric, as_record, panels
 from cvae.options import chosen
@@ -68,38 +68,44 @@ class NoMirror(Mirror):
 
 
 class Mirrors(Mirror):
-    """Several at once."""
+    """Several at once, of anybody's: one that raises is left out from then on, and training goes on."""
 
     def __init__(self, each: Sequence[Mirror]) -> None:
-        self.each = each
+        self.each = [*each]
+
+    def _tell(self, name: str, *given: Any) -> list[Any]:
+        found = []
+        for mirror in [*self.each]:
+            method = getattr(mirror, name, None)
+            try:
+                found += [] if method is None else [method(*given)]
+            except Exception as error:
+                if name == "start" and isinstance(error, UserError):  # it says what to do, before anything is trained
+                    raise
+                self.each.remove(mirror)
+                what = f"{type(mirror).__module__}.{type(mirror).__name__}.{name}"
+                warn(f"logger: {what} raises {type(error).__name__} ({brief(error)}): the run goes on without it")
+        return found
 
     def start(self, info: RunInfo) -> None:
-        for mirror in self.each:
-            mirror.start(info)
+        self._tell("start", info)
 
     def log(self, row: dict[str, Any]) -> None:
-        for mirror in self.each:
-            mirror.log(row)
+        self._tell("log", dict(row))
 
     def sample(self, gif: Path, epoch: int) -> None:
-        for mirror in self.each:
-            mirror.sample(gif, epoch)
+        self._tell("sample", gif, epoch)
 
     def finish(self, exit_code: int, state: str | None = None) -> None:
-        for mirror in self.each:
-            mirror.finish(exit_code, state)
+        self._tell("finish", exit_code, state)
 
     def validation(self, row: dict[str, Any]) -> None:
         """Show a validation inside an epoch, in those mirrors that have a method for it."""
-        for mirror in self.each:
-            getattr(mirror, "validation", lambda row: None)(row)
+        self._tell("validation", dict(row))
 
     def settle(self, record: dict[str, Any]) -> dict[str, Any]:
         """What run.json should keep of where the run is shown; of the mirrors that have something to keep."""
-        kept: dict[str, Any] = {}
-        for mirror in self.each:
-            kept |= getattr(mirror, "settle", lambda record: {})(record)
-        return kept
+        return {key: value for kept in self._tell("settle", record) for key, value in kept.items()}
 
 
 class Recorder:
@@ -111,7 +117,7 @@ class Recorder:
     def __init__(
         self, folder: Path, mirror: Mirror, metrics: Sequence[Metric] = BUILT_IN, chosen: charts.Chosen | None = None
     ) -> None:
-        self.folder, self.mirror, self.metrics, self.chosen = folder, mirror, metrics, chosen
+        self.folder, self.mirror, self.metrics, self.chosen = folder, Mirrors([mirror]), metrics, chosen
         self.owner = held(folder)
         self._lines, self._validations = (Lines(name=name) for name in LINES)
         self._known: dict[str, Any] = {}  # of the run, for its checkpoints
@@ -163,7 +169,7 @@ class Recorder:
             }
         self._known["run"] = record.get("nonce")
         self.check()
-        record |= Mirrors([self.mirror]).settle(record)
+        record |= self.mirror.settle(record)
         write_record(self.folder, record, _HINT)
         with writing(self.folder):
             (self.folder / FAILURE).unlink(missing_ok=True)
@@ -223,7 +229,7 @@ class Recorder:
             UserError: the line could not be written.
         """
         self._write("validations.jsonl", row, self._validations)
-        Mirrors([self.mirror]).validation(row)
+        self.mirror.validation(row)
 
     def _write(self, name: str, row: Mapping[str, Any], lines: Lines) -> None:
         self.check()

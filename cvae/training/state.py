@@ -133,8 +133,13 @@ def _state_after_a_step(optimizer: torch.optim.Optimizer) -> Mapping[Any, Any]:
 
 def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """What a checkpoint keeps and a step changes."""
-    kept = [value for entries in optimizer.state.values() for value in entries.values() if isinstance(value, Tensor)]
+    kept = [value for entries in _entries(optimizer) for value in entries.values() if isinstance(value, Tensor)]
     return [*model.state_dict().values(), *kept]
+
+
+def _entries(optimizer: torch.optim.Optimizer) -> list[Mapping[Any, Any]]:
+    """What it keeps of its parameters; one of the user's own may keep something else beside it."""
+    return [entries for entries in optimizer.state.values() if isinstance(entries, Mapping)]
 
 
 def all_finite(tensors: Iterable[Any]) -> bool:
