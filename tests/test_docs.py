@@ -70,7 +70,7 @@ NOT_RUN = {
         )
     },
     "python -m cvae.train -m seed=1,2,3,4,5,6,7,8 model.rollout=planned,stepwise n_samples=10 validate_every=7 sample_every=0 "
-    "logger=none hydra/launcher=local hydra.launcher.n_jobs=2 hydra.sweep.dir=multirun/batchnorm": "hours: a grid as others",
+    "kl_schedule.nats=0.7 logger=none hydra/launcher=local hydra.launcher.n_jobs=2 hydra.sweep.dir=multirun/batchnorm": "hours",
     **dict.fromkeys(
         (
             "python -m cvae.data make sawyer data/sawyer",

@@ -34,7 +34,7 @@ def check_likelihood(likelihood: Any, dims: int) -> None:
         raise UserError("likelihood has parameters of its own, which nobody trains: put them into the model")
     try:
         loss = likelihood(torch.tensor(0.1, requires_grad=True), dims)
-        sigma, beta = likelihood.implied_sigma(1.0, dims), likelihood.default_beta
+        sigma = likelihood.implied_sigma(1.0, dims)
     except UserError:
         raise
     except Exception as error:  # whatever a class of the user's raises
@@ -42,9 +42,8 @@ def check_likelihood(likelihood: Any, dims: int) -> None:
     if not (isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad):
         shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
         raise UserError(f"likelihood returns a {type(loss).__name__}{shape}: a scalar tensor is needed with a gradient")
-    for name, value in (("implied_sigma", sigma), ("default_beta", beta)):
-        if value is not None and not is_number(value):
-            raise UserError(f"likelihood.{name} is {value!r}: a plain number is needed")
+    if sigma is not None and not is_number(sigma):
+        raise UserError(f"likelihood.implied_sigma returns {sigma!r}: a plain number is needed, or None")
 
 
 def check_prior(prior: Any, feature_dim: int, latent_dim: int) -> None:

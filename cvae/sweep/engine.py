@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cvae.console import command, say, warn
 from cvae.errors import UserError, first_line
-from cvae.explain import explain, is_users
+from cvae.explain import explain, is_users, of_a_part
 from cvae.sweep.board import Board, in_process
 from cvae.sweep.locks import LEASE, SWEEPER
 from cvae.sweep.plan import Plan
@@ -207,7 +207,7 @@ class Engine:
         if isinstance(error, OptunaError) or type(error).__module__.startswith("sqlalchemy"):
             raise error
         raised = f"hydra.sweeper.sampler raises {type(error).__name__}: {first_line(error)}"
-        said = explain(error) if is_users(error) else raised
+        said = explain(error) if is_users(error) and not of_a_part(error) else raised
         self.stop = self.stop or Stop(f"{said}; no trial can be made. Mend it, then {self._go_on()}", 1)
 
     def _launch(self, slot: Slot) -> Any:

@@ -20,7 +20,7 @@ from cvae.config import RunConfig, build, signature
 from cvae.console import warn
 from cvae.data.contract import Dataset, check_lengths, condition_statistics
 from cvae.data.layout import IMAGE_SIZE
-from cvae.errors import UserError, require
+from cvae.errors import UserError, is_number, require
 from cvae.evaluation.metrics import FrameMetric, checked
 from cvae.evaluation.validation import BUILT_IN, error_of
 from cvae.metrics import OWN_KEYS, Metric, objectives, table
@@ -111,6 +111,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     prepare_gpu(device)
     precision, autocast = choose_precision(cfg.precision, device)
     likelihood = build(cfg.likelihood, cfg.allow_targets, Likelihood)
+    if cfg.beta is None:
+        require(is_number(likelihood.default_beta), "likelihood.default_beta", likelihood.default_beta, "give a plain number")
     metrics = table(cfg.metrics)
     settings = _settings(cfg, likelihood.default_beta if cfg.beta is None else cfg.beta, metrics)
     frame_metrics = _frame_metrics(cfg)
@@ -148,7 +150,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     processes.pool_norms(model)
     captured = _compile(model, cfg.compile, device, processes.world)
     optimizer = build(cfg.optim, cfg.allow_targets, torch.optim.Optimizer, params=model.parameters())
-    if not all("lr" in group for group in optimizer.param_groups):
+    if not all("lr" in group for group in getattr(optimizer, "param_groups", [{}])):
         raise UserError(f"optim: {type(optimizer).__name__} has no lr in its parameter groups, which a run sets at every step")
     return Trainer(
         settings,

@@ -236,6 +236,7 @@ def test_the_fingerprint_of_a_dataset_and_of_each_split():
                 "hold NaN or infinity",
             ),
         ),
+        ((frames(), cond(2).astype(np.float64) * 1e300), ("conditions of sequence", "infinity in float32")),
     ],
 )
 @pytest.mark.parametrize("name", ["train", "test"])

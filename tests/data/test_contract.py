@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,31 @@ def as_floats(indices: Any, starts: Any, length: int) -> Any:
     return np.zeros((len(indices), length, 64, 64, 3), np.float32), np.zeros((len(indices), length, 2), np.float32)
 
 
+def with_conditions(change: Callable[[Any], Any]) -> Callable[..., Any]:
+    def gather(indices: Any, starts: Any, length: int) -> Any:
+        return np.zeros((len(indices), length, 64, 64, 3), np.uint8), change(np.ones((len(indices), length, 2), np.float32))
+
+    return gather
+
+
+def raising(indices: Any, starts: Any, length: int) -> Any:
+    raise IndexError("no such window")
+
+
 @pytest.mark.parametrize(
     ("members", "said"),
     [
+        (
+            {"gather": with_conditions(lambda cond_BTA: cond_BTA[..., :1])},
+            r"conditions of shape \(2, 2, 1\) that are not the rows",
+        ),
+        (
+            {"gather": with_conditions(lambda cond_BTA: cond_BTA[:, :, 0])},
+            r"conditions of shape \(2, 2\) that are not the rows",
+        ),
+        ({"gather": with_conditions(lambda cond_BTA: 2 * cond_BTA)}, "not the rows of cond_NA"),
+        ({"gather": raising}, "gather raises IndexError: no such window"),
+        ({"cond_NA": np.ones((26, 2), np.float32)}, "lengths of 27 frames and 26 rows of conditions"),
         ({"gather": as_floats}, "gather returns frames as float32 of shape .*: uint8"),
         ({"lengths": [9, 9, 9]}, "lengths .*an array of a whole number for each sequence"),
         ({"fingerprint": b"bytes"}, "fingerprint b'bytes': a text is needed"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -198,6 +199,29 @@ def test_a_cut_file_of_weights_is_one_line(model: Predictor, tmp_path: Path, cut
         cvae.load(path)
 
 
+def test_a_file_of_weights_knows_its_content_and_no_place(model: Predictor, tmp_path: Path) -> None:
+    """One bit of the weights, or one digit of the config; data of the user's own may say deep inside where they lie."""
+    pytest.importorskip("safetensors")
+    path, config = tmp_path / "w.safetensors", model.config.copy()
+    OmegaConf.update(config, "data.source", {"path": "/home/alice/private", "size": 3}, force_add=True)
+    write(model.model, config, path)
+    whole = path.read_bytes()
+    assert b"alice" not in whole
+    end = 8 + int.from_bytes(whole[:8], "little")
+    for place in (end, end + 1001, len(whole) - 1):
+        harmed = bytearray(whole)
+        harmed[place] ^= 16
+        path.write_bytes(harmed)
+        with pytest.raises(UserError, match=r"w.safetensors is damaged \(its checksum is another\): export it again"):
+            cvae.load(path)
+    path.write_bytes(re.sub(rb'(n_future\\+": )\d', rb"\g<1>9", whole))
+    assert path.read_bytes() != whole
+    with pytest.raises(UserError, match="its checksum is another"):
+        cvae.load(path)
+    path.write_bytes(whole)
+    assert cvae.load(path).config.data.source.size == 3
+
+
 def test_a_file_of_weights_names_no_code(model: Predictor, tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     config = model.config.copy()
@@ -251,6 +275,7 @@ def test_a_file_of_weights_tells_nothing_of_the_environment(model: Predictor, tm
     config = json.loads(text["__metadata__"]["config"])
     config["data"]["root"], config["coin"] = "${oc.env:TOKEN}", "${data.root}"
     text["__metadata__"]["config"] = json.dumps(config)
+    del text["__metadata__"]["sha256"]  # a stranger could compute it
     header = json.dumps(text).encode()
     header += b" " * (-len(header) % 8)
     path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,28 @@ def test_two_views_show_the_same_run(train, drawn):
     assert list(Path("run/tensorboard").iterdir())
     record = json.loads(Path("run/run.json").read_text())
     assert list(Path("run").glob(f"wandb/offline-run-*-{record['id']}"))
+
+
+@pytest.mark.parametrize("method", ["start", "log", "sample", "finish"])
+def test_a_logger_that_raises_is_left_out_and_the_run_goes_on(train, drawn, tmp_path, monkeypatch, method):
+    raising = MINE.replace(
+        f"def {method}(self", f"def {method}(self, *_, **__): raise ValueError('no view')\n    def other(self"
+    )
+    (tmp_path / "raising.py").write_text(raising.replace("row): ...", "row): row.clear()"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "raising", raising=False)
+    words = ["+logger.mine={_target_: raising.Mine}", "allow_targets=[raising]", "epochs=2", "sample_every=1"]
+    done = train(*tiny(drawn, *words), "hydra.run.dir=run")
+    assert done.code == 0
+    said = " ".join((done.out + done.err).split())
+    assert said.count(f"logger: raising.Mine.{method} raises ValueError (no view): the run goes on without it") == 1
+    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert Path("run/checkpoints/last.pt").exists()
+
+
+def test_a_member_that_cannot_be_called_is_named(tmp_path, monkeypatch):
+    (tmp_path / "silent.py").write_text(MINE.replace("def log(self, row): ...", "log = 3"))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="has no log to call: a Mirror is needed"):
+        built("logger=none", "+logger.mine={_target_: silent.Mine}", "allow_targets=[silent]")

@@ -115,6 +115,48 @@ class Plain(Likelihood):
     form = staticmethod(lambda mse: 0.5)
 
 
+class TextBeta(Likelihood):
+    form = staticmethod(lambda mse: mse)
+    default_beta = "1"
+
+
+class TensorSigma(Likelihood):
+    def implied_sigma(self, beta, dims):
+        return torch.tensor(0.1)
+
+
+class Falls(Likelihood):
+    def __call__(self, mse, dims):
+        if mse.dtype == torch.float32 and mse.numel() == 1 and mse.item() != np.float32(0.1):
+            raise ValueError("too large")
+        return mse
+
+
+class Unmade(torch.optim.SGD):
+    def __init__(self, params, lr):
+        pass
+
+
+class Breaks(torch.optim.SGD):
+    def step(self, closure=None):
+        raise ZeroDivisionError("no step")
+
+
+class Broadcast(nn.Module):
+    def forward(self, h_BTG, state):
+        return h_BTG[..., :1], h_BTG[..., :1], None
+
+
+class Pair(nn.Module):
+    def forward(self, h_BTG, state):
+        return h_BTG, h_BTG
+
+
+class Stateless(nn.Module):
+    def forward(self, h_BTG):
+        return h_BTG
+
+
 class Trained(nn.Module, Likelihood):
     def __init__(self):
         super().__init__()
@@ -183,12 +225,36 @@ def test_what_no_checkpoint_can_keep_is_said_where_it_would_be_kept(compose_own)
         (["likelihood={_target_: own.OfOne}"], r"likelihood returns a Tensor of shape \(1,\): a scalar tensor is needed"),
         (["likelihood={_target_: own.Detached}"], r"likelihood returns a Tensor of shape \(\): a scalar tensor"),
         (["likelihood={_target_: own.Plain}"], "likelihood returns a float"),
+        (["likelihood={_target_: own.TextBeta}"], "likelihood.default_beta is '1': give a plain number"),
+        (["likelihood={_target_: own.TensorSigma}"], r"likelihood.implied_sigma returns tensor\(0.1000\): a plain number"),
+        (["optim._target_=own.Unmade", *OPTIM], "optim: Unmade has no lr"),
+        (["~prior", "prior={_target_: own.Broadcast}"], r"model.prior returns \(2, 2, 1\) and \(2, 2, 1\) for features"),
+        (["~prior", "prior={_target_: own.Pair}"], "model.prior returns a tuple for features"),
+        (["~prior", "prior={_target_: own.Stateless}"], "model.prior cannot be asked with .*TypeError"),
         (["likelihood={_target_: own.Trained}"], "likelihood has parameters of its own, which nobody trains"),
     ],
 )
 def test_a_part_that_cannot_train_is_named_before_it_does(compose_own, words, said) -> None:
     with pytest.raises(UserError, match=said):
         build_trainer(compose_own(*(["~likelihood"] * words[0].startswith("likelihood")), *words), Path("run"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["optim._target_=own.Breaks", *OPTIM], "own.Breaks.step raises ZeroDivisionError: no step ("),
+        (["optim._target_=torch.optim.LBFGS", *OPTIM], "raises TypeError: LBFGS.step() missing 1 required"),
+        (["~likelihood", "likelihood={_target_: own.Falls}"], "own.Falls.__call__ raises ValueError: too large ("),
+    ],
+)
+def test_what_a_part_raises_in_training_is_one_line(train, drawn, tmp_path, monkeypatch, words, said) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    done = train(*tiny(drawn), "allow_targets=[own]", *words, "hydra.run.dir=run")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert said in done.err.replace("Breaks.step" if sys.version_info >= (3, 11) else "own.step", "Breaks.step")
+    assert "Traceback" in Path("run/failure.txt").read_text()
 
 
 class Scaled(nn.Module):

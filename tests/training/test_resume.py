@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny
+from omegaconf import OmegaConf
 from resuming import assert_same, checkpoint, finish, start, wait_for
 
 from cvae import run_record
@@ -184,6 +185,31 @@ def test_a_checkpoint_of_another_model_is_named(train, copy, drawn):
     assert result.code == 1
     assert "does not fit its run's config" in result.err
     assert result.err.count("\n") == 1
+
+
+def test_a_run_keeps_the_values_of_its_resolvers_and_can_be_reopened(train, command, drawn, monkeypatch):
+    """As seed=${oc.env:SLURM_ARRAY_TASK_ID} has it; the environment is another later."""
+    for name, value in {"MINE": "3", "CACHE": "packs"}.items():
+        monkeypatch.setenv(name, value)
+    words = ["seed=${oc.env:MINE}", "lr=${oc.decode:'1e-3'}", "data.cache_dir=${oc.env:CACHE}"]
+    assert train(*tiny(drawn, "epochs=1"), *words, "hydra.run.dir=run").code == 0
+    for name in ("MINE", "CACHE"):
+        monkeypatch.delenv(name)
+    text = Path("run/.hydra/config.yaml").read_text()
+    assert "seed: 3\n" in text
+    assert "lr: 0.001\n" in text
+    assert train("resume=run").code == 0
+    assert command("evaluate", "run=run", "protocol.course.n_future=2").code == 0
+    assert "unreadable" not in command("report", "runs=[run]", "format=md").out
+
+
+def test_values_of_a_view_and_places_are_not_written_down(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    text = "logger: {entity: '${oc.env:SECRET}'}\ndata: {root: '${oc.env:SECRET}'}\ntrial: {x: '${oc.env:SECRET}'}\n"
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/config.yaml").write_text(text)
+    run_record.write_values(tmp_path, OmegaConf.create(text))
+    assert "hunter2" not in (tmp_path / ".hydra/config.yaml").read_text()
 
 
 def test_a_config_from_a_stranger_runs_no_code(train, copy, tmp_path):
