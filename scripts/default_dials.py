@@ -128,7 +128,9 @@ def page(runs: Mapping[str, Sequence[Run]], missing: int = 0) -> list[Block]:
 
 def _difference(pairs: Sequence[tuple[Run, Run]], key: str) -> str:
     values = [run.rows[-1][key] - other.rows[-1][key] for run, other in pairs]
-    return f"{signed(*mean_interval(values))} ({min(values):+.2f} to {max(values):+.2f})" if len(values) > 1 else ""
+    if len(values) < 2:
+        return "".join(f"{value:+.2f}" for value in values)
+    return f"{signed(*mean_interval(values))} ({min(values):+.2f} to {max(values):+.2f})"
 
 
 def _seconds(run: Run) -> float:

@@ -47,7 +47,7 @@ def test_the_page_tells_differences_over_data_sets_of_what_is_there(tmp_path: Pa
     rows = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
     mean = "+0.15 [-0.49, +0.79] (+0.10 to +0.20)"  # of 0.1 and 0.2
     assert f"| 2 | 1.50 | {mean} | +0.10" in rows["| GroupNorm"]
-    assert "| 1 | 1.00 |  |  | 1 |" in rows["| AdamW"]
+    assert "| 1 | 1.00 | +0.00 | +0.00 | 1 |" in rows["| AdamW"]
     assert "| 0 |  |  |  |  |" in rows["| learned prior"]
     assert "| 2 |  |  |  | 1, 1 |" in rows["| default"]
     assert rows["| drawn_seed1"].startswith("| drawn_seed1 | 20.00 | 21.00 | 17.00 | 1.00 |")
