@@ -81,7 +81,7 @@ def _band(weights: Tensor, size: int) -> Tensor:
 
 
 def checked(name: str, function: FrameMetric) -> FrameMetric:
-    """A metric of another package, the config's ``metrics.NAME``, with its values checked; it is tried on a small image.
+    """A metric of another package, the config's ``metrics.NAME``, with its values checked; it is tried on a few images.
 
     Raises:
         UserError: it fails, or returns (now or later) something else than a finite value a frame.
@@ -96,7 +96,8 @@ def checked(name: str, function: FrameMetric) -> FrameMetric:
             raise UserError(f"metrics.{name} returned NaN or infinity for finite images: a value must be finite")
         return values.float()
 
-    image_BKCHW = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 1, 3, 64, 64)  # not random: a run's numbers stay its own
+    # Not random: a run's numbers stay its own. Several frames of several sequences, as they come later.
+    image_BKCHW = torch.linspace(0, 1, 2 * 3 * 3 * 64 * 64).reshape(2, 3, 3, 64, 64)
     given = (image_BKCHW.flip(-1), image_BKCHW.clone())
     try:
         scored(*given)
