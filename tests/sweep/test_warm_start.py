@@ -106,6 +106,7 @@ def test_the_values_of_cases_come_along(app: App) -> None:
     )
 
 
+@pytest.mark.slow
 def test_whole_numbers_of_an_earlier_sweep_are_taken_over_once_into_a_range_of_reals(app: App) -> None:
     app.write("return cfg.x", params="{x: 'int(interval(1, 4))'}")
     assert app(*FIRST[:2]).code == 0
@@ -117,6 +118,7 @@ def test_whole_numbers_of_an_earlier_sweep_are_taken_over_once_into_a_range_of_r
     assert len(trials()) == 6
 
 
+@pytest.mark.slow
 def test_values_on_other_data_are_not_taken_over(app: App) -> None:
     app.write("return cfg.x", "dat: aaa\ntrial: {data: '${dat}'}")
     assert app(*FIRST[:2]).code == 0
@@ -127,6 +129,7 @@ def test_values_on_other_data_are_not_taken_over(app: App) -> None:
     assert app(*WARM).code == 0
 
 
+@pytest.mark.slow
 def test_points_that_were_queued_or_taken_over_count_as_those_of_a_grid(app: App) -> None:
     grid, points = "hydra/sweeper/sampler=grid", "{x: 'choice(1, 2, 3, 4)'}"
     app.write("return cfg.x", params=points)

@@ -198,7 +198,12 @@ def rows(folder: str) -> list[dict]:
     return [{key: value for key, value in row.items() if key not in ("seconds", "frames_per_second")} for row in found]
 
 
-@pytest.mark.parametrize("words", PARTS.values(), ids=PARTS)
+QUICK = "state that comes late"
+
+
+@pytest.mark.parametrize(
+    "words", [pytest.param(words, id=name, marks=[] if name == QUICK else pytest.mark.slow) for name, words in PARTS.items()]
+)
 def test_a_resumed_run_ends_as_if_nothing_had_happened(compose_own, words) -> None:
     cfg = compose_own(*words, folder="whole")
     assemble(cfg, Path("whole"), None, False, NoTrial())[0].fit()
