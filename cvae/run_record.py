@@ -92,12 +92,12 @@ def write_values(folder: Path, cfg: DictConfig) -> None:
     if not path.is_file():
         return
     written = OmegaConf.load(path)
-    left = {key: value for key, value in flat(OmegaConf.to_container(written)).items() if calls_resolver(value)}  # type: ignore[arg-type]
-    for key in left:
-        if key != "data.root" and key.split(".")[0] not in ("trial", "logger") and key.rpartition(".")[2] != "cache_dir":
-            value = OmegaConf.select(cfg, key)
-            OmegaConf.update(written, key, OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value)
-    if left:
+    calling = [key for key, value in flat(OmegaConf.to_container(written)).items() if calls_resolver(value)]  # type: ignore[arg-type]
+    kept = [key for key in calling if key.split(".")[0] not in ("trial", "logger") and key.rpartition(".")[2] != "cache_dir"]
+    for key in (key for key in kept if key != "data.root"):
+        value = OmegaConf.select(cfg, key)
+        OmegaConf.update(written, key, OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value)
+    if kept:
         write_whole(path, OmegaConf.to_yaml(written), "free some space, then start again")
 
 

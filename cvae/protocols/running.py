@@ -26,9 +26,10 @@ from cvae.protocols.result import of_protocol, of_scores, summary, table, write
 from cvae.protocols.tools import Tools
 from cvae.run_record import read_record, result_name
 from cvae.training.assembly import load_model
-from cvae.training.content import describe, split_fingerprint
+from cvae.training.content import split_fingerprint
 
-_OTHER_TEST = "other data than an earlier evaluation of the run's test split"
+_OTHER = "other data than"
+_OTHER_TEST = f"{_OTHER} an earlier evaluation of the run's test split"
 
 
 def evaluate(folder: Path, protocols: Sequence[Protocol], tools: Tools) -> Iterator[dict[str, Any] | UserError]:
@@ -67,12 +68,15 @@ def evaluate(folder: Path, protocols: Sequence[Protocol], tools: Tools) -> Itera
 
 def _other_data(folder: Path, data: Dataset, split: str) -> list[str]:
     """Which splits are not those that the run had; the test split, which it never opened, is compared with earlier results."""
-    known: dict[str, Any] = {}
+    own: dict[str, Any] = {}
     with contextlib.suppress(UserError, AttributeError):
-        known = (read_record(folder) or {}).get("splits") or {}
-    now = describe(data)["splits"]
-    own = {name: known[name].get("fingerprint") for name in known if name in now}
-    marks = [f"other data than the run's own {name} split" for name in own if own[name] not in (None, now[name]["fingerprint"])]
+        own = {name: each.get("fingerprint") for name, each in ((read_record(folder) or {}).get("splits") or {}).items()}
+    marks = []
+    for name in (name for name in ("train", "validate") if own.get(name) is not None):
+        found = None
+        with contextlib.suppress(UserError):  # where the test split alone was brought
+            found = split_fingerprint(getattr(data, name))
+        marks += [f"{_OTHER} the run's own {name} split"] * (found != own[name])
     if split == "test":
         found, earlier = split_fingerprint(data.test), [each for each in _results(folder) if each.get("split") == "test"]
         if any(each.get("data") not in (None, found) or _OTHER_TEST in (each.get("marks") or ()) for each in earlier):
@@ -193,7 +197,8 @@ def known_results(folder: Path, protocols: Sequence[Protocol]) -> dict[str, dict
             result = results[protocol.name]
             asked = protocol.settled(result["trained"]["n_past"], result["trained"]["n_future"])
             same = all(result["protocol"][name] == value for name, value in asdict(asked).items() if name != "metrics")
-            if same and result["checkpoint"].get("crc32") == best and _OTHER_TEST not in result["marks"]:
+            other = any(str(mark).startswith(_OTHER) for mark in result["marks"])
+            if same and result["checkpoint"].get("crc32") == best and not other:
                 means(result)
                 known[protocol.name] = result
     return known

@@ -105,7 +105,7 @@ class Mirrors(Mirror):
 
     def settle(self, record: dict[str, Any]) -> dict[str, Any]:
         """What run.json should keep of where the run is shown; of the mirrors that have something to keep."""
-        return {key: value for kept in self._tell("settle", record) for key, value in kept.items()}
+        return {key: value for kept in self._tell("settle", record) for key, value in (kept or {}).items()}
 
 
 class Recorder:

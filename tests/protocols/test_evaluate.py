@@ -177,13 +177,19 @@ def test_a_test_split_beside_other_training_data_or_changed_since_an_evaluation_
     assert command("evaluate", *short).code == 0
     own = evaluated(run)["marks"]
     assert own == ["another protocol than course: n_future=2"]
+    course = protocols({"course": {"n_past": 2, "n_future": 2, "metrics": ["psnr"], "bar": 25.0}})
+    assert known_results(run, course)
+    alone = Path(shutil.copytree(drawn, "alone"))
+    shutil.rmtree(alone / "validate")
     for root, mark in (
+        ("alone", "other data than the run's own validate split"),
         ("other", "other data than the run's own train split"),
         ("changed", "other data than an earlier evaluation of the run's test split"),
         ("changed", "other data than an earlier evaluation of the run's test split"),  # which has its file now
     ):
         assert command("evaluate", f"data.root={root}", *short).code == 0
         assert evaluated(run)["marks"] == [mark, *own]
+        assert not known_results(run, course)
 
 
 def test_a_file_with_another_protocol_s_header_is_told(command, run: Path) -> None:
